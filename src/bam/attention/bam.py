@@ -1,0 +1,130 @@
+"""BAM, the Bottleneck Attention Module (Park, Woo, Lee, Kweon, BMVC 2018, https://arxiv.org/abs/1807.06514)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import check_features
+from bam.attention.normalization import BatchNorm
+from bam.kernels import COMBINE, gate, pool_and_reduce
+
+# Each of these looks at the shape or the layout of its input: symbolic tracing (torch.fx) must not enter them.
+for _name in ("check_features", "gate", "pool_and_reduce"):
+    torch.fx.wrap(_name)
+
+
+class ChannelBranch(nn.Module):
+    """Mc(F) = BN(W1 ReLU(BN(W0 AvgPool(F) + b0)) + b1): "what" (equation 3).
+
+    The closing BN is the paper's; the inner BN and the ReLU are the released code's, kept in both layouts because they
+    reproduce the paper's parameter counts. The reduction W0 AvgPool(F) + b0 is computed by the caller.
+    """
+
+    def __init__(self, channels: int, hidden: int, closing: bool, **factory) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, hidden, **factory)  # W0, b0
+        self.norm = BatchNorm(hidden, **factory)
+        self.expand = nn.Linear(hidden, channels, **factory)  # W1, b1
+        self.closing = BatchNorm(channels, **factory) if closing else nn.Identity()
+
+    def forward(self, reduced: Tensor) -> Tensor:
+        """(N, C/r), the reduced average-pooled features -> channel logits (N, C, 1, 1)."""
+        return self.closing(self.expand(self.norm(reduced).relu()))[:, :, None, None]
+
+
+class SpatialBranch(nn.Module):
+    """Ms(F) = BN(f3_1x1(f2_3x3(f1_3x3(f0_1x1(F))))): "where" (equation 5).
+
+    f1 and f2 are dilated; BN and ReLU follow f0, f1 and f2 as in the released code, and the closing BN is the paper's.
+    The reduction f0(F) is computed by the caller.
+    """
+
+    def __init__(self, channels: int, hidden: int, dilation: int, closing: bool, **factory) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, hidden, 1, **factory)  # f0
+        self.norm = BatchNorm(hidden, **factory)
+        self.context = nn.Sequential()  # f1, f2
+        for k in (1, 2):
+            self.context.append(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation, **factory))
+            self.context.append(BatchNorm(hidden, **factory))
+            self.context.append(nn.ReLU())
+        self.project = nn.Conv2d(hidden, 1, 1, **factory)  # f3
+        self.closing = BatchNorm(1, **factory) if closing else nn.Identity()
+
+    def forward(self, reduced: Tensor) -> Tensor:
+        """(N, C/r, H, W), the reduced features -> spatial logits (N, 1, H, W)."""
+        return self.closing(self.project(self.context(self.norm(reduced).relu())))
+
+
+class BAM(nn.Module):
+    """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)), (N, C, H, W) in and out (equations 1 and 2).
+
+    Any H, W and C work; type and memory layout (channels_last) of the input are kept. A training batch with one value
+    per channel uses the running statistics where the batch statistic is undefined (`BatchNorm` in this room).
+
+    Args:
+        channels: C of the feature map.
+        reduction: r; both branches work at max(1, C // r) channels.
+        dilation: d of the two 3x3 convolutions of the spatial branch.
+        combine: "sum" (the paper), "product" (the released code and its weights) or "max".
+        layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
+        identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
+            is the (finite) input bit for bit, and s gets a gradient from the first step on.
+        device: where the parameters are created.
+        dtype: floating-point type of the parameters.
+
+    Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`.
+
+    Raises:
+        ValueError: for an unknown option, or an input that is not (N, C, H, W).
+        TypeError: for an input that is not floating point.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        dilation: int = 4,
+        combine: Literal["sum", "product", "max"] = "sum",
+        layout: Literal["paper", "released"] = "paper",
+        identity: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("channels", channels), ("reduction", reduction), ("dilation", dilation)):
+            if value < 1:
+                raise ValueError(f"BAM: {name} must be at least 1, got {value}")
+        if combine not in COMBINE:
+            raise ValueError(f"BAM: combine must be one of {', '.join(COMBINE)}, got {combine!r}")
+        if layout not in ("paper", "released"):
+            raise ValueError(f"BAM: layout must be 'paper' or 'released', got {layout!r}")
+        self.channels, self.reduction, self.dilation = channels, reduction, dilation
+        self.combine, self.layout = combine, layout
+        hidden, closing = max(1, channels // reduction), layout == "paper"
+        self.channel = ChannelBranch(channels, hidden, closing, device=device, dtype=dtype)
+        self.spatial = SpatialBranch(channels, hidden, dilation, closing, device=device, dtype=dtype)
+        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+
+    def branches(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W)."""
+        check_features(features, self.channels, "BAM")
+        for_channels, for_places = pool_and_reduce(
+            features, self.channel.reduce.weight, self.channel.reduce.bias,
+            self.spatial.reduce.weight, self.spatial.reduce.bias,
+        )  # fmt: skip
+        return self.channel(for_channels), self.spatial(for_places)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Refine features (N, C, H, W) into the same shape, type and layout."""
+        channel_logits, spatial_logits = self.branches(features)
+        return gate(features, channel_logits, spatial_logits, self.combine, self.scale)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        identity = ", identity=True" if self.scale is not None else ""
+        return (
+            f"{self.channels}, reduction={self.reduction}, dilation={self.dilation}, "
+            f"combine={self.combine!r}, layout={self.layout!r}{identity}"
+        )

@@ -1,0 +1,30 @@
+"""Batch normalisation that also works where a batch statistic is undefined."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, num_batches: Tensor, weight: Tensor, bias: Tensor,
+              training: bool, momentum: float | None, eps: float) -> Tensor:  # fmt: skip
+    """Batch-normalise x (N, C, ...): by its own statistics if `training` and it has any, else by `mean` and `var`."""
+    if not training or x.numel() <= x.shape[1]:
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+    num_batches.add_(1)
+    return F.batch_norm(x, mean, var, weight, bias, True, 1 / float(num_batches) if momentum is None else momentum, eps)
+
+
+torch.fx.wrap("normalize")  # its branch depends on the input's shape, which symbolic tracing does not know
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` for (N, C) and (N, C, H, W), which survives a training batch with one value per channel.
+
+    The variance of a single value is undefined, and PyTorch raises; here such a batch is normalised with the running
+    statistics and leaves them as they are. It happens in the channel branch for a batch of one image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x over everything but its second dimension; the shape is kept."""
+        return normalize(x, self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias,
+                         self.training, self.momentum, self.eps)  # fmt: skip

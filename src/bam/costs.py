@@ -1,0 +1,45 @@
+"""What a network costs: parameters and multiply-adds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bam.dryrun import Image, dry_run
+
+# The paper's convention ("GFLOPs" of its tables): convolutions and linear layers, one multiply-add counted once.
+_COUNTED = {"convolution", "_convolution", "cudnn_convolution", "addmm", "mm", "linear"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and multiply-adds of convolutions and linear layers for one image."""
+
+    params: int
+    macs: int
+
+    def __str__(self) -> str:
+        return f"{self.params:,} parameters, {format_count(self.macs)} MACs"
+
+
+def cost(model: nn.Module, image: Image | None = None) -> Cost:
+    """Count the parameters of `model` and its multiply-adds (MACs) for one image, in eval mode.
+
+    `image` is a tensor (N, C, H, W) or a size (a side, (H, W) or (C, H, W)); by default the model's own input size, or
+    224 x 224. Only convolutions and linear layers count: the convention in which the BAM paper prints "GFLOPs".
+    """
+    with FlopCounterMode(display=False) as counter:
+        dry_run(model, image)
+    flops = counter.get_flop_counts().get("Global", {})
+    counted = sum(number for op, number in flops.items() if str(op).split(".")[-1] in _COUNTED)
+    batch = image.shape[0] if isinstance(image, torch.Tensor) else 1
+    return Cost(params=sum(p.numel() for p in model.parameters()), macs=counted // 2 // batch)
+
+
+def format_count(number: float) -> str:
+    """4089184256 -> '4.089 G'."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= unit:
+            return f"{number / unit:.4g}{name}"
+    return f"{number:g}"

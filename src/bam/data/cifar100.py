@@ -1,0 +1,85 @@
+"""CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bam.data.dataset import Dataset
+
+_FOLDER = "cifar-100-python"
+
+
+def cifar100(root: Path) -> tuple[Dataset, Dataset]:
+    """(train, test) from `root`/cifar-100-python, downloaded there through torchvision when absent.
+
+    Any copy whose arrays have the right structure is read. The files are pickles; they are read by an unpickler that
+    admits numpy arrays and plain containers only.
+
+    Raises:
+        FileNotFoundError: if the folder is absent and cannot be downloaded.
+        ValueError: for a truncated or foreign file, named.
+    """
+    folder = root if (root / "train").is_file() else root / _FOLDER
+    if not folder.is_dir():
+        _download(root, folder)
+    meta = _read(folder / "meta")
+    names = meta.get("fine_label_names")
+    if not isinstance(names, list) or len(names) != 100:
+        raise ValueError(f"{folder / 'meta'} is not CIFAR-100's: it does not list 100 fine_label_names")
+    return _dataset(folder / "train", names), _dataset(folder / "test", names)
+
+
+def _dataset(path: Path, names: list[str]) -> Dataset:
+    batch = _read(path)
+    data, labels = batch.get("data"), batch.get("fine_labels")
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise ValueError(f"{path} is not a CIFAR-100 file: it has no uint8 array 'data' of shape (n, 3072)")
+    targets = torch.as_tensor(np.asarray(labels if labels is not None else [], dtype=np.int64))
+    if len(data) == 0 or targets.shape != (len(data),) or targets.min() < 0 or targets.max() > 99:
+        raise ValueError(f"{path} is not a CIFAR-100 file: it has no 'fine_labels' (0 to 99), one an image")
+    images = torch.from_numpy(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())
+    return Dataset(images, targets, tuple(names))
+
+
+def _download(root: Path, folder: Path) -> None:
+    from torchvision.datasets import CIFAR100
+
+    try:
+        CIFAR100(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"CIFAR-100 is not at {folder} and could not be downloaded ({error}). Unpack cifar-100-python.tar.gz "
+            f"(https://www.cs.toronto.edu/~kriz/cifar.html) into {root}, or name the folder that holds {_FOLDER} with "
+            f"--data-root or BAM_DATA"
+        ) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: {path.parent} is not a complete copy of CIFAR-100") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ValueError(f"{path} is truncated or not a CIFAR-100 file ({error}); replace it by a fresh copy") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a CIFAR-100 file: it holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Admits numpy arrays, whatever numpy wrote them; plain containers need no permission."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return lambda subtype, shape, code: np.ndarray.__new__(np.ndarray, shape, code)
+        if name == "_frombuffer" and module in ("numpy.core.numeric", "numpy._core.numeric"):
+            return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(shape, order=order)
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode("latin1")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
