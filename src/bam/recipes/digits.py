@@ -1,0 +1,24 @@
+"""Recipes on the embedded digits: for trying everything on any machine."""
+
+from bam.recipes.recipe import Recipe
+
+
+def small() -> Recipe:
+    """The demo: ResNet-8, 20,000 images of 32 x 32 a run, about half a minute on 2 CPU cores.
+
+    It shows that the pipeline works, not what BAM is worth: such short runs seldom tell two networks apart.
+
+    bam compare --recipe digits/small --attention none,bam --seeds 3
+    """
+    return Recipe(data="digits", data_options={"canvas": 32, "num_train": 5000}, model="cifar/resnet8",
+                  epochs=4, batch_size=64, lr=0.1, warmup_epochs=0.5)  # fmt: skip
+
+
+def full() -> Recipe:
+    """72,000 images of 40 x 40 a run, a few minutes on 2 CPU cores.
+
+    A prototype of this comparison went from 6.6 to 5.6 % error with BAM, two seeds agreeing.
+
+    bam compare --recipe digits/full --attention none,bam --seeds 5
+    """
+    return small().replace(data_options={"canvas": 40, "num_train": 12000}, epochs=6)

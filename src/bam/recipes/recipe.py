@@ -1,0 +1,122 @@
+"""A recipe: everything that decides what a training run computes, as plain data."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Runs that differ in `attention` alone, or in `seed` alone, are comparable.
+
+    Attributes:
+        name: of the recipe it came from.
+        data: data set, a name in `bam.data.DATA`.
+        data_options: passed to the data set's loader, e.g. {"canvas": 40}.
+        crop_padding: random crops after padding by so many pixels; 0 for none.
+        flip: mirror training images at random.
+        model: network, see `bam models`.
+        attention: a name in `bam.ATTENTION`, or "none" for the network as it is.
+        attention_options: passed to the attention module, e.g. {"reduction": 8}.
+        sites: modules to put attention after; default: the bottlenecks that `bam sites` finds.
+        identity: insert attention so that the network starts with its own output exactly.
+        seed: of initial weights, data order and augmentation.
+        epochs: passes over the training images.
+        batch_size: images an optimisation step, over all devices and accumulated parts together.
+        accumulation: parts in which a batch is computed, to save memory.
+        lr: peak learning rate.
+        schedule: "cosine" to zero, or "step" by `gamma` at `milestones`; once a step.
+        milestones: where "step" drops, as shares of the epochs.
+        gamma: factor of each drop of "step".
+        warmup_epochs: linear warm-up from zero.
+        momentum: of SGD (Nesterov).
+        weight_decay: of SGD.
+        decay_weights_only: spare biases, normalisation layers and scalars the weight decay.
+        label_smoothing: share of the target spread over all classes.
+        precision: "auto" is bf16 where the device has fast bf16 arithmetic, else fp32.
+        compile: run the network through torch.compile (minutes of compiling; pays in long runs).
+        deterministic: bit-equal results on the same machine; a little slower on a GPU.
+    """
+
+    name: str = "custom"
+    data: str = "digits"
+    data_options: dict[str, Any] = field(default_factory=dict)
+    crop_padding: int = 0
+    flip: bool = False
+    model: str = "cifar/resnet8"
+    attention: str = "none"
+    attention_options: dict[str, Any] = field(default_factory=dict)
+    sites: list[str] | None = None
+    identity: bool = False
+    seed: int = 0
+    epochs: int = 10
+    batch_size: int = 128
+    accumulation: int = 1
+    lr: float = 0.1
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_weights_only: bool = False
+    label_smoothing: float = 0.0
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    compile: bool = False
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("crop_padding", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
+        for name, allowed in (("schedule", ("cosine", "step")), ("precision", ("auto", "bf16", "fp16", "fp32"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"recipe: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("recipe: lr must be positive, weight_decay not negative and label_smoothing in [0, 1)")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"recipe: batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some fields changed."""
+        unknown = set(changes) - {field.name for field in dataclasses.fields(self)}
+        if unknown:
+            raise ValueError(f"a recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(self.as_dict())}")
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field -> value, ready for JSON and YAML."""
+        return dataclasses.asdict(self)
+
+    def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
+        """Field -> (own value, other's), where they differ; `name` apart, which changes nothing."""
+        mine, theirs = self.as_dict(), other.as_dict()
+        return {key: (mine[key], theirs[key]) for key in mine if key != "name" and mine[key] != theirs[key]}
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, which `from_yaml` reads back."""
+        import yaml
+
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, path: Path, base: "Recipe | None" = None) -> "Recipe":
+        """Read a YAML file; fields that it leaves out are `base`'s, or the defaults.
+
+        Raises:
+            FileNotFoundError, ValueError: if there is no such file, or it is no recipe.
+        """
+        import yaml
+
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a recipe: expected 'field: value' lines")
+        try:
+            return (base or cls(name=path.stem)).replace(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None

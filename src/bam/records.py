@@ -1,0 +1,74 @@
+"""`record.json`: what a run was, where it ran, what it cost and what came of it."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from bam.files import write_atomically
+
+FILE_NAME = "record.json"
+
+
+@dataclass
+class Record:
+    """One run. Errors are shares of 1, times are seconds, rates are images a second."""
+
+    recipe: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, int] = field(default_factory=dict)  #: params, macs
+    sites: list[str] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)  #: one entry an epoch
+    final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
+    format: int = 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.final)
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/record.json."""
+        write_atomically(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Read `folder`/record.json.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is not a record that this version reads.
+        """
+        path = folder / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}); move it away to run again") from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(content, dict) or content.get("format") != 1 or not known >= set(content):
+            raise ValueError(f"{path} is not a record of format 1, which this version of bam reads")
+        return cls(**content)
+
+
+def environment(device: str, precision: str) -> dict[str, Any]:
+    """The software and hardware that a run depends on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    versions = {}
+    for package in ("bottleneck-attention", "torch", "torchvision", "accelerate"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    processor = platform.processor() or platform.machine()
+    if device.startswith("cuda"):
+        processor = torch.cuda.get_device_name(device)
+    return {
+        "python": platform.python_version(), "versions": versions, "system": platform.platform(terse=True),
+        "device": device, "processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "precision": precision,
+    }  # fmt: skip

@@ -1,0 +1,6 @@
+"""Training: one readable loop, exact resume, and the paired comparison."""
+
+from bam.training.comparison import compare
+from bam.training.run import Interrupted, build_model, run
+
+__all__ = ["Interrupted", "build_model", "compare", "run"]

@@ -1,0 +1,55 @@
+"""What a person sees while a network trains: a progress bar, and a line an epoch."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """A progress bar on a terminal with loss, error, images a second and time left; elsewhere a line an epoch.
+
+    Reading a loss from a GPU waits for it; the bar therefore reads it twice a second at the most.
+    """
+
+    def __init__(self, title: str, total_steps: int, done: int, visible: bool = True) -> None:
+        self.console = Console(highlight=False, quiet=not visible)
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[status]}"), TimeRemainingColumn(),
+            console=self.console, transient=True, disable=not (visible and self.console.is_terminal),
+        )  # fmt: skip
+        self.title = title
+        self.task = self.progress.add_task(title, total=total_steps, completed=done, status="")
+        self.shown_at = time.perf_counter()
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def due(self) -> bool:
+        """Whether the bar wants fresh figures."""
+        return not self.progress.disable and time.perf_counter() - self.shown_at > 0.5
+
+    def step(self, done: int, loss: float, error: float, rate: float) -> None:
+        """Show the state after `done` steps."""
+        self.shown_at = time.perf_counter()
+        status = f"loss {loss:.3f}  error {100 * error:.1f} %  {rate:,.0f} images/s"
+        self.progress.update(self.task, completed=done, status=status)
+
+    def epoch(self, row: dict[str, float], epochs: int) -> None:
+        """One line for a finished epoch."""
+        self.console.print(
+            f"{self.title}  epoch {row['epoch']:.0f}/{epochs}  train loss {row['train_loss']:.3f} "
+            f"error {100 * row['train_error']:.2f} %  test error {100 * row['test_error']:.2f} %  "
+            f"{row['images_per_second']:,.0f} images/s",
+            soft_wrap=True,
+        )
+
+    def say(self, message: str) -> None:
+        """One line of news."""
+        self.console.print(message, soft_wrap=True)

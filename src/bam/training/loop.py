@@ -1,0 +1,112 @@
+"""The loop: an epoch of training, and an evaluation."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from bam.data import Batches
+from bam.recipes import Recipe
+from bam.training.display import Display
+from bam.training.optimization import learning_rate
+
+
+class Progress:
+    """How far a run has come, with sums kept on the device so that no step waits for the host."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.epoch = self.step = 0  #: finished epochs, finished optimisation steps
+        self.step_in_epoch = 0
+        self.seconds = 0.0  #: of training in this epoch
+        self.images = 0  #: seen by this process in this epoch
+        self.sums = torch.zeros(2, device=device, dtype=torch.float64)  # loss and errors, summed over these images
+        self._losses: list[tuple[int, float, Tensor]] = []
+
+    def add(self, lr: float, loss: Tensor, errors: Tensor, images: int, seconds: float) -> None:
+        """Count one optimisation step: its mean loss and its number of errors."""
+        self._losses.append((self.step, lr, loss))
+        self.sums += torch.stack([loss * images, errors])
+        self.images += images
+        self.seconds += seconds
+        self.step += 1
+        self.step_in_epoch += 1
+
+    def take_losses(self) -> list[tuple[int, str, str]]:
+        """(step, learning rate, loss) of the steps since the last call, as text."""
+        losses = torch.stack([loss for *_, loss in self._losses]).tolist() if self._losses else []
+        rows = [(step, f"{lr:.6g}", f"{loss:.6g}") for (step, lr, _), loss in zip(self._losses, losses, strict=True)]
+        self._losses.clear()
+        return rows
+
+    def finish_epoch(self, accelerator: Accelerator) -> dict[str, float]:
+        """The figures of the epoch that ends here, over all processes; the next one begins."""
+        images = self.images * accelerator.num_processes
+        loss, errors = (accelerator.reduce(self.sums.float(), "sum") / images).tolist()
+        self.epoch += 1
+        row = {"epoch": self.epoch, "train_loss": loss, "train_error": errors, "seconds": self.seconds,
+               "images_per_second": images / max(self.seconds, 1e-9)}  # fmt: skip
+        self.step_in_epoch, self.images, self.seconds = 0, 0, 0.0
+        self.sums.zero_()
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs to go on from here."""
+        names = ("epoch", "step", "step_in_epoch", "seconds", "images")
+        return {name: getattr(self, name) for name in names} | {"sums": self.sums.cpu()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.sums.copy_(state.pop("sums"))
+        self.__dict__.update(state)
+
+
+def train_epoch(
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, accelerator: Accelerator,
+    progress: Progress, display: Display,
+) -> Iterator[None]:  # fmt: skip
+    """Train from where `progress` stands to the end of its epoch; yields after every optimisation step."""
+    model.train()
+    parts = recipe.accumulation
+    steps = batches.steps // parts
+    stream = batches.train(recipe.seed, progress.epoch, progress.step_in_epoch * parts)
+    for _ in range(progress.step_in_epoch, steps):
+        started = time.perf_counter()
+        lr = learning_rate(recipe, progress.step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        # Each step has a seed of its own: nothing random is left to save, and a resumed run draws the same.
+        torch.manual_seed((recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index)
+        losses, errors, images = [], [], 0
+        for _ in range(parts):
+            image, target = next(stream)
+            with accelerator.accumulate(model):
+                logits = model(image)
+                loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.detach())
+            errors.append((logits.argmax(1) != target).sum())
+            images += len(target)
+        progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images, time.perf_counter() - started)
+        if display.due():
+            loss_now, error_now = (progress.sums / progress.images).tolist()
+            display.step(progress.step, loss_now, error_now, progress.images / progress.seconds)
+        yield
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, accelerator: Accelerator) -> dict[str, float]:
+    """Mean cross-entropy and top-1 error over all of `batches`."""
+    model.eval()
+    sums = torch.zeros(3, device=accelerator.device)
+    for image, target in batches.test():
+        logits = model(image).float()
+        loss = F.cross_entropy(logits, target, reduction="sum")
+        sums += torch.stack([loss, (logits.argmax(1) != target).sum(), torch.tensor(len(target), device=loss.device)])
+    loss_sum, errors, images = accelerator.reduce(sums, "sum").tolist()
+    return {"test_loss": loss_sum / images, "test_error": errors / images}

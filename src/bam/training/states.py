@@ -1,0 +1,46 @@
+"""Training states on disk: the last two, each whole or not there at all."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bam.files import write_atomically
+
+KEEP = 2
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the state after `step` steps; the digest of its bytes is part of the file's name. Keeps the last two."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomically(folder / f"state-{step:09d}-{_digest(content)}.pt", content)
+    for old in _states(folder)[:-KEEP]:
+        old.unlink(missing_ok=True)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest undamaged state, or None. A damaged one is passed over with a warning that names it."""
+    for path in reversed(_states(folder)):
+        content = path.read_bytes()
+        if _digest(content) == path.stem.rpartition("-")[2]:
+            return torch.load(io.BytesIO(content), weights_only=True)
+        warnings.warn(f"{path} is damaged; falling back to the state before it", stacklevel=2)
+    return None
+
+
+def has_state(folder: Path) -> bool:
+    """Whether any state, damaged or not, lies in `folder`."""
+    return bool(_states(folder))
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("state-*.pt"))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
