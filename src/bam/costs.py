@@ -1,5 +1,8 @@
-"""What a network costs: parameters and multiply-adds."""
+"""What a network costs: parameters, multiply-adds and time."""
 
+import statistics
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,3 +46,20 @@ def format_count(number: float) -> str:
         if number >= unit:
             return f"{number / unit:.4g}{name}"
     return f"{number:g}"
+
+
+def latency_ms(models: Mapping[str, nn.Module], image: torch.Tensor, rounds: int = 30) -> dict[str, float]:
+    """Median milliseconds of one forward pass in eval mode, the models measured in turn so that noise hits them alike."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    wait = torch.cuda.synchronize if image.is_cuda else (lambda: None)
+    with torch.no_grad():
+        for number in range(rounds + 3):
+            for name, model in models.items():
+                model.eval()
+                wait()
+                start = time.perf_counter()
+                model(image)
+                wait()
+                if number >= 3:  # the first passes warm up
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}

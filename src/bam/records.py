@@ -20,6 +20,8 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=dict)  #: params, macs
     sites: list[str] = field(default_factory=list)
+    num_classes: int = 0
+    image_size: list[int] = field(default_factory=list)  #: height, width
     history: list[dict[str, float]] = field(default_factory=list)  #: one entry an epoch
     final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
     format: int = 1

@@ -1,11 +1,19 @@
 """The main job: the same network with and without attention, seed by seed."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
+from bam.costs import latency_ms
+from bam.files import write_atomically
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training.run import run
+from bam.training.run import WEIGHTS, build_model, run
+
+PLAN = "comparison.json"
 
 
 def compare(
@@ -17,12 +25,12 @@ def compare(
     data_root: str | Path | None = None,
     device: str | None = None,
     save_minutes: float = 2.0,
-) -> dict[str, list[Record]]:
-    """Run `recipe` with each of `attentions` for `num_seeds` seeds from the recipe's on; returns attention -> records.
+) -> None:
+    """Run `recipe` with each of `attentions` for `num_seeds` seeds from the recipe's own on, into folders of `out`.
 
     Runs are paired: with the same seed, all variants start from the same backbone weights and see the same images in
-    the same order. Each run has its folder in `out`; complete ones are skipped and unfinished ones go on, so that the
-    same call resumes the whole. Seeds are the outer loop: an early stop leaves whole pairs.
+    the same order. Complete runs are skipped and unfinished ones go on, so that the same call resumes the whole. Seeds
+    are the outer loop: an early stop leaves whole pairs. The latency of all variants is measured at the end.
 
     Raises:
         ValueError: for fewer than one seed or an attention given twice, and what `run` raises.
@@ -32,15 +40,50 @@ def compare(
         raise ValueError(f"seeds: at least 1, got {num_seeds}")
     if len(set(attentions)) < len(attentions) or not attentions:
         raise ValueError(f"attention: each variant once, got {', '.join(attentions) or 'none at all'}")
-    records: dict[str, list[Record]] = {attention: [] for attention in attentions}
-    total, number = num_seeds * len(attentions), 0
-    for seed in range(recipe.seed, recipe.seed + num_seeds):
-        for attention in attentions:
-            number += 1
-            variant = recipe.replace(attention=attention, seed=seed)
-            folder = out / f"{attention}-seed{seed}"
-            records[attention].append(
-                run(variant, folder, resume=True, data_root=data_root, device=device, save_minutes=save_minutes,
-                    title=f"[{number}/{total}] {folder.name}")
-            )  # fmt: skip
-    return records
+    seeds = range(recipe.seed, recipe.seed + num_seeds)
+    plan = {"attention": list(attentions), "seeds": list(seeds), "latency_ms": {}}
+    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+    variants = [(seed, attention) for seed in seeds for attention in attentions]
+    for number, (seed, attention) in enumerate(variants, start=1):
+        folder = _folder(out, attention, seed)
+        run(recipe.replace(attention=attention, seed=seed), folder, resume=True, data_root=data_root, device=device,
+            save_minutes=save_minutes, title=f"[{number}/{len(variants)}] {folder.name}")  # fmt: skip
+    plan["latency_ms"] = _latency(out, attentions, seeds[0])
+    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float]]:
+    """(variant -> its records so far, variant -> latency in ms) of the comparison in `out`.
+
+    Raises:
+        FileNotFoundError: if `out` holds no comparison.
+    """
+    path = out / PLAN
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: {out} holds no comparison; make one with bam compare")
+    plan = json.loads(path.read_text())
+    records: dict[str, list[Record]] = {}
+    for attention in plan["attention"]:
+        folders = (_folder(out, attention, seed) for seed in plan["seeds"])
+        records[attention] = [Record.read(folder) for folder in folders if (folder / "record.json").exists()]
+    return records, plan["latency_ms"]
+
+
+def _folder(out: Path, attention: str, seed: int) -> Path:
+    return out / f"{attention}-seed{seed}"
+
+
+def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:
+    """Milliseconds an image, of the trained networks in the precision that they were trained in."""
+    models = {}
+    for attention in attentions:
+        folder = _folder(out, attention, seed)
+        record = Record.read(folder)
+        device = record.environment["device"]
+        model = build_model(Recipe(**record.recipe), record.num_classes)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        models[attention] = model.to(device, memory_format=torch.channels_last)
+    image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
+    with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
+        return latency_ms(models, image)

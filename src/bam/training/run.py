@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """A run was asked to stop and has saved its state; the message says how to go on."""
 
 
@@ -70,7 +72,7 @@ def run(
         out: the run's folder.
         resume: go on from the newest state; start from the beginning if there is none.
         data_root: folder of the data; default: BAM_DATA, or "data".
-        device: "cpu", "cuda", ...; default: what Accelerate chooses.
+        device: kind of device, "cpu" or "cuda"; default: a GPU if there is one. Which GPUs: CUDA_VISIBLE_DEVICES.
         save_minutes: how often to save the training state, besides after every epoch.
         title: how the run is called on the screen.
 
@@ -94,6 +96,8 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
     """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
     AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
     accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
+    if device and torch.device(device).type != accelerator.device.type:
+        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {accelerator.device.type!r}")
     if recipe.precision == "auto":
         recipe = recipe.replace(precision="bf16" if _fast_bf16(accelerator.device) else "fp32")
     AcceleratorState._reset_state()
@@ -102,6 +106,7 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
         gradient_accumulation_steps=recipe.accumulation,
     )  # fmt: skip
     before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(recipe.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
@@ -138,8 +143,12 @@ class _Session:
     def __init__(self, recipe: Recipe, out: Path, accelerator: Accelerator, train: Any, test: Any, title: str) -> None:
         self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
         model = build_model(recipe, len(train.classes))
-        self.record = Record(recipe.as_dict(), environment(str(accelerator.device), recipe.precision),
-                             vars(cost(model, train.images.shape[1:3])).copy(), list(attended(model)))  # fmt: skip
+        height, width = train.images.shape[1:3]
+        self.record = Record(
+            recipe.as_dict(), environment(str(accelerator.device), recipe.precision),
+            cost=dataclasses.asdict(cost(model, (height, width))), sites=list(attended(model)),
+            num_classes=len(train.classes), image_size=[height, width],
+        )  # fmt: skip
         statistics = train.statistics()
         common = {"statistics": statistics, "device": accelerator.device,
                   "shard": (accelerator.process_index, accelerator.num_processes)}  # fmt: skip
@@ -234,7 +243,8 @@ class _Session:
         with open(path, newline="") as file:
             rows = list(csv.reader(file))
         kept = io.StringIO()
-        csv.writer(kept, lineterminator="\n").writerows(rows[:1] + [row for row in rows[1:] if int(row[0]) < step])
+        whole = [row for row in rows[1:] if len(row) == 3 and int(row[0]) < step]  # a kill may cut the last one short
+        csv.writer(kept, lineterminator="\n").writerows(rows[:1] + whole)
         write_atomically(path, kept.getvalue())
 
 

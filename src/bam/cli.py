@@ -1,0 +1,287 @@
+"""The command `bam`: each verb is a typed function; its signature and docstring are the verb's flags and help."""
+
+import inspect
+import json
+import os
+import shlex
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from bam.recipes import Recipe
+
+
+def sites(model: str, image: int | None = None, attention: str = "bam", keep: int = 3, num_classes: int = 1000) -> None:
+    """Show where attention would go in a network and what it would cost there.
+
+    Args:
+        model: network, see `bam models`.
+        image: side of the image in pixels (default: the network's own, or 224).
+        attention: module to price.
+        keep: how many sites to keep, counted from the deepest.
+        num_classes: outputs of the network.
+    """
+    from bam.models import build
+    from bam.placement import find_bottlenecks
+    from bam.surgery import attention_factory
+
+    print(find_bottlenecks(build(model, num_classes), image, keep=keep).table(attention_factory(attention)))
+
+
+def cost(
+    model: str,
+    attention: str = "none",
+    attention_options: dict[str, Any] | None = None,
+    image: int | None = None,
+    num_classes: int | None = None,
+) -> None:
+    """Count a network's parameters and multiply-adds (convolutions and linear layers), without and with attention.
+
+    Args:
+        model: network, see `bam models`.
+        attention: module to put at the bottlenecks, or "none".
+        attention_options: passed to it, e.g. '{"layout": "released"}'.
+        image: side of the image in pixels (default: the network's own, or 224).
+        num_classes: outputs of the network (default: 100 for cifar/ networks, else 1000).
+    """
+    from bam.costs import cost, format_count
+    from bam.models import build
+    from bam.surgery import attach
+
+    net = build(model, num_classes or (100 if model.startswith("cifar/") else 1000))
+    plain = cost(net, image)
+    print(f"{model}: {plain}")
+    if attention != "none":
+        full = cost(attach(net, attention, image=image, **(attention_options or {})), image)
+        more = f"+{full.params - plain.params:,} parameters, +{format_count(full.macs - plain.macs)} MACs"
+        print(f"{model} + {attention}: {full} ({more})")
+
+
+def models() -> None:
+    """List the networks that every verb takes."""
+    from torchvision.models import list_models
+
+    from bam.models import MODELS
+
+    print(*MODELS, sep="\n")
+    print(f"and torchvision's {len(list_models())} by their names (resnet50, ...), and timm's as timm/<name>")
+
+
+def recipes() -> None:
+    """List the recipes with what to expect of them."""
+    from bam.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
+
+
+def train(
+    recipe: "Recipe",
+    out: Path | None = None,
+    resume: bool = False,
+    data_root: Path | None = None,
+    device: str | None = None,
+    save_minutes: float = 2.0,
+) -> None:
+    """Train one network into a folder with its record, weights and training states.
+
+    Args:
+        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
+        out: the run's folder (default: runs/<recipe>-<attention>-seed<seed>).
+        resume: go on where an interrupted run stopped; ends in the same weights bit for bit.
+        data_root: folder of the data (default: $BAM_DATA, or data).
+        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
+        save_minutes: minutes between saved states, besides one after every epoch.
+    """
+    from bam.training import run
+
+    folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
+    record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)
+    print(f"test error {100 * record.final['test_error']:.2f} %; record and weights in {folder}")
+
+
+def compare(
+    recipe: "Recipe",
+    attention: str = "none,bam",
+    seeds: int = 3,
+    out: Path | None = None,
+    data_root: Path | None = None,
+    device: str | None = None,
+    save_minutes: float = 2.0,
+) -> None:
+    """Find out whether attention helps: train all variants, paired by seed, and report with intervals.
+
+    The same command goes on where an interrupted comparison stopped and skips the runs that are done.
+
+    Args:
+        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
+        attention: variants, the first is the baseline.
+        seeds: how many seeds; 3 or more give intervals worth reading.
+        out: folder of the comparison (default: comparisons/<recipe>).
+        data_root: folder of the data (default: $BAM_DATA, or data).
+        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
+        save_minutes: minutes between saved states, besides one after every epoch.
+    """
+    from bam import training
+
+    folder = out or Path("comparisons") / recipe.name.replace("/", "-")
+    training.compare(recipe, attention.split(","), seeds, folder, data_root=data_root, device=device,
+                     save_minutes=save_minutes)  # fmt: skip
+    if int(os.environ.get("RANK", 0)) == 0:
+        report(folder)
+
+
+def report(out: Path) -> None:
+    """Write the report of a comparison again, from the runs that are complete so far.
+
+    Args:
+        out: folder of the comparison.
+    """
+    from bam.reports import summarize, write_report
+    from bam.reports.report import table
+    from bam.training.comparison import read_comparison
+
+    records, latency = read_comparison(out)
+    summary = summarize(records, latency)
+    write_report(out, summary, _compare_command(out, summary))
+    print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
+
+
+def _compare_command(out: Path, summary: dict[str, Any]) -> str:
+    """The command that repeats a comparison: its recipe, and every field that differs from it."""
+    from bam.recipes import RECIPES, Recipe
+
+    recipe, names = Recipe(**summary["recipe"]), [variant["name"] for variant in summary["variants"]]
+    known = recipe.name in RECIPES
+    source = recipe.name if known else str(out / f"{names[0]}-seed{recipe.seed}" / "recipe.yaml")
+    words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
+    words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
+    changes = RECIPES[recipe.name]().differences(recipe) if known else {}
+    for key, (_, value) in changes.items():
+        if key == "precision":  # "auto" has become what the device is good at
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
+        words += [f"--{key.replace('_', '-')}", text]
+    return shlex.join(words)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (compare, train, report, sites, cost, models, recipes)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 1 for an error that was told, 2 for a wrong call, 130 if interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from bam import __version__
+
+        print(f"bam {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        print(f"bam: unknown verb {words[0]!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    try:
+        verb = VERBS[words[0]]
+        verb(**_parse(verb, words[1:]))
+        return 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("BAM_DEBUG"):
+            raise
+        print(f"bam {words[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        go_on = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
+        print(f"bam {words[0]}: {stop or 'stopped'}\ngo on with: bam {shlex.join(go_on)}", file=sys.stderr)
+        return 130
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = (f"  {name:<{width}}  {(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
+    return "\n".join(["usage: bam VERB [--flags]   (bam VERB --help explains a verb)", "", *lines])
+
+
+def _parse(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
+    """The keyword arguments for `verb`; for a `recipe` argument, every recipe field is a flag that changes it."""
+    try:
+        from docstring_parser import parse
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
+    described = parse(inspect.getdoc(verb) or "")
+    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=described.description)
+    helps = {p.arg_name: p.description for p in described.params}
+    parameters = inspect.signature(verb).parameters
+    for name, parameter in parameters.items():
+        kind = str if parameter.annotation == "Recipe" else parameter.annotation
+        _add_flag(parser, name, kind, parameter.default, helps[name])
+    fields: list[str] = []
+    if "recipe" in parameters:
+        base = _named_recipe(words)
+        fields = _add_recipe_flags(parser, base, without={"name", *parameters})
+    values = vars(parser.parse_args(words))
+    arguments = {name: values[name] for name in parameters}
+    if "recipe" in parameters:
+        chosen = {name: values[name] for name in fields}
+        arguments["recipe"] = base.replace(**chosen)
+    return arguments
+
+
+def _named_recipe(words: list[str]) -> "Recipe":
+    """The recipe that `--recipe` names among `words`, so that its values are the defaults that --help shows."""
+    from argparse import ArgumentParser
+
+    from bam.recipes import Recipe, load
+
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe")
+    name = early.parse_known_args(words)[0].recipe
+    return load(name) if name else Recipe()
+
+
+def _add_recipe_flags(parser: "ArgumentParser", base: "Recipe", without: set[str]) -> list[str]:
+    from docstring_parser import parse
+
+    from bam.recipes import Recipe
+
+    group = parser.add_argument_group("recipe fields", f"defaults are those of the recipe {base.name}")
+    helps = {p.arg_name: p.description for p in parse(inspect.getdoc(Recipe) or "").params}
+    added = []
+    for name, kind in typing.get_type_hints(Recipe).items():
+        if name not in without:
+            _add_flag(group, name, kind, getattr(base, name), helps[name])
+            added.append(name)
+    return added
+
+
+def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None) -> None:
+    from jsonargparse import ActionYesNo
+
+    flag, options = "--" + name.replace("_", "-"), {"help": help, "default": default}
+    if default is inspect.Parameter.empty:
+        options = {"help": help, "required": True}
+    if kind is bool:
+        parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
+    elif kind in (list[float], list[str] | None):
+        parser.add_argument(flag, type=numbers if kind == list[float] else names, metavar="A,B,...", **options)
+    else:
+        parser.add_argument(flag, type=kind, **options)
+
+
+def numbers(text: str) -> list[float]:
+    """A flag's value "0.5,0.75" as a list."""
+    return text if isinstance(text, list) else [float(word) for word in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """A flag's value "layer1,layer2" as a list."""
+    return text if isinstance(text, list) else text.split(",")

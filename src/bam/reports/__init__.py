@@ -1,0 +1,7 @@
+"""Reports: from records to statistics, tables, plots and pages. Reads records, never models."""
+
+from bam.reports.report import write_report
+from bam.reports.statistics import Difference, paired_difference
+from bam.reports.summary import summarize
+
+__all__ = ["Difference", "paired_difference", "summarize", "write_report"]

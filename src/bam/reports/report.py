@@ -1,0 +1,71 @@
+"""Write a comparison's report: report.md, report.html, summary.json and summary.csv."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from bam.costs import format_count
+from bam.files import write_atomically
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from bam.reports.plots import differences, learning_curves
+except ImportError as error:
+    raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
+
+
+def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
+    """Write the four files into `out`; `command` is what made the comparison, for whoever wants to repeat it."""
+    templates = Environment(loader=PackageLoader("bam", "reports"), autoescape=True, undefined=StrictUndefined,
+                            trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    templates.filters |= {"count": format_count, "percent": _percent, "interval": _interval, "signed": "{:+.2f}".format}
+    page = {
+        "s": summary, "command": command, "recipe_yaml": _yaml(summary["recipe"]),
+        "curves": learning_curves(summary["variants"]),
+        "differences": differences(summary["comparisons"]) if summary["comparisons"] else "",
+    }  # fmt: skip
+    write_atomically(out / "report.html", templates.get_template("report.html.jinja").render(page))
+    templates.autoescape = False
+    write_atomically(out / "report.md", templates.get_template("report.md.jinja").render(page))
+    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_atomically(out / "summary.csv", _csv(summary))
+
+
+def table(summary: dict[str, Any]) -> list[str]:
+    """The result in a few lines, for a terminal."""
+    lines = [
+        f"{v['name']}: {_percent(v['error_mean'], v['error_std'])} test error, {v['params']:,} parameters, "
+        f"{format_count(v['macs'])} MACs, {v['images_per_second']:,.0f} images/s in training"
+        for v in summary["variants"]
+    ]
+    for c in summary["comparisons"]:
+        lines.append(f"{c['name']} - {c['baseline']}: {c['mean']:+.2f} points {_interval(c['interval'])}: {c['verdict']}")
+    return lines
+
+
+def _percent(mean: float, deviation: float | None) -> str:
+    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def _interval(interval: list[float] | None) -> str:
+    return "(no interval)" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def _yaml(recipe: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(recipe, sort_keys=False)
+
+
+def _csv(summary: dict[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "seed", "test_error_percent", "params", "macs", "images_per_second", "latency_ms"])
+    for variant in summary["variants"]:
+        for seed, error in zip(variant["seeds"], variant["errors"], strict=True):
+            writer.writerow([variant["name"], seed, f"{error:.4f}", variant["params"], variant["macs"],
+                             f"{variant['images_per_second']:.1f}", variant["latency_ms"]])  # fmt: skip
+    return text.getvalue()

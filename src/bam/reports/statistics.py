@@ -1,0 +1,58 @@
+"""The paired comparison: differences seed by seed, their mean and its confidence interval."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Variant minus baseline, seed by seed, of something that is better when smaller (an error)."""
+
+    differences: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float] | None  #: None where the spread cannot be estimated
+    confidence: float
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say, in plain words."""
+        n = len(self.differences)
+        if n == 1:
+            return "no verdict: one seed has no spread"
+        if self.interval is None:
+            return f"no verdict: all {n} differences are equal, which says nothing about their spread"
+        low, high = self.interval
+        if high < 0:
+            return "better"
+        if low > 0:
+            return "worse"
+        return f"no difference shown with n={n}"
+
+
+def paired_difference(baseline: Sequence[float], variant: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Mean of variant - baseline over pairs, with Student's t interval for it (n - 1 degrees of freedom).
+
+    Raises:
+        ValueError: if there are no pairs, or unequal numbers.
+    """
+    if len(baseline) != len(variant) or not baseline:
+        raise ValueError(f"pairs wanted: {len(baseline)} baseline values against {len(variant)}")
+    differences = tuple(v - b for b, v in zip(baseline, variant, strict=True))
+    n, mean = len(differences), math.fsum(differences) / len(differences)
+    interval = None
+    deviation = standard_deviation(differences)
+    if deviation is not None and deviation > 1e-12:
+        from scipy.stats import t
+
+        half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+        interval = (mean - half, mean + half)
+    return Difference(differences, mean, interval, confidence)
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (n - 1 in the denominator); None for a single value."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
