@@ -130,8 +130,9 @@ def compare(
     from bam import training
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
-    training.compare(recipe, attention.split(","), seeds, folder, data_root=data_root, device=device,
-                     save_minutes=save_minutes)  # fmt: skip
+    training.compare(
+        recipe, attention.split(","), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
+    )
     if int(os.environ.get("RANK", 0)) == 0:
         report(folder)
 
@@ -165,9 +166,16 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
     for key, (_, value) in changes.items():
         if key == "precision":  # "auto" has become what the device is good at
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else json.dumps(value)
-        words += [f"--{key.replace('_', '-')}", text]
+        flag = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag if value else flag.replace("--", "--no-")]
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else _text(value)]
     return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 VERBS: dict[str, Callable[..., None]] = {

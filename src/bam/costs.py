@@ -49,7 +49,7 @@ def format_count(number: float) -> str:
 
 
 def latency_ms(models: Mapping[str, nn.Module], image: torch.Tensor, rounds: int = 30) -> dict[str, float]:
-    """Median milliseconds of one forward pass in eval mode, the models measured in turn so that noise hits them alike."""
+    """Median milliseconds of a forward pass in eval mode; models take turns, so that noise hits them alike."""
     times: dict[str, list[float]] = {name: [] for name in models}
     wait = torch.cuda.synchronize if image.is_cuda else (lambda: None)
     with torch.no_grad():

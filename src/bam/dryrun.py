@@ -51,7 +51,7 @@ def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int,
         size = (1, *size)
     if len(size) != 4 or min(size) < 1:
         raise ValueError(
-            f"image must be a tensor (N, C, H, W) or a size: a side, (H, W) or (C, H, W) of positive integers, got {image!r}"
+            f"image must be a tensor (N, C, H, W) or a positive size: a side, (H, W) or (C, H, W); got {image!r}"
         )
     return size
 

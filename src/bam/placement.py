@@ -46,13 +46,15 @@ class Sites(tuple[Site, ...]):
         for site in self:
             added = cost(attention(site.channels), (site.channels, site.height, site.width))
             params, macs = params + added.params, macs + added.macs
-            size = f"{site.height} x {site.width}"
-            rows.append((site.name, str(site.channels), size, site.feeds, f"{added.params:,}", format_count(added.macs)))
+            where = (site.name, str(site.channels), f"{site.height} x {site.width}", site.feeds)
+            rows.append((*where, f"{added.params:,}", format_count(added.macs)))
         rows.append(("total", "", "", "", f"{params:,}", format_count(macs)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        left = (True, False, False, True, False, False)
-        lines = ["  ".join(cell.ljust(w) if flush else cell.rjust(w)
-                           for cell, w, flush in zip(row, widths, left, strict=True)).rstrip() for row in rows]  # fmt: skip
+        sides = (str.ljust, str.rjust, str.rjust, str.ljust, str.rjust, str.rjust)
+        lines = []
+        for row in rows:
+            cells = (justify(cell, width) for justify, cell, width in zip(sides, row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def __str__(self) -> str:
@@ -106,8 +108,7 @@ def describe_sites(model: nn.Module, names: Sequence[str], image: Image | None =
     trace = _Trace(model)
     trace.run(image)
     sites = {name: trace.named_site(name) for name in names}
-    order = {name: trace.returned[name][0].time for name in sites}
-    return Sites(sites[name] for name in sorted(sites, key=order.__getitem__))
+    return Sites(sites[name] for name in trace.returned if name in sites)  # modules are listed as they return
 
 
 def _halves(before: Sequence[int], after: Sequence[int]) -> bool:
@@ -175,7 +176,8 @@ class _Trace(TorchFunctionMode):
     def _enter(self, name: str) -> Callable:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if name == "":  # the model itself: its input is the image (and a second attempt starts afresh)
-                self.nodes.clear(), self.current.clear(), self.returned.clear()
+                for earlier in (self.nodes, self.current, self.returned):
+                    earlier.clear()
                 for tensor in _tensors((args, kwargs)):
                     self._record(tensor, "the image", [], False, False)
             for tensor in _tensors((args, kwargs)):

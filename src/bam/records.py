@@ -70,7 +70,12 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         processor = torch.cuda.get_device_name(device)
     return {
-        "python": platform.python_version(), "versions": versions, "system": platform.platform(terse=True),
-        "device": device, "processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "system": platform.platform(terse=True),
+        "device": device,
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "precision": precision,
-    }  # fmt: skip
+    }

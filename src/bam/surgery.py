@@ -21,7 +21,7 @@ class Attended(nn.Module):
 
     def __init__(self, base: nn.Module, attention: nn.Module) -> None:
         super().__init__()
-        self.base = base
+        self.base: Any = base
         self.attention = attention
         self.training = base.training
         self.register_state_dict_post_hook(_hide_base)
@@ -68,7 +68,7 @@ def _restore_base(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
         state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
 
 
-def _hide_base_in_report(module: nn.Module, report: Any) -> None:
+def _hide_base_in_report(module: Any, report: Any) -> None:
     for name in module.base.state_dict():
         for keys in (report.missing_keys, report.unexpected_keys):
             keys[:] = [key.removesuffix(f"base.{name}") + name if key.endswith(f"base.{name}") else key for key in keys]
@@ -112,9 +112,9 @@ def attach(
     bases = [model.get_submodule(site.name) for site in chosen]
     for site, base in zip(chosen, bases, strict=True):
         _refuse_occupied(site.name, base)
-    made = [_on_device_of(build(site.channels, **options), base, model) for site, base in zip(chosen, bases, strict=True)]
+    made = [build(site.channels, **options) for site in chosen]  # all before the first change: all or nothing
     for base, module in zip(bases, made, strict=True):
-        _replace(model, base, Attended(base, module))
+        _replace(model, base, Attended(base, _on_device_of(module, base, model)))
     return model
 
 
@@ -146,7 +146,7 @@ def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[...
     if not isinstance(attention, str):
         return attention
     if attention not in ATTENTION:
-        raise ValueError(f"unknown attention {attention!r}; known: {', '.join(ATTENTION)}, or pass channels -> nn.Module")
+        raise ValueError(f"unknown attention {attention!r}; known: {', '.join(ATTENTION)}; or pass channels -> Module")
     return ATTENTION[attention]
 
 
@@ -182,4 +182,4 @@ def _refuse_wrapped(model: nn.Module) -> None:
     wrappers = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
     found = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in wrappers), None)
     if found:
-        raise ValueError(f"the model is wrapped in {found}: attach to or detach from the plain model before wrapping it")
+        raise ValueError(f"the model is wrapped in {found}: attach or detach before wrapping it")

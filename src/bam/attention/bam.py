@@ -1,6 +1,6 @@
 """BAM, the Bottleneck Attention Module (Park, Woo, Lee, Kweon, BMVC 2018, https://arxiv.org/abs/1807.06514)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class ChannelBranch(nn.Module):
     reproduce the paper's parameter counts. The reduction W0 AvgPool(F) + b0 is computed by the caller.
     """
 
-    def __init__(self, channels: int, hidden: int, closing: bool, **factory) -> None:
+    def __init__(self, channels: int, hidden: int, closing: bool, **factory: Any) -> None:
         super().__init__()
         self.reduce = nn.Linear(channels, hidden, **factory)  # W0, b0
         self.norm = BatchNorm(hidden, **factory)
@@ -40,12 +40,12 @@ class SpatialBranch(nn.Module):
     The reduction f0(F) is computed by the caller.
     """
 
-    def __init__(self, channels: int, hidden: int, dilation: int, closing: bool, **factory) -> None:
+    def __init__(self, channels: int, hidden: int, dilation: int, closing: bool, **factory: Any) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, hidden, 1, **factory)  # f0
         self.norm = BatchNorm(hidden, **factory)
         self.context = nn.Sequential()  # f1, f2
-        for k in (1, 2):
+        for _ in (1, 2):
             self.context.append(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation, **factory))
             self.context.append(BatchNorm(hidden, **factory))
             self.context.append(nn.ReLU())
@@ -111,9 +111,12 @@ class BAM(nn.Module):
         """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W)."""
         check_features(features, self.channels, "BAM")
         for_channels, for_places = pool_and_reduce(
-            features, self.channel.reduce.weight, self.channel.reduce.bias,
-            self.spatial.reduce.weight, self.spatial.reduce.bias,
-        )  # fmt: skip
+            features,
+            self.channel.reduce.weight,
+            self.channel.reduce.bias,
+            self.spatial.reduce.weight,
+            self.spatial.reduce.bias,
+        )
         return self.channel(for_channels), self.spatial(for_places)
 
     def forward(self, features: Tensor) -> Tensor:

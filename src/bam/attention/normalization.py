@@ -5,11 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def normalize(x: Tensor, mean: Tensor, var: Tensor, num_batches: Tensor, weight: Tensor, bias: Tensor,
-              training: bool, momentum: float | None, eps: float) -> Tensor:  # fmt: skip
+def normalize(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    num_batches: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
     """Batch-normalise x (N, C, ...): by its own statistics if `training` and it has any, else by `mean` and `var`."""
     if not training or x.numel() <= x.shape[1]:
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+    assert num_batches is not None  # BatchNorm below always tracks
     num_batches.add_(1)
     return F.batch_norm(x, mean, var, weight, bias, True, 1 / float(num_batches) if momentum is None else momentum, eps)
 
@@ -26,5 +36,14 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x over everything but its second dimension; the shape is kept."""
-        return normalize(x, self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias,
-                         self.training, self.momentum, self.eps)  # fmt: skip
+        return normalize(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bam.data.dataset import Dataset
@@ -41,9 +40,8 @@ class Batches:
         mean, deviation = statistics
         images = dataset.images
         if crop_padding:
-            border = mean.round().to(torch.uint8)
-            padded = border.expand(len(images), images.shape[1] + 2 * crop_padding, images.shape[2] + 2 * crop_padding, 3)
-            padded = padded.contiguous()
+            height, width = (side + 2 * crop_padding for side in images.shape[1:3])
+            padded = mean.round().to(torch.uint8).expand(len(images), height, width, 3).contiguous()
             padded[:, crop_padding:-crop_padding, crop_padding:-crop_padding] = images
             images = padded
         self.height, self.width = dataset.images.shape[1:3]
@@ -67,7 +65,8 @@ class Batches:
         for step in range(start, self.steps):
             part = slice(step * self.batch_size + rank, (step + 1) * self.batch_size, processes)
             chosen = order[part]
-            yield self._cut(chosen, *offsets[:, part], mirrored[part]), self.targets[chosen]
+            top, left = offsets[:, part]
+            yield self._cut(chosen, top, left, mirrored[part]), self.targets[chosen]
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in order, as they are."""

@@ -1,10 +1,12 @@
 """The gate F' = F + F * sigmoid(Mc + Ms): the eager specification."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 #: How the two branches become one map, before the sigmoid (paper, ablation over combining; "sum" is its choice).
-COMBINE = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
+COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
 
 
 def gate(

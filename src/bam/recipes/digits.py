@@ -10,8 +10,15 @@ def small() -> Recipe:
 
     bam compare --recipe digits/small --attention none,bam --seeds 3
     """
-    return Recipe(data="digits", data_options={"canvas": 32, "num_train": 5000}, model="cifar/resnet8",
-                  epochs=4, batch_size=64, lr=0.1, warmup_epochs=0.5)  # fmt: skip
+    return Recipe(
+        data="digits",
+        data_options={"canvas": 32, "num_train": 5000},
+        model="cifar/resnet8",
+        epochs=4,
+        batch_size=64,
+        lr=0.1,
+        warmup_epochs=0.5,
+    )
 
 
 def full() -> Recipe:

@@ -4,8 +4,10 @@ import io
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-_COLOURS = ("#5b6770", "#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45")  # told apart by the colour-blind
+# Told apart by the colour-blind.
+_COLOURS = ("#5b6770", "#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45")
 
 
 def learning_curves(variants: list[dict[str, Any]]) -> str:
@@ -20,7 +22,7 @@ def learning_curves(variants: list[dict[str, Any]]) -> str:
         mean = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
         axes.plot(epochs, mean, color=colour, linewidth=2, marker="o", markersize=3, label=variant["name"])
     axes.set(xlabel="epoch", ylabel="test error, %", ylim=(0, None))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
 

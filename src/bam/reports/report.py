@@ -19,14 +19,21 @@ except ImportError as error:
 
 def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     """Write the four files into `out`; `command` is what made the comparison, for whoever wants to repeat it."""
-    templates = Environment(loader=PackageLoader("bam", "reports"), autoescape=True, undefined=StrictUndefined,
-                            trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    templates = Environment(
+        loader=PackageLoader("bam", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     templates.filters |= {"count": format_count, "percent": _percent, "interval": _interval, "signed": "{:+.2f}".format}
     page = {
-        "s": summary, "command": command, "recipe_yaml": _yaml(summary["recipe"]),
+        "s": summary,
+        "command": command,
+        "recipe_yaml": _yaml(summary["recipe"]),
         "curves": learning_curves(summary["variants"]),
         "differences": differences(summary["comparisons"]) if summary["comparisons"] else "",
-    }  # fmt: skip
+    }
     write_atomically(out / "report.html", templates.get_template("report.html.jinja").render(page))
     templates.autoescape = False
     write_atomically(out / "report.md", templates.get_template("report.md.jinja").render(page))
@@ -42,7 +49,8 @@ def table(summary: dict[str, Any]) -> list[str]:
         for v in summary["variants"]
     ]
     for c in summary["comparisons"]:
-        lines.append(f"{c['name']} - {c['baseline']}: {c['mean']:+.2f} points {_interval(c['interval'])}: {c['verdict']}")
+        difference = f"{c['mean']:+.2f} points {_interval(c['interval'])}"
+        lines.append(f"{c['name']} - {c['baseline']}: {difference}: {c['verdict']}")
     return lines
 
 
@@ -66,6 +74,15 @@ def _csv(summary: dict[str, Any]) -> str:
     writer.writerow(["variant", "seed", "test_error_percent", "params", "macs", "images_per_second", "latency_ms"])
     for variant in summary["variants"]:
         for seed, error in zip(variant["seeds"], variant["errors"], strict=True):
-            writer.writerow([variant["name"], seed, f"{error:.4f}", variant["params"], variant["macs"],
-                             f"{variant['images_per_second']:.1f}", variant["latency_ms"]])  # fmt: skip
+            writer.writerow(
+                [
+                    variant["name"],
+                    seed,
+                    f"{error:.4f}",
+                    variant["params"],
+                    variant["macs"],
+                    f"{variant['images_per_second']:.1f}",
+                    variant["latency_ms"],
+                ]
+            )
     return text.getvalue()

@@ -22,20 +22,33 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     variants = [_variant(name, runs, (latency_ms or {}).get(name)) for name, runs in done.items()]
     comparisons = [_comparison(baseline, name, done) for name in done if name != baseline]
     first = next(iter(done[baseline].values()))
-    return {"baseline": baseline, "recipe": first.recipe, "environment": first.environment,
-            "variants": variants, "comparisons": comparisons}  # fmt: skip
+    return {
+        "baseline": baseline,
+        "recipe": first.recipe,
+        "environment": first.environment,
+        "variants": variants,
+        "comparisons": comparisons,
+    }
 
 
 def _variant(name: str, runs: dict[int, Record], latency: float | None) -> dict[str, Any]:
     errors = [100 * run.final["test_error"] for run in runs.values()]
     some = next(iter(runs.values()))
     return {
-        "name": name, "params": some.cost["params"], "macs": some.cost["macs"], "sites": some.sites,
-        "seeds": list(runs), "errors": errors, "error_mean": fmean(errors), "error_std": standard_deviation(errors),
-        "images_per_second": median(run.final["images_per_second"] for run in runs.values()), "latency_ms": latency,
-        "curves": [[[row["epoch"], 100 * row["test_error"], row["train_loss"]] for row in run.history]
-                   for run in runs.values()],
-    }  # fmt: skip
+        "name": name,
+        "params": some.cost["params"],
+        "macs": some.cost["macs"],
+        "sites": some.sites,
+        "seeds": list(runs),
+        "errors": errors,
+        "error_mean": fmean(errors),
+        "error_std": standard_deviation(errors),
+        "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
+        "latency_ms": latency,
+        "curves": [
+            [[row["epoch"], 100 * row["test_error"], row["train_loss"]] for row in run.history] for run in runs.values()
+        ],
+    }
 
 
 def _comparison(baseline: str, name: str, done: dict[str, dict[int, Record]]) -> dict[str, Any]:
@@ -45,7 +58,12 @@ def _comparison(baseline: str, name: str, done: dict[str, dict[int, Record]]) ->
     mine, theirs = ([100 * done[v][seed].final["test_error"] for seed in seeds] for v in (name, baseline))
     difference = paired_difference(theirs, mine)
     return {
-        "name": name, "baseline": baseline, "seeds": seeds, "differences": list(difference.differences),
-        "mean": difference.mean, "interval": list(difference.interval) if difference.interval else None,
-        "confidence": difference.confidence, "verdict": difference.verdict,
-    }  # fmt: skip
+        "name": name,
+        "baseline": baseline,
+        "seeds": seeds,
+        "differences": list(difference.differences),
+        "mean": difference.mean,
+        "interval": list(difference.interval) if difference.interval else None,
+        "confidence": difference.confidence,
+        "verdict": difference.verdict,
+    }

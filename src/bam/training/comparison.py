@@ -46,8 +46,15 @@ def compare(
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     for number, (seed, attention) in enumerate(variants, start=1):
         folder = _folder(out, attention, seed)
-        run(recipe.replace(attention=attention, seed=seed), folder, resume=True, data_root=data_root, device=device,
-            save_minutes=save_minutes, title=f"[{number}/{len(variants)}] {folder.name}")  # fmt: skip
+        run(
+            recipe.replace(attention=attention, seed=seed),
+            folder,
+            resume=True,
+            data_root=data_root,
+            device=device,
+            save_minutes=save_minutes,
+            title=f"[{number}/{len(variants)}] {folder.name}",
+        )
     plan["latency_ms"] = _latency(out, attentions, seeds[0])
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 

@@ -16,10 +16,15 @@ class Display:
     def __init__(self, title: str, total_steps: int, done: int, visible: bool = True) -> None:
         self.console = Console(highlight=False, quiet=not visible)
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[status]}"), TimeRemainingColumn(),
-            console=self.console, transient=True, disable=not (visible and self.console.is_terminal),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not (visible and self.console.is_terminal),
+        )
         self.title = title
         self.task = self.progress.add_task(title, total=total_steps, completed=done, status="")
         self.shown_at = time.perf_counter()

@@ -47,8 +47,13 @@ class Progress:
         images = self.images * accelerator.num_processes
         loss, errors = (accelerator.reduce(self.sums.float(), "sum") / images).tolist()
         self.epoch += 1
-        row = {"epoch": self.epoch, "train_loss": loss, "train_error": errors, "seconds": self.seconds,
-               "images_per_second": images / max(self.seconds, 1e-9)}  # fmt: skip
+        row = {
+            "epoch": self.epoch,
+            "train_loss": loss,
+            "train_error": errors,
+            "seconds": self.seconds,
+            "images_per_second": images / max(self.seconds, 1e-9),
+        }
         self.step_in_epoch, self.images, self.seconds = 0, 0, 0.0
         self.sums.zero_()
         return row
@@ -65,9 +70,14 @@ class Progress:
 
 
 def train_epoch(
-    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, accelerator: Accelerator,
-    progress: Progress, display: Display,
-) -> Iterator[None]:  # fmt: skip
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    accelerator: Accelerator,
+    progress: Progress,
+    display: Display,
+) -> Iterator[None]:
     """Train from where `progress` stands to the end of its epoch; yields after every optimisation step."""
     model.train()
     parts = recipe.accumulation

@@ -46,8 +46,14 @@ def build_model(recipe: Recipe, num_classes: int) -> nn.Module:
     if recipe.attention != "none":
         torch.manual_seed(recipe.seed + 1)
         image = recipe.data_options.get("canvas")
-        attach(model, recipe.attention, sites=recipe.sites, image=image, identity=recipe.identity,
-               **recipe.attention_options)  # fmt: skip
+        attach(
+            model,
+            recipe.attention,
+            sites=recipe.sites,
+            image=image,
+            identity=recipe.identity,
+            **recipe.attention_options,
+        )
     return model
 
 
@@ -96,15 +102,16 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
     """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
     AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
     accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
-    if device and torch.device(device).type != accelerator.device.type:
+    if device and device.split(":")[0] != accelerator.device.type:
         raise ValueError(f"device {device!r} is not to be had here: Accelerate found {accelerator.device.type!r}")
     if recipe.precision == "auto":
         recipe = recipe.replace(precision="bf16" if _fast_bf16(accelerator.device) else "fp32")
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=recipe.precision.replace("fp32", "no"), cpu=device == "cpu",
+        mixed_precision=recipe.precision.replace("fp32", "no"),
+        cpu=device == "cpu",
         gradient_accumulation_steps=recipe.accumulation,
-    )  # fmt: skip
+    )
     before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(recipe.deterministic)
@@ -129,11 +136,13 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
         return None
     differences = recipe.differences(Recipe.from_yaml(path))
     if differences:
-        listed = "; ".join(f"{key}: {theirs!r} there, {mine!r} asked for" for key, (mine, theirs) in differences.items())
+        listed = "; ".join(
+            f"{key}: {there!r} there, {asked!r} asked for" for key, (asked, there) in differences.items()
+        )
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
     record = Record.read(out) if (out / "record.json").exists() else None
     if not resume and has_state(out) and not (record and record.complete):
-        raise ValueError(f"{out} holds an unfinished run of this recipe; add --resume to go on, or choose another --out")
+        raise ValueError(f"{out} holds an unfinished run: add --resume to go on, or choose another --out")
     return record
 
 
@@ -145,16 +154,23 @@ class _Session:
         model = build_model(recipe, len(train.classes))
         height, width = train.images.shape[1:3]
         self.record = Record(
-            recipe.as_dict(), environment(str(accelerator.device), recipe.precision),
-            cost=dataclasses.asdict(cost(model, (height, width))), sites=list(attended(model)),
-            num_classes=len(train.classes), image_size=[height, width],
-        )  # fmt: skip
+            recipe.as_dict(),
+            environment(str(accelerator.device), recipe.precision),
+            cost=dataclasses.asdict(cost(model, (height, width))),
+            sites=list(attended(model)),
+            num_classes=len(train.classes),
+            image_size=[height, width],
+        )
         statistics = train.statistics()
-        common = {"statistics": statistics, "device": accelerator.device,
-                  "shard": (accelerator.process_index, accelerator.num_processes)}  # fmt: skip
+        common = {
+            "statistics": statistics,
+            "device": accelerator.device,
+            "shard": (accelerator.process_index, accelerator.num_processes),
+        }
         parts = recipe.accumulation
-        self.batches = Batches(train, recipe.batch_size // parts, crop_padding=recipe.crop_padding, flip=recipe.flip,
-                               **common)  # fmt: skip
+        self.batches = Batches(
+            train, recipe.batch_size // parts, crop_padding=recipe.crop_padding, flip=recipe.flip, **common
+        )
         if self.batches.steps < parts:
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         self.test = Batches(test, max(recipe.batch_size, 256), **common)
@@ -192,11 +208,17 @@ class _Session:
             if file.tell() == 0:
                 writer.writerow(["step", "lr", "loss"])
             writer.writerows(losses)
-        save_state(self.out, self.progress.step, {
-            "model": self.plain.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
-            "progress": self.progress.state(), "history": json.dumps(self.record.history),
-        })  # fmt: skip
+        save_state(
+            self.out,
+            self.progress.step,
+            {
+                "model": self.plain.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+                "progress": self.progress.state(),
+                "history": json.dumps(self.record.history),
+            },
+        )
         self.record.write(self.out)
 
     def train(self, save_seconds: float) -> Record:
@@ -207,11 +229,13 @@ class _Session:
         saved_at = time.monotonic()
         with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
             while self.progress.epoch < self.recipe.epochs:
-                for _ in train_epoch(self.recipe, self.model, self.optimizer, self.batches, self.accelerator,
-                                     self.progress, display):  # fmt: skip
+                for _ in train_epoch(
+                    self.recipe, self.model, self.optimizer, self.batches, self.accelerator, self.progress, display
+                ):
                     if stop:
                         self.save()
-                        raise Interrupted(f"stopped after step {self.progress.step} of {steps}; the state is in {self.out}")
+                        where = f"step {self.progress.step} of {steps}"
+                        raise Interrupted(f"stopped after {where}; the state is saved in {self.out}")
                     if time.monotonic() - saved_at > save_seconds:
                         self.save()
                         saved_at = time.monotonic()
@@ -228,9 +252,13 @@ class _Session:
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
         self.record.final = {
-            "test_error": last["test_error"], "test_loss": last["test_loss"], "train_loss": last["train_loss"],
-            "train_error": last["train_error"], "seconds": seconds, "images_per_second": rates[len(rates) // 2],
-        }  # fmt: skip
+            "test_error": last["test_error"],
+            "test_loss": last["test_loss"],
+            "train_loss": last["train_loss"],
+            "train_error": last["train_error"],
+            "seconds": seconds,
+            "images_per_second": rates[len(rates) // 2],
+        }
         if self.main:
             weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
             write_atomically(self.out / WEIGHTS, save(weights))
