@@ -8,7 +8,7 @@ from bam.kernels.gate import is_channels_last
 
 
 def pool_and_reduce(
-    features: Tensor, fc_weight: Tensor, fc_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor | None
+    features: Tensor, fc_weight: Tensor, fc_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(W0 AvgPool(F) + b0, f0(F)): the first layers of the channel and of the spatial branch.
 

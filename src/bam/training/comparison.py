@@ -89,7 +89,7 @@ def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float
         device = record.environment["device"]
         model = build_model(Recipe(**record.recipe), record.num_classes)
         model.load_state_dict(load_file(folder / WEIGHTS))
-        models[attention] = model.to(device, memory_format=torch.channels_last)
+        models[attention] = model.to(device).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
     with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):

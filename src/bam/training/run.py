@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import save
 from torch import nn
@@ -101,26 +101,26 @@ def run(
 def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
     """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
     AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
-    accelerator = Accelerator(mixed_precision="no", cpu=device == "cpu")
-    if device and device.split(":")[0] != accelerator.device.type:
-        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {accelerator.device.type!r}")
+    found = PartialState(cpu=device == "cpu").device
+    if device and device.split(":")[0] != found.type:
+        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
     if recipe.precision == "auto":
-        recipe = recipe.replace(precision="bf16" if _fast_bf16(accelerator.device) else "fp32")
-    AcceleratorState._reset_state()
+        recipe = recipe.replace(precision="bf16" if _fast_bf16(found) else "fp32")
     accelerator = Accelerator(
         mixed_precision=recipe.precision.replace("fp32", "no"),
         cpu=device == "cpu",
         gradient_accumulation_steps=recipe.accumulation,
     )
-    before = (torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+    switches: Any = torch.utils.deterministic
+    before = (torch.are_deterministic_algorithms_enabled(), switches.fill_uninitialized_memory)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(recipe.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    switches.fill_uninitialized_memory = False
     try:
         yield accelerator, recipe
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        switches.fill_uninitialized_memory = before[1]
 
 
 def _fast_bf16(device: torch.device) -> bool:
@@ -136,9 +136,7 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
         return None
     differences = recipe.differences(Recipe.from_yaml(path))
     if differences:
-        listed = "; ".join(
-            f"{key}: {there!r} there, {asked!r} asked for" for key, (asked, there) in differences.items()
-        )
+        listed = "; ".join(f"{key}: {there!r} there, not {asked!r}" for key, (asked, there) in differences.items())
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
     record = Record.read(out) if (out / "record.json").exists() else None
     if not resume and has_state(out) and not (record and record.complete):
@@ -174,7 +172,7 @@ class _Session:
         if self.batches.steps < parts:
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         self.test = Batches(test, max(recipe.batch_size, 256), **common)
-        model = model.to(accelerator.device, memory_format=torch.channels_last)
+        model = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.plain = model
         self.model, self.optimizer = accelerator.prepare(model, optimizer(model, recipe))
         if recipe.compile:
