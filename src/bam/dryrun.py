@@ -13,15 +13,13 @@ Image = Tensor | int | Sequence[int]
 def dry_run(model: nn.Module, image: Image | None = None) -> Any:
     """Return `model`'s output for one image in eval mode, without gradients; modes are restored afterwards.
 
-    A size runs on the meta device: shapes only, nothing is computed or allocated. A model that cannot run there (its
-    control flow depends on values) runs on zeros on its own device; an image tensor is run as it is.
+    It runs on the meta device: shapes only, nothing is computed or allocated, memory layouts are the default ones. A
+    model that cannot run there (its control flow depends on values, say) runs for real on `image`, or zeros of its size.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            if isinstance(image, Tensor):
-                return model(image)
             shape, dtype = image_shape(model, image), _floating_dtype(model)
             try:
                 state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -29,7 +27,8 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
                 return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
             except (NotImplementedError, RuntimeError):
                 device = next((p.device for p in model.parameters()), torch.device("cpu"))
-                return model(torch.zeros(shape, device=device, dtype=dtype))
+                real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
+                return model(real.to(device))
     finally:
         for module, training in modes:
             module.training = training

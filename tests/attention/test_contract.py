@@ -1,0 +1,146 @@
+"""What every module in ATTENTION must survive: the matrix runs over the whole table."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.export import Dim, export
+
+from bam import ATTENTION
+from tests.conftest import restless
+
+pytestmark = pytest.mark.parametrize("name", list(ATTENTION))
+
+FORMATS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize("size", [(2, 64, 8, 8), (1, 64, 1, 1), (1, 64, 5, 9), (3, 64, 40, 24), (2, 3, 4, 4), (0, 8, 4, 4)])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_any_size_and_batch(name, size, training, memory_format):
+    module = ATTENTION[name](size[1]).train(training)
+    x = torch.randn(size).to(memory_format=memory_format).requires_grad_()
+    y = module(x)
+    y.sum().backward()
+    assert y.shape == x.shape and y.dtype == x.dtype
+    assert y.is_contiguous(memory_format=memory_format) or y.numel() == 0
+    assert torch.isfinite(y).all() and torch.isfinite(x.grad).all()
+
+
+def test_a_single_value_is_normalised_by_running_statistics(name):
+    module = restless(ATTENTION[name](16)).train()
+    x = torch.randn(1, 16, 1, 1)
+    before = copy.deepcopy(module.state_dict())
+    y = module(x)
+    torch.testing.assert_close(y, module.eval()(x))
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_keeps_the_type_and_the_value(name, memory_format, dtype):
+    module = restless(ATTENTION[name](32)).eval()
+    x = torch.randn(2, 32, 6, 7, dtype=dtype).to(memory_format=memory_format)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y.float(), module(x.float()), rtol=0.03, atol=0.03)
+
+
+def test_layouts_agree(name):
+    module = restless(ATTENTION[name](32)).eval()
+    x = torch.randn(2, 32, 6, 7)
+    torch.testing.assert_close(module(x), module(x.to(memory_format=torch.channels_last)))
+
+
+def test_nan_stays(name):
+    x = torch.randn(2, 16, 4, 4)
+    x[0, 3, 1, 1] = torch.nan
+    assert ATTENTION[name](16).eval()(x)[0, 3, 1, 1].isnan()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_identity(name, training, memory_format):
+    module = restless(ATTENTION[name](32, identity=True)).train(training)
+    x = torch.randn(2, 32, 5, 6).to(memory_format=memory_format)
+    y = module(x)
+    assert torch.equal(y, x)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (module(x) * torch.randn_like(x)).sum().backward()
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
+        optimizer.step()
+    assert all(p.grad.abs().max() > 0 for n, p in module.named_parameters() if n.endswith("weight"))
+    assert not torch.equal(module(x), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "told"),
+    [
+        (torch.zeros(2, 16, 4, 4, dtype=torch.int32), TypeError, "int32"),
+        (torch.zeros(16, 4, 4), ValueError, r"\(16, 4, 4\)"),
+        (torch.zeros(2, 8, 4, 4), ValueError, r"\(N, 16, H, W\).*\(2, 8, 4, 4\)"),
+    ],
+)
+def test_bad_input_is_told(name, x, error, told):
+    with pytest.raises(error, match=told):
+        ATTENTION[name](16)(x)
+
+
+def test_copies(name):
+    module = restless(ATTENTION[name](16)).eval()
+    x = torch.randn(2, 16, 5, 5)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), torch.fx.symbolic_trace(module)):
+        assert torch.equal(twin(x), module(x))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_compile(name, training, memory_format):
+    module = restless(ATTENTION[name](16)).train(training)
+    twin = torch.compile(copy.deepcopy(module), fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in ((2, 16, 6, 7), (3, 16, 9, 5)):
+        x = torch.randn(size).to(memory_format=memory_format).requires_grad_()
+        z = x.detach().clone().requires_grad_()
+        module(x).square().sum().backward()
+        twin(z).square().sum().backward()
+        torch.testing.assert_close(z.grad, x.grad)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_export_dynamic(name, memory_format):
+    module = restless(ATTENTION[name](16)).eval()
+    x = torch.randn(2, 16, 6, 7).to(memory_format=memory_format)
+    program = export(module, (x,), dynamic_shapes=({0: Dim("n"), 2: Dim("h"), 3: Dim("w")},)).module()
+    other = torch.randn(5, 16, 11, 4)
+    torch.testing.assert_close(program(other), module(other))
+
+
+def test_per_sample_gradients(name):
+    module = restless(ATTENTION[name](8)).eval()
+    x = torch.randn(3, 8, 4, 5)
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters, image):
+        return torch.func.functional_call(module, parameters, image[None]).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for k in range(3):
+        one = torch.func.grad(loss)(parameters, x[k])
+        for key, value in one.items():
+            torch.testing.assert_close(each[key][k], value)
+
+
+def test_sync_batch_norm_and_deterministic_algorithms(name):
+    module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(restless(ATTENTION[name](16)))
+    kinds = [type(m) for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert set(kinds) <= {torch.nn.SyncBatchNorm}
+    module.eval()(torch.randn(2, 16, 4, 4))
+    torch.use_deterministic_algorithms(True)
+    try:
+        ATTENTION[name](16)(torch.randn(2, 16, 4, 4, requires_grad=True)).sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,0 +1,39 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def cifar_root(tmp_path_factory):
+    """The real CIFAR-100: BAM_DATA, or unpacked from the shared folder beside the checkout."""
+    named = os.environ.get("BAM_DATA")
+    if named and (Path(named) / "cifar-100-python").is_dir():
+        return Path(named)
+    unpack = SHARED_DATA / "unpack_cifar100.py"
+    if not unpack.exists():
+        pytest.skip("CIFAR-100 is not here: set BAM_DATA to the folder that holds cifar-100-python")
+    folder = tmp_path_factory.mktemp("cifar")
+    subprocess.run([sys.executable, str(unpack), str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def restless(model: torch.nn.Module) -> torch.nn.Module:
+    """`model` with random normalisation statistics and affine parameters, as after training: nothing is near neutral."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.normal_(module.running_mean, std=0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.3)
+    return model

@@ -1,0 +1,22 @@
+import pytest
+import torch
+
+from bam.kernels import gate
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("combine", ["sum", "product", "max"])
+def test_gate_is_the_equation(memory_format, combine):
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64).to(memory_format=memory_format)
+    mc, ms = torch.randn(2, 5, 1, 1, dtype=torch.float64), torch.randn(2, 1, 3, 4, dtype=torch.float64)
+    both = {"sum": mc + ms, "product": mc * ms, "max": torch.max(mc.expand_as(x), ms.expand_as(x))}[combine]
+    y = gate(x, mc, ms, combine)
+    torch.testing.assert_close(y, x + x * torch.sigmoid(both))
+    assert y.is_contiguous(memory_format=memory_format)
+    scaled = gate(x, mc, ms, combine, torch.tensor([0.25], dtype=torch.float64))
+    torch.testing.assert_close(scaled, x + 0.25 * x * torch.sigmoid(both))
+
+
+def test_logits_of_another_type_do_not_change_the_type():
+    x = torch.randn(2, 5, 3, 4, dtype=torch.bfloat16)
+    assert gate(x, torch.randn(2, 5, 1, 1), torch.randn(2, 1, 3, 4)).dtype == torch.bfloat16

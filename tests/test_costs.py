@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torchvision.models import get_model
+
+import bam
+from bam.models import build
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "params", "macs"),
+    [  # MACs in G as computed from the architecture, the stride on the 3x3 convolution as torchvision has it
+        ("cifar/resnet50", None, 23_705_252, "1.2980"),
+        ("cifar/resnet50", "paper", 24_066_909, "1.3250"),
+        ("cifar/resnet50", "released", 24_063_319, "1.3250"),
+        ("resnet50", None, 25_557_032, "4.0892"),
+        ("resnet50", "paper", 25_918_689, "4.1713"),
+        ("resnet50", "released", 25_915_099, "4.1713"),
+        ("resnet18", "released", 11_712_503, "1.8192"),
+    ],
+)
+def test_golden_counts(model, layout, params, macs):
+    network = build(model, 100 if model.startswith("cifar") else 1000)
+    if layout:
+        bam.attach(network, layout=layout)
+    counted = bam.cost(network)
+    assert (counted.params, f"{counted.macs / 1e9:.4f}") == (params, macs)
+
+
+def test_layers_by_hand():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 5),
+    )
+    assert bam.cost(network, (16, 20)) == bam.Cost(params=(27 * 8 + 8) + (9 * 8 + 8) + 45, macs=80 * (216 + 72) + 40)
+
+
+def test_memory_layout_and_batch_do_not_change_the_count():
+    network = bam.attach(get_model("resnet18"))
+    expected = bam.cost(network, 64)
+    assert bam.cost(network.to(memory_format=torch.channels_last), 64) == expected
+    assert bam.cost(network, torch.zeros(2, 3, 64, 64)).macs == expected.macs
+    assert str(expected) == "11,713,382 parameters, 148.5 M MACs"

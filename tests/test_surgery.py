@@ -1,0 +1,218 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+from torchvision.models.feature_extraction import create_feature_extractor
+
+import bam
+from tests.conftest import restless
+
+SITES = ["layer1", "layer2", "layer3"]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    torch.manual_seed(0)
+    return restless(get_model("resnet18", num_classes=10)).eval()
+
+
+@pytest.fixture
+def gated(plain):
+    model = bam.attach(copy.deepcopy(plain))
+    for attention in bam.attended(model).values():
+        restless(attention)
+    return model
+
+
+IMAGE = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+
+
+def modules_and_ids(model):
+    return [(name, id(module)) for name, module in model.named_modules()]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_identity_keeps_the_output_bit_for_bit(plain, training):
+    model = copy.deepcopy(plain).train(training)
+    expected = model(IMAGE)
+    model.load_state_dict(plain.state_dict())
+    bam.attach(model, identity=True)
+    assert list(bam.attended(model)) == SITES
+    assert torch.equal(model(IMAGE), expected)
+
+
+def test_plain_insertion_changes_the_output(plain, gated):
+    assert (gated(IMAGE) - plain(IMAGE)).abs().max() > 0.1 * plain(IMAGE).abs().max()
+
+
+def test_keys(plain, gated):
+    before, after = list(plain.state_dict()), list(gated.state_dict())
+    new = [key for key in after if key not in before]
+    assert [key for key in after if key in before] == before
+    assert {key.split(".attention.")[0] for key in new} == set(SITES) and all(".attention." in key for key in new)
+    assert set(plain.state_dict()._metadata) <= set(gated.state_dict()._metadata)
+
+
+def test_checkpoints_load_both_ways(plain, gated):
+    fresh = bam.attach(get_model("resnet18", num_classes=10).eval(), identity=True)
+    report = fresh.load_state_dict(plain.state_dict(), strict=False)
+    assert not report.unexpected_keys and all(".attention." in key for key in report.missing_keys)
+    assert torch.equal(fresh(IMAGE), plain(IMAGE))
+    again = bam.attach(get_model("resnet18", num_classes=10)).eval()
+    again.load_state_dict(gated.state_dict())
+    assert torch.equal(again(IMAGE), gated(IMAGE))
+    bare = get_model("resnet18", num_classes=10).eval()
+    report = bare.load_state_dict(gated.state_dict(), strict=False)
+    assert not report.missing_keys and all(".attention." in key for key in report.unexpected_keys)
+    assert torch.equal(bare(IMAGE), plain(IMAGE))
+
+
+def test_missing_backbone_keys_are_reported_by_their_own_names(gated):
+    state = gated.state_dict()
+    del state["layer1.0.conv1.weight"]
+    assert gated.load_state_dict(state, strict=False).missing_keys == ["layer1.0.conv1.weight"]
+
+
+def test_detach_gives_the_original_back(plain):
+    model = copy.deepcopy(plain)
+    before = modules_and_ids(model)
+    assert bam.attach(model) is model and bam.detach(model) is model
+    assert modules_and_ids(model) == before and not bam.attended(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+    assert torch.equal(model(IMAGE), plain(IMAGE))
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        lambda model: pickle.loads(pickle.dumps(model)),
+        torch.fx.symbolic_trace,
+        lambda model: torch.compile(model, fullgraph=True, backend="aot_eager"),
+        lambda model: torch.export.export(model, (IMAGE,)).module(),
+    ],
+    ids=["deepcopy", "pickle", "fx", "compile", "export"],
+)
+def test_copies_compute_the_same(gated, copied):
+    expected = gated(IMAGE)
+    torch.testing.assert_close(copied(gated)(IMAGE), expected)
+
+
+def test_export_with_dynamic_sizes(gated):
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(gated, (IMAGE,), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
+    other = torch.randn(3, 3, 80, 96)
+    torch.testing.assert_close(program(other), gated(other))
+
+
+def test_feature_extractor_sees_the_gated_map(plain, gated):
+    seen = {}
+    gated.layer1.register_forward_hook(lambda module, inputs, output: seen.update(gated=output))
+    gated(IMAGE)
+    gated.layer1._forward_hooks.clear()
+    features = create_feature_extractor(gated, ["layer1"])(IMAGE)["layer1"]
+    assert torch.equal(features, seen["gated"])
+    assert not torch.allclose(features, create_feature_extractor(plain, ["layer1"])(IMAGE)["layer1"])
+
+
+def test_dense_net_iterates_over_its_children(plain):
+    model = bam.attach(get_model("densenet121"), image=64)
+    assert list(bam.attended(model)) == [f"features.denseblock{k}" for k in (1, 2, 3)]
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_attributes_indexing_and_iteration_reach_the_base(gated, plain):
+    assert len(gated.layer1) == len(plain.layer1) and gated.layer1
+    assert gated.layer1[0] is next(iter(gated.layer1)) is gated.get_submodule("layer1.0")
+    assert gated.layer1[1].conv1.out_channels == 64
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = gated.layer1.nothing
+
+
+def test_distributed_state_dict_walks_the_names(gated):
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    assert set(get_model_state_dict(gated)) == set(gated.state_dict())
+
+
+def test_nested_sites(plain):
+    model = bam.attach(copy.deepcopy(plain), sites=["layer3.1", "layer3"])
+    assert list(bam.attended(model)) == ["layer3", "layer3.1"]
+    assert not [key for key in model.state_dict() if ".base." in key]
+    bam.detach(model)
+    assert modules_and_ids(model)[0][0] == "" and list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_own_attention_and_options(plain):
+    class Double(nn.Module):
+        def __init__(self, channels, factor=2.0):
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x):
+            return self.factor * x
+
+    model = bam.attach(copy.deepcopy(plain), Double, sites=["layer4"], factor=3.0)
+    assert bam.attended(model)["layer4"].factor == 3.0
+    features = create_feature_extractor(plain, ["layer4"])(IMAGE)["layer4"]
+    assert torch.equal(model.layer4(plain_input(plain)), 3.0 * features)
+    with pytest.raises(TypeError, match="identity"):
+        bam.attach(copy.deepcopy(plain), Double, identity=True)
+
+
+def plain_input(plain):
+    return create_feature_extractor(plain, ["layer3"])(IMAGE)["layer3"]
+
+
+def test_type_and_mode_follow_the_base(plain):
+    model = bam.attach(copy.deepcopy(plain).to(torch.bfloat16).eval())
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda m: bam.attach(bam.attach(m)), "'layer1' carries BAM already"),
+        (lambda m: bam.attach(m, sites=["layer9"]), "'layer9'; near misses: .*'layer4'"),
+        (lambda m: bam.attach(m, sites=["layer1.0.relu"]), "called 2 times"),
+        (lambda m: bam.attach(m, sites=["fc"]), r"shape \(1, 10\)"),
+        (lambda m: bam.attach(m, "bim"), "unknown attention 'bim'; known: bam"),
+        (lambda m: bam.attach(nn.DataParallel(m)), "DataParallel"),
+        (lambda m: bam.attach(torch.compile(m)), "OptimizedModule"),
+    ],
+)
+def test_errors_leave_the_model_alone(plain, call, told):
+    model = copy.deepcopy(plain)
+    with pytest.raises(ValueError, match=told):
+        call(model)
+    bam.detach(model)
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_distributed_data_parallel_is_refused(plain, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
+        with pytest.raises(ValueError, match="DistributedDataParallel.*before wrapping"):
+            bam.attach(wrapped)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_part_named_attention_is_not_overwritten():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.attention(x)
+
+    model = nn.Sequential(Block(), nn.MaxPool2d(2))
+    with pytest.raises(ValueError, match="'0.attention' would collide"):
+        bam.attach(model, sites=["0"], image=8)
