@@ -29,7 +29,7 @@ def cifar_root(tmp_path_factory):
 
 
 def restless(model: torch.nn.Module) -> torch.nn.Module:
-    """`model` with random normalisation statistics and affine parameters, as after training: nothing is near neutral."""
+    """`model` with random normalisation statistics and affine parameters, as after training, none near neutral."""
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.normal_(module.running_mean, std=0.3)

@@ -14,7 +14,7 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
     """Return `model`'s output for one image in eval mode, without gradients; modes are restored afterwards.
 
     It runs on the meta device: shapes only, nothing is computed or allocated, memory layouts are the default ones. A
-    model that cannot run there (its control flow depends on values, say) runs for real on `image`, or zeros of its size.
+    model that cannot run there (its control flow depends on values, say) runs for real, on `image` or zeros.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

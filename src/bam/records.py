@@ -66,9 +66,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "unknown"
-    processor = platform.processor() or platform.machine()
-    if device.startswith("cuda"):
-        processor = torch.cuda.get_device_name(device)
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else _cpu_name()
     return {
         "python": platform.python_version(),
         "versions": versions,
@@ -79,3 +77,11 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": precision,
     }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

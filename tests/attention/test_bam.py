@@ -55,9 +55,7 @@ def test_gradients(memory_format):
     assert torch.autograd.gradgradcheck(module.eval(), x)
 
 
-@pytest.mark.parametrize(
-    ("channels", "params"), [(16, 96), (64, 1_173), (256, 17_361), (512, 68_513), (1024, 272_193)]
-)
+@pytest.mark.parametrize(("channels", "params"), [(16, 96), (64, 1_173), (256, 17_361), (512, 68_513), (1024, 272_193)])
 def test_parameter_counts(channels, params):
     count = {
         layout: sum(p.numel() for p in BAM(channels, layout=layout).parameters()) for layout in ("paper", "released")

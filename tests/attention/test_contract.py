@@ -15,7 +15,9 @@ pytestmark = pytest.mark.parametrize("name", list(ATTENTION))
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
-@pytest.mark.parametrize("size", [(2, 64, 8, 8), (1, 64, 1, 1), (1, 64, 5, 9), (3, 64, 40, 24), (2, 3, 4, 4), (0, 8, 4, 4)])
+@pytest.mark.parametrize(
+    "size", [(2, 64, 8, 8), (1, 64, 1, 1), (1, 64, 5, 9), (3, 64, 40, 24), (2, 3, 4, 4), (0, 8, 4, 4)]
+)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_any_size_and_batch(name, size, training, memory_format):

@@ -1,5 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
 
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bam.data.dataset import Dataset
 _FOLDER = "cifar-100-python"
 
 
+@functools.lru_cache(maxsize=1)  # the runs of a comparison share it
 def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     """(train, test) from `root`/cifar-100-python, downloaded there through torchvision when absent.
 

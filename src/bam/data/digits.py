@@ -1,5 +1,6 @@
 """Handwritten digits among clutter: real images, embedded, for trying everything without a download."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ _NUM_TRAIN_DIGITS = 1297  # of 1,797; the rest is for testing
 _NUM_PIECES = 8
 
 
+@functools.lru_cache(maxsize=1)  # the runs of a comparison share it
 def digits(
     root: Path | None = None, *, canvas: int = 32, num_train: int = 5000, num_test: int = 2000, seed: int = 0
 ) -> tuple[Dataset, Dataset]:

@@ -21,7 +21,7 @@ def learning_curves(variants: list[dict[str, Any]]) -> str:
             axes.plot(epochs, curve[: len(epochs)], color=colour, alpha=0.3, linewidth=0.8)
         mean = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
         axes.plot(epochs, mean, color=colour, linewidth=2, marker="o", markersize=3, label=variant["name"])
-    axes.set(xlabel="epoch", ylabel="test error, %", ylim=(0, None))
+    axes.set(xlabel="epoch", ylabel="test error, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)

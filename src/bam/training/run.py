@@ -136,7 +136,7 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
         return None
     differences = recipe.differences(Recipe.from_yaml(path))
     if differences:
-        listed = "; ".join(f"{key}: {there!r} there, not {asked!r}" for key, (asked, there) in differences.items())
+        listed = "; ".join(f"{key} is {there!r} there, not {asked!r}" for key, (asked, there) in differences.items())
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
     record = Record.read(out) if (out / "record.json").exists() else None
     if not resume and has_state(out) and not (record and record.complete):

@@ -1,0 +1,40 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.installed ## set up .venv with everything (about half a minute)
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@touch $@
+
+demo: setup ## the main job on the embedded digits: a network without and with BAM, three paired seeds, a report
+	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3
+
+test: lint ## lint, then the tests (a few minutes, no network, no GPU)
+	$(BIN)/python -m pytest
+
+test-slow: setup ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## put the code into its style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
+	$(BIN)/python benchmarks/module.py
+	$(BIN)/python benchmarks/loop.py
+
+clean: ## remove what the other targets made, except your runs
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+.PHONY: help setup demo test test-slow lint format bench clean

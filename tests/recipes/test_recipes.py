@@ -1,0 +1,49 @@
+import pytest
+
+from bam import recipes
+from bam.recipes import RECIPES, Recipe
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_yaml_round_trip(name, tmp_path):
+    recipe = recipes.load(name)
+    assert recipe.name == name
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert recipes.load(str(path)) == recipe and not recipe.differences(recipes.load(str(path)))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_docstrings_give_the_command(name):
+    assert f"bam compare --recipe {name} " in RECIPES[name].__doc__
+
+
+def test_partial_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 3\nattention: bam\n")
+    assert recipes.load(str(path)) == Recipe(name="mine", epochs=3, attention="bam")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("epochs: 0", "mine.yaml.*epochs must be at least 1"),
+        ("epoch: 3", "mine.yaml.*no field epoch"),
+        ("schedule: linear", "schedule must be one of cosine, step"),
+        ("- 1", "is not a recipe"),
+        ("a: [", "not valid YAML"),
+        ("batch_size: 100\naccumulation: 3", "no multiple"),
+    ],
+)
+def test_bad_yaml_is_told(tmp_path, text, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        recipes.load(str(path))
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="unknown recipe 'digits'; known: digits/small"):
+        recipes.load("digits")
+    with pytest.raises(FileNotFoundError):
+        recipes.load("nowhere.yaml")

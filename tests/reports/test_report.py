@@ -1,0 +1,73 @@
+import json
+import re
+
+import pytest
+
+from bam.recipes import Recipe
+from bam.records import Record
+from bam.reports import summarize, write_report
+
+
+def record(attention, seed, error, complete=True):
+    row = {"epoch": 1, "train_loss": 1.0, "train_error": 0.5, "test_loss": 1.0, "test_error": error, "seconds": 1.0}
+    row["images_per_second"] = 1000.0 + seed
+    return Record(
+        recipe=Recipe(name="digits/small", attention=attention, seed=seed).as_dict(),
+        environment={
+            "device": "cpu",
+            "processor": "<chip>",
+            "threads": 2,
+            "precision": "bf16",
+            "versions": {"torch": "2"},
+        },
+        cost={"params": 1234, "macs": 5_000_000},
+        sites=["layer1"] if attention != "none" else [],
+        history=[row, row | {"epoch": 2}],
+        final={k: row[k] for k in ("test_error", "images_per_second")} if complete else {},
+    )
+
+
+@pytest.fixture
+def records():
+    errors = {"none": [0.20, 0.22, 0.21], "bam": [0.19, 0.20, 0.20]}
+    return {name: [record(name, seed, e) for seed, e in enumerate(values)] for name, values in errors.items()}
+
+
+def test_summary(records):
+    summary = summarize(records, {"none": 1.5, "bam": 2.5})
+    none, bam = summary["variants"]
+    assert none["error_mean"] == pytest.approx(21) and none["error_std"] == pytest.approx(1)
+    assert bam["images_per_second"] == 1001 and bam["latency_ms"] == 2.5
+    (comparison,) = summary["comparisons"]
+    assert comparison["differences"] == pytest.approx([-1, -2, -1]) and comparison["seeds"] == [0, 1, 2]
+
+
+def test_only_complete_pairs_count(records):
+    records["bam"][1] = record("bam", 1, 0.9, complete=False)
+    comparison = summarize(records)["comparisons"][0]
+    assert comparison["seeds"] == [0, 2]
+    records["bam"] = []
+    with pytest.raises(ValueError, match="no run of 'bam' is complete"):
+        summarize(records)
+
+
+def test_one_seed_says_so(records, tmp_path):
+    write_report(tmp_path, summarize({name: runs[:1] for name, runs in records.items()}), "bam compare")
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "no verdict: one seed has no spread" in text and "interval [" not in text
+
+
+def test_files(records, tmp_path):
+    summary = summarize(records, {"none": 1.5})
+    write_report(tmp_path, summary, "bam compare --out 'a b'")
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    rows = (tmp_path / "summary.csv").read_text().splitlines()
+    assert rows[1] == "none,0,20.0000,1234,5000000,1001.0,1.5" and len(rows) == 7
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| none | 1,234 | 5 M | 21.00 ± 1.00 % | 1,001 | 1.50 |\n| bam |" in markdown
+    assert "| 1 | 22.00 | 20.00 |\n" in markdown
+    assert "**bam: no difference shown with n=3.** Test error -1.33 percentage points against none, 95 %" in markdown
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2 and "&lt;chip&gt;" in page and "--out &#39;a b&#39;" in page
+    assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "")), "the page must stand alone"

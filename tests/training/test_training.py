@@ -1,0 +1,226 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import bam
+from bam import records
+from bam.data import Batches, load
+from bam.files import write_atomically
+from bam.recipes import Recipe
+from bam.training import Interrupted, build_model, compare, run
+from bam.training.optimization import learning_rate, optimizer
+from bam.training.states import load_state, save_state
+
+TINY = Recipe(data_options={"num_train": 320, "num_test": 100, "canvas": 16}, batch_size=32, epochs=2, precision="fp32")
+
+
+def bam_command(folder, *flags, epochs=8):
+    return [
+        *(sys.executable, "-m", "bam", "train", "--recipe", "digits/small", "--attention", "bam", "--out", str(folder)),
+        *("--data-options", json.dumps(TINY.data_options), "--epochs", str(epochs), "--batch-size", "16"),
+        *("--save-minutes", "0.002", *flags),
+    ]
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+def in_mid_epoch(folder, steps_per_epoch=20):
+    """Whether a state has been saved that does not stand between two epochs (and is not of the first one)."""
+    steps = [int(path.name.split("-")[1]) for path in folder.glob("state-*.pt")]
+    return any(step > steps_per_epoch and step % steps_per_epoch for step in steps)
+
+
+def test_resume_after_sigkill_is_bit_equal(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(bam_command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(bam_command(killed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: in_mid_epoch(killed), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "model.safetensors").exists()
+    refused = subprocess.run(bam_command(killed), capture_output=True, text=True)
+    assert refused.returncode == 1 and "add --resume" in refused.stderr
+    subprocess.run(bam_command(killed, "--resume"), check=True, capture_output=True)
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (killed / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    errors = [[row["test_error"] for row in records.Record.read(folder).history] for folder in (whole, killed)]
+    assert errors[0] == errors[1] and len(errors[0]) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path, number):
+    process = subprocess.Popen(
+        bam_command(tmp_path / "run", epochs=1000), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: in_mid_epoch(tmp_path / "run"), process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in told
+    assert "the state is saved" in told and told.rstrip().endswith("--resume")
+
+
+def test_a_run_leaves_everything_needed(tmp_path):
+    before = torch.are_deterministic_algorithms_enabled()
+    record = run(TINY.replace(attention="bam"), tmp_path)
+    assert torch.are_deterministic_algorithms_enabled() == before
+    names = {path.name.split("-0")[0] for path in tmp_path.iterdir()}
+    assert names == {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
+    assert Recipe(**yaml.safe_load((tmp_path / "recipe.yaml").read_text())) == TINY.replace(attention="bam")
+    assert records.Record.read(tmp_path) == record and record.complete
+    assert record.sites == ["layer1", "layer2"] and len(record.history) == 2
+    assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 2 * 10
+    model = build_model(TINY.replace(attention="bam"), 10)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    train, test = load("digits", **TINY.data_options)
+    with torch.no_grad():
+        wrong = sum(
+            int((model.eval()(image).argmax(1) != target).sum())
+            for image, target in Batches(test, 100, train.statistics()).test()
+        )
+    assert wrong / 100 == pytest.approx(record.final["test_error"], abs=0.011)
+    assert run(TINY.replace(attention="bam"), tmp_path) == record  # complete: nothing to do
+
+
+def test_training_learns(tmp_path):
+    recipe = TINY.replace(epochs=12, data_options=TINY.data_options | {"num_train": 640})
+    assert run(recipe, tmp_path).final["train_error"] < 0.5  # chance is 0.9
+
+
+def test_another_recipe_is_refused(tmp_path):
+    run(TINY.replace(epochs=1), tmp_path)
+    with pytest.raises(ValueError, match="another recipe.*epochs is 1 there, not 3"):
+        run(TINY.replace(epochs=3), tmp_path)
+
+
+def test_accumulation_computes_the_same_step(tmp_path):
+    """Without batch statistics in the way (momentum of the losses aside) the first losses agree."""
+    weights = []
+    for parts in (1, 2):
+        recipe = TINY.replace(epochs=1, accumulation=parts, lr=1e-3)
+        run(recipe, tmp_path / str(parts))
+        rows = (tmp_path / str(parts) / "steps.csv").read_text().splitlines()
+        assert len(rows) == 1 + 10
+        weights.append(load_file(tmp_path / str(parts) / "model.safetensors")["conv1.weight"])
+    torch.testing.assert_close(*weights, rtol=0.2, atol=2e-3)
+
+
+def test_variants_of_a_seed_start_alike():
+    plain, attended = (build_model(TINY.replace(attention=name, seed=4), 10) for name in ("none", "bam"))
+    state = attended.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+    other = build_model(TINY.replace(seed=5), 10)
+    assert not torch.equal(other.conv1.weight, plain.conv1.weight)
+
+
+def test_identity_variant_starts_with_the_output_of_the_baseline():
+    plain = build_model(TINY, 10).eval()
+    attended = build_model(TINY.replace(attention="bam", identity=True), 10).eval()
+    image = torch.randn(2, 3, 16, 16)
+    assert bam.attended(attended) and torch.equal(plain(image), attended(image))
+
+
+def test_comparison_skips_what_is_done(tmp_path):
+    recipe = TINY.replace(epochs=1)
+    compare(recipe, ["none", "bam"], 1, tmp_path)
+    first = (tmp_path / "bam-seed0" / "model.safetensors").stat().st_mtime_ns
+    compare(recipe, ["none", "bam"], 2, tmp_path)
+    assert (tmp_path / "bam-seed0" / "model.safetensors").stat().st_mtime_ns == first
+    plan = json.loads((tmp_path / "comparison.json").read_text())
+    assert plan["seeds"] == [0, 1] and set(plan["latency_ms"]) == {"none", "bam"}
+    with pytest.raises(ValueError, match="each variant once"):
+        compare(recipe, ["bam", "bam"], 1, tmp_path)
+
+
+def test_damaged_states_fall_back(tmp_path):
+    for step in (1, 2, 3):
+        save_state(tmp_path, step, {"step": step, "tensor": torch.full((1000,), step)})
+    older, newest = sorted(tmp_path.glob("state-*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newest.name} is damaged; falling back"):
+        assert load_state(tmp_path)["step"] == 2
+    older.write_bytes(older.read_bytes()[:100])
+    with pytest.warns(UserWarning):
+        assert load_state(tmp_path) is None
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_interruption_is_a_keyboard_interrupt():
+    assert issubclass(Interrupted, KeyboardInterrupt)
+
+
+def test_learning_rates():
+    cosine = Recipe(lr=0.2, epochs=10, warmup_epochs=1)
+    rates = [learning_rate(cosine, step, 100) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.002) and rates[99] == pytest.approx(0.2) and max(rates) == pytest.approx(0.2)
+    assert rates[550] == pytest.approx(0.1, rel=0.01) and rates[-1] < 1e-5
+    steps = Recipe(lr=0.1, epochs=10, schedule="step", milestones=[0.5, 0.75])
+    assert [learning_rate(steps, s, 10) for s in (0, 49, 50, 74, 75, 99)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+
+
+def test_weight_decay_on_weights_only():
+    model = build_model(TINY.replace(attention="bam", identity=True), 10)
+    groups = optimizer(model, TINY.replace(decay_weights_only=True)).param_groups
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
+    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert len(optimizer(model, TINY).param_groups) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precisions_follow_each_other_in_one_process(tmp_path, precision):
+    record = run(TINY.replace(epochs=1, precision=precision), tmp_path)
+    assert record.environment["precision"] == precision
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match="device 'cuda' is not to be had"):
+        run(TINY, tmp_path, device="cuda")
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="larger than the 320 training images"):
+        run(TINY.replace(batch_size=512), tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tmp_path):
+    """torchrun on two CPU processes: the batches are shared, the result is whole."""
+    command = bam_command(tmp_path / "run", "--device", "cpu", epochs=2)[2:]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", *command],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    record = records.Record.read(tmp_path / "run")
+    assert record.complete and len((tmp_path / "run" / "steps.csv").read_text().splitlines()) == 1 + 2 * 20
