@@ -20,3 +20,26 @@ def test_gate_is_the_equation(memory_format, combine):
 def test_logits_of_another_type_do_not_change_the_type():
     x = torch.randn(2, 5, 3, 4, dtype=torch.bfloat16)
     assert gate(x, torch.randn(2, 5, 1, 1), torch.randn(2, 1, 3, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("combine", ["sum", "product", "max"])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_derivatives_forward_backward_and_second(combine, scaled, memory_format):
+    x = torch.randn(2, 3, 2, 3, dtype=torch.float64).to(memory_format=memory_format)
+    inputs = [x, torch.randn(2, 3, 1, 1, dtype=torch.float64), torch.randn(2, 1, 2, 3, dtype=torch.float64)]
+    inputs += [torch.tensor([0.7], dtype=torch.float64)] if scaled else []
+    inputs = [t.requires_grad_() for t in inputs]
+
+    def function(x, mc, ms, scale=None):
+        return gate(x, mc, ms, combine, scale)
+
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_only_wanted_gradients_are_computed():
+    x, mc, ms = torch.randn(2, 3, 2, 3), torch.randn(2, 3, 1, 1), torch.randn(2, 1, 2, 3, requires_grad=True)
+    gate(x, mc, ms).sum().backward()
+    m = torch.sigmoid(mc + ms.detach())
+    torch.testing.assert_close(ms.grad, (x * m * (1 - m)).sum(1, keepdim=True))

@@ -1,6 +1,7 @@
 """The gate F' = F + F * sigmoid(Mc + Ms): the eager specification."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +28,44 @@ def gate(
 
 
 def _gate(features: Tensor, mc: Tensor, ms: Tensor, combine: str, scale: Tensor | None) -> Tensor:
-    attention = COMBINE[combine](mc.to(features.dtype), ms.to(features.dtype)).sigmoid()
+    attention = COMBINE[combine](mc.to(features.dtype), ms.to(features.dtype)).sigmoid_()
     if scale is not None:
         attention = attention * scale.to(features.dtype)
-    return torch.addcmul(features, features, attention)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers know better than _Refine
+        return torch.addcmul(features, features, attention)
+    return _Refine.apply(features, attention)
+
+
+class _Refine(torch.autograd.Function):
+    """F + F * M with a backward of two passes; autograd's own for `addcmul(F, F, M)` makes six."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features: Tensor, attention: Tensor) -> Tensor:
+        return torch.addcmul(features, features, attention)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        features, attention = ctx.saved_tensors
+        for_features, for_attention = ctx.needs_input_grad
+        return (
+            torch.addcmul(gradient, gradient, attention) if for_features else None,
+            gradient * features if for_attention else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, features_tangent: Tensor | None, attention_tangent: Tensor | None) -> Tensor:
+        features, attention = ctx.saved_tensors
+        tangent = torch.zeros_like(features)
+        if features_tangent is not None:
+            tangent = tangent + features_tangent * (1 + attention)
+        return tangent if attention_tangent is None else tangent + features * attention_tangent
 
 
 def is_channels_last(features: Tensor) -> bool:
