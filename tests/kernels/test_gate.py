@@ -22,6 +22,8 @@ def test_logits_of_another_type_do_not_change_the_type():
     assert gate(x, torch.randn(2, 5, 1, 1), torch.randn(2, 1, 3, 4)).dtype == torch.bfloat16
 
 
+# torch's own forward mode scripts its decompositions when it is first used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 @pytest.mark.parametrize("combine", ["sum", "product", "max"])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -1,0 +1,109 @@
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bam import cli
+
+TINY = ("--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}', "--epochs", "1", "--batch-size", "32")
+
+
+def test_every_verb_explains_itself(capsys):
+    assert cli.main([]) == 0 and cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, verb in cli.VERBS.items():
+        assert name in overview and verb.__doc__.splitlines()[0] in overview
+        with pytest.raises(SystemExit) as left:
+            cli.main([name, "--help"])
+        assert left.value.code == 0 and f"usage: bam {name}" in capsys.readouterr().out
+
+
+def test_help_shows_the_values_of_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--recipe", "cifar100/resnet50", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "default: cifar/resnet50)" in told and "passes over the training images. (type: int, default: 200)" in told
+
+
+def test_flags_change_the_recipe():
+    arguments = cli._parse(
+        cli.train,
+        ["--recipe", "digits/small", "--attention", "bam", "--lr", "0.05", "--sites", "layer1,layer2", "--flip"]
+        + ["--no-deterministic", "--milestones", "0.3,0.6", "--attention-options", '{"reduction": 8}'],
+    )
+    recipe = arguments["recipe"]
+    assert (recipe.name, recipe.attention, recipe.lr, recipe.flip) == ("digits/small", "bam", 0.05, True)
+    assert recipe.sites == ["layer1", "layer2"] and recipe.milestones == [0.3, 0.6] and not recipe.deterministic
+    assert recipe.attention_options == {"reduction": 8} and recipe.batch_size == 64
+
+
+def test_cost_of_the_released_layout(capsys):
+    words = ["cost", "--model", "cifar/resnet50", "--attention", "bam", "--attention-options", '{"layout": "released"}']
+    assert cli.main(words) == 0
+    assert "24,063,319 parameters" in capsys.readouterr().out
+
+
+def test_compare_end_to_end(tmp_path, capsys):
+    words = ["compare", "--recipe", "digits/small", *TINY, "--seeds", "2", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "bam - none: " in told and f"report: {tmp_path}/report.html" in told
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    by_seed = {v["name"]: dict(zip(v["seeds"], v["errors"], strict=True)) for v in summary["variants"]}
+    (comparison,) = summary["comparisons"]
+    assert comparison["differences"] == pytest.approx([by_seed["bam"][s] - by_seed["none"][s] for s in (0, 1)])
+    assert all(v["latency_ms"] > 0 and v["images_per_second"] > 0 for v in summary["variants"])
+    command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
+    repeated = cli._parse(cli.compare, shlex.split(command)[2:])
+    original = cli._parse(cli.compare, words[1:])
+    assert repeated["recipe"].differences(original["recipe"]) == {} and repeated["seeds"] == 2
+    before = (tmp_path / "report.html").read_text()
+    assert cli.main(["report", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == before
+
+
+def test_models_and_recipes(capsys):
+    assert cli.main(["models"]) == 0 and cli.main(["recipes"]) == 0
+    told = capsys.readouterr().out
+    assert "cifar/resnet50" in told and "digits/full" in told and "21.49 % top-1 error" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["trian"], 2, "unknown verb 'trian'"),
+        (["train", "--recipe", "digits/smal"], 1, "unknown recipe 'digits/smal'; known: digits/small"),
+        (["sites", "--model", "resnet51"], 1, "near: resnet50"),
+        (["sites", "--model", "vit_b_16"], 1, "no down-sampling"),
+        (["train", "--recipe", "digits/small", "--attention", "bim"], 1, "unknown attention 'bim'"),
+        (["train", "--recipe", "digits/small", "--epochs", "0"], 1, "epochs must be at least 1"),
+        (["train", "--recipe", "cifar100/resnet20", "--data-root", "/nowhere"], 1, "--data-root or BAM_DATA"),
+        (["report", "--out", "/nowhere"], 1, "holds no comparison"),
+        (["compare", "--recipe", "digits/small", "--seeds", "0"], 1, "at least 1"),
+        (["cost", "--model", "resnet18", "--attention", "bam", "--attention-options", '{"ratio": 2}'], 1, "'ratio'"),
+    ],
+)
+def test_errors_are_one_sentence(words, status, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", _no_network)
+    assert cli.main(words) == status
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
+
+
+def _no_network(*args, **kwargs):
+    raise OSError("no network")
+
+
+def test_wrong_flags_leave_with_two(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["cost", "--modl", "resnet18"])
+    assert left.value.code == 2
+
+
+def test_the_command_is_installed():
+    command = Path(sys.executable).with_name("bam")
+    assert subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout == "bam 0.1.0\n"
