@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bam import cli
+from bam.flags import parse_flags
 
 TINY = ("--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}', "--epochs", "1", "--batch-size", "32")
 
@@ -29,7 +30,7 @@ def test_help_shows_the_values_of_the_recipe(capsys):
 
 
 def test_flags_change_the_recipe():
-    arguments = cli._parse(
+    arguments = parse_flags(
         cli.train,
         ["--recipe", "digits/small", "--attention", "bam", "--lr", "0.05", "--sites", "layer1,layer2", "--flip"]
         + ["--no-deterministic", "--milestones", "0.3,0.6", "--attention-options", '{"reduction": 8}'],
@@ -57,8 +58,8 @@ def test_compare_end_to_end(tmp_path, capsys):
     assert comparison["differences"] == pytest.approx([by_seed["bam"][s] - by_seed["none"][s] for s in (0, 1)])
     assert all(v["latency_ms"] > 0 and v["images_per_second"] > 0 for v in summary["variants"])
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
-    repeated = cli._parse(cli.compare, shlex.split(command)[2:])
-    original = cli._parse(cli.compare, words[1:])
+    repeated = parse_flags(cli.compare, shlex.split(command)[2:])
+    original = parse_flags(cli.compare, words[1:])
     assert repeated["recipe"].differences(original["recipe"]) == {} and repeated["seeds"] == 2
     before = (tmp_path / "report.html").read_text()
     assert cli.main(["report", "--out", str(tmp_path)]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bam import cli
+from bam.flags import parse_flags
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -53,7 +54,7 @@ def test_shell_commands_exist(command, tmp_path, monkeypatch):
     mine = tmp_path / "runs" / "mine" / "recipe.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text("epochs: 8\n")
-    assert set(cli._parse(cli.VERBS[words[0]], words[1:])) >= ({"recipe"} if len(words) > 1 else set())
+    assert set(parse_flags(cli.VERBS[words[0]], words[1:])) >= ({"recipe"} if len(words) > 1 else set())
 
 
 def test_example_runs(capsys):

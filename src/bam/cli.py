@@ -5,14 +5,13 @@ import json
 import os
 import shlex
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from bam.flags import parse_flags
 
+if TYPE_CHECKING:
     from bam.recipes import Recipe
 
 
@@ -199,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         verb = VERBS[words[0]]
-        verb(**_parse(verb, words[1:]))
+        verb(**parse_flags(verb, words[1:]))
         return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("BAM_DEBUG"):
@@ -216,80 +215,3 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     lines = (f"  {name:<{width}}  {(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
     return "\n".join(["usage: bam VERB [--flags]   (bam VERB --help explains a verb)", "", *lines])
-
-
-def _parse(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
-    """The keyword arguments for `verb`; for a `recipe` argument, every recipe field is a flag that changes it."""
-    try:
-        from docstring_parser import parse
-        from jsonargparse import ArgumentParser
-    except ImportError as error:
-        raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
-    described = parse(inspect.getdoc(verb) or "")
-    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=described.description)
-    helps = {p.arg_name: p.description for p in described.params}
-    parameters = inspect.signature(verb).parameters
-    for name, parameter in parameters.items():
-        kind = str if parameter.annotation == "Recipe" else parameter.annotation
-        _add_flag(parser, name, kind, parameter.default, helps[name])
-    fields: list[str] = []
-    if "recipe" in parameters:
-        base = _named_recipe(words)
-        fields = _add_recipe_flags(parser, base, without={"name", *parameters})
-    values = vars(parser.parse_args(words))
-    arguments = {name: values[name] for name in parameters}
-    if "recipe" in parameters:
-        chosen = {name: values[name] for name in fields}
-        arguments["recipe"] = base.replace(**chosen)
-    return arguments
-
-
-def _named_recipe(words: list[str]) -> "Recipe":
-    """The recipe that `--recipe` names among `words`, so that its values are the defaults that --help shows."""
-    from argparse import ArgumentParser
-
-    from bam.recipes import Recipe, load
-
-    early = ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe")
-    name = early.parse_known_args(words)[0].recipe
-    return load(name) if name else Recipe()
-
-
-def _add_recipe_flags(parser: "ArgumentParser", base: "Recipe", without: set[str]) -> list[str]:
-    from docstring_parser import parse
-
-    from bam.recipes import Recipe
-
-    group = parser.add_argument_group("recipe fields", f"defaults are those of the recipe {base.name}")
-    helps = {p.arg_name: p.description for p in parse(inspect.getdoc(Recipe) or "").params}
-    added = []
-    for name, kind in typing.get_type_hints(Recipe).items():
-        if name not in without:
-            _add_flag(group, name, kind, getattr(base, name), helps[name])
-            added.append(name)
-    return added
-
-
-def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None) -> None:
-    from jsonargparse import ActionYesNo
-
-    flag, options = "--" + name.replace("_", "-"), {"help": help, "default": default}
-    if default is inspect.Parameter.empty:
-        options = {"help": help, "required": True}
-    if kind is bool:
-        parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
-    elif kind in (list[float], list[str] | None):
-        parser.add_argument(flag, type=numbers if kind == list[float] else names, metavar="A,B,...", **options)
-    else:
-        parser.add_argument(flag, type=kind, **options)
-
-
-def numbers(text: str) -> list[float]:
-    """A flag's value "0.5,0.75" as a list."""
-    return text if isinstance(text, list) else [float(word) for word in text.split(",")]
-
-
-def names(text: str) -> list[str]:
-    """A flag's value "layer1,layer2" as a list."""
-    return text if isinstance(text, list) else text.split(",")

@@ -1,5 +1,6 @@
 """Put attention modules into a network, and take them out again."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -106,6 +107,8 @@ def attach(
         options["identity"] = True
     if sites is None:
         chosen = find_bottlenecks(model, image)
+        for note in chosen.notes:
+            warnings.warn(note, stacklevel=2)
     else:
         names = [sites] if isinstance(sites, str) else [s.name if isinstance(s, Site) else s for s in sites]
         chosen = describe_sites(model, list(dict.fromkeys(names)), image)

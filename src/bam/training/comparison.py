@@ -11,7 +11,8 @@ from bam.costs import latency_ms
 from bam.files import write_atomically
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training.run import WEIGHTS, build_model, run
+from bam.training.run import run
+from bam.training.session import WEIGHTS, build_model
 
 PLAN = "comparison.json"
 
@@ -87,7 +88,7 @@ def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float
         folder = _folder(out, attention, seed)
         record = Record.read(folder)
         device = record.environment["device"]
-        model = build_model(Recipe(**record.recipe), record.num_classes)
+        model = build_model(Recipe(**record.recipe), record.num_classes, (record.image_size[0], record.image_size[1]))
         model.load_state_dict(load_file(folder / WEIGHTS))
         models[attention] = model.to(device).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)

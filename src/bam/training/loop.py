@@ -21,23 +21,34 @@ class Progress:
     def __init__(self, device: torch.device) -> None:
         self.epoch = self.step = 0  #: finished epochs, finished optimisation steps
         self.step_in_epoch = 0
-        self.seconds = 0.0  #: of training in this epoch
+        self.seconds = 0.0  #: of training in this epoch, up to when the clock was last read
         self.images = 0  #: seen by this process in this epoch
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)  # loss and errors, summed over these images
         self._losses: list[tuple[int, float, Tensor]] = []
+        self.start_clock()
 
-    def add(self, lr: float, loss: Tensor, errors: Tensor, images: int, seconds: float) -> None:
+    def start_clock(self) -> None:
+        """Training time counts from here; what came since the clock was last read does not."""
+        self._since = time.perf_counter()
+
+    def read_clock(self) -> float:
+        """Seconds of training in this epoch. True only when the device has been waited for."""
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        return self.seconds
+
+    def add(self, lr: float, loss: Tensor, errors: Tensor, images: int) -> None:
         """Count one optimisation step: its mean loss and its number of errors."""
         self._losses.append((self.step, lr, loss))
         self.sums += torch.stack([loss * images, errors])
         self.images += images
-        self.seconds += seconds
         self.step += 1
         self.step_in_epoch += 1
 
     def take_losses(self) -> list[tuple[int, str, str]]:
         """(step, learning rate, loss) of the steps since the last call, as text."""
         losses = torch.stack([loss for *_, loss in self._losses]).tolist() if self._losses else []
+        self.read_clock()
         rows = [(step, f"{lr:.6g}", f"{loss:.6g}") for (step, lr, _), loss in zip(self._losses, losses, strict=True)]
         self._losses.clear()
         return rows
@@ -46,13 +57,14 @@ class Progress:
         """The figures of the epoch that ends here, over all processes; the next one begins."""
         images = self.images * accelerator.num_processes
         loss, errors = (accelerator.reduce(self.sums.float(), "sum") / images).tolist()
+        seconds = self.read_clock()
         self.epoch += 1
         row = {
             "epoch": self.epoch,
             "train_loss": loss,
             "train_error": errors,
-            "seconds": self.seconds,
-            "images_per_second": images / max(self.seconds, 1e-9),
+            "seconds": seconds,
+            "images_per_second": images / seconds,
         }
         self.step_in_epoch, self.images, self.seconds = 0, 0, 0.0
         self.sums.zero_()
@@ -80,11 +92,11 @@ def train_epoch(
 ) -> Iterator[None]:
     """Train from where `progress` stands to the end of its epoch; yields after every optimisation step."""
     model.train()
+    progress.start_clock()
     parts = recipe.accumulation
     steps = batches.steps // parts
     stream = batches.train(recipe.seed, progress.epoch, progress.step_in_epoch * parts)
     for _ in range(progress.step_in_epoch, steps):
-        started = time.perf_counter()
         lr = learning_rate(recipe, progress.step, steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -102,10 +114,10 @@ def train_epoch(
             losses.append(loss.detach())
             errors.append((logits.argmax(1) != target).sum())
             images += len(target)
-        progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images, time.perf_counter() - started)
+        progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images)
         if display.due():
             loss_now, error_now = (progress.sums / progress.images).tolist()
-            display.step(progress.step, loss_now, error_now, progress.images / progress.seconds)
+            display.step(progress.step, loss_now, error_now, progress.images / progress.read_clock())
         yield
 
 

@@ -1,0 +1,225 @@
+"""The parts of one run, and how they are saved, restored and finished together."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save
+from torch import nn
+
+from bam.costs import cost
+from bam.data import Batches, Dataset
+from bam.files import write_atomically
+from bam.models import build
+from bam.recipes import Recipe
+from bam.records import Record, environment
+from bam.surgery import attach, attended
+from bam.training.display import Display
+from bam.training.loop import Progress, evaluate, train_epoch
+from bam.training.optimization import optimizer
+from bam.training.states import load_state, save_state
+
+WEIGHTS = "model.safetensors"
+STEPS = "steps.csv"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and has saved its state; the message says how to go on."""
+
+
+def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """The recipe's network with its attention. The backbone's initial weights depend on the seed alone, not on it.
+
+    `image_size` is the height and width at which the sites are looked for.
+    """
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.model, num_classes)
+    if recipe.attention != "none":
+        torch.manual_seed(recipe.seed + 1)
+        options = {"sites": recipe.sites, "image": image_size, "identity": recipe.identity} | recipe.attention_options
+        attach(model, recipe.attention, **options)
+    return model
+
+
+class Session:
+    """One run: network, data, optimiser, progress and record."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, accelerator: Accelerator, train: Dataset, test: Dataset, title: str
+    ) -> None:
+        self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
+        height, width = train.images.shape[1:3]
+        model = build_model(recipe, len(train.classes), (height, width))
+        self.record = Record(
+            recipe.as_dict(),
+            environment(str(accelerator.device), recipe.precision),
+            cost=dataclasses.asdict(cost(model, (height, width))),
+            sites=list(attended(model)),
+            num_classes=len(train.classes),
+            image_size=[height, width],
+        )
+        self.train_batches, self.test_batches = self._batches(train, test)
+        self.plain = model.to(accelerator.device).to(memory_format=torch.channels_last)
+        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, recipe))
+        if recipe.compile:
+            self.model = torch.compile(self.model)
+        self.progress = Progress(accelerator.device)
+        self.main = accelerator.is_main_process
+
+    def _batches(self, train: Dataset, test: Dataset) -> tuple[Batches, Batches]:
+        recipe, processes = self.recipe, self.accelerator.num_processes
+        if recipe.batch_size > len(train):
+            raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
+        part = recipe.batch_size // recipe.accumulation
+        if part % processes:
+            raise ValueError(f"batch_size {part} (after accumulation) is no multiple of the {processes} processes")
+        common = {
+            "statistics": train.statistics(),
+            "device": self.accelerator.device,
+            "shard": (self.accelerator.process_index, processes),
+        }
+        return (
+            Batches(train, part, crop_padding=recipe.crop_padding, flip=recipe.flip, **common),
+            Batches(test, max(part, 256), **common),
+        )
+
+    def restore(self) -> None:
+        """Load the newest state, if there is one."""
+        state = load_state(self.out)
+        if state is None:
+            return
+        self.plain.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress.load(state["progress"])
+        self.record.history = json.loads(state["history"])
+
+    def save(self) -> None:
+        """Save the state of this moment, and the figures of the steps before it."""
+        losses = self.progress.take_losses()
+        if not self.main:
+            return
+        with open(self.out / STEPS, "a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(["step", "lr", "loss"])
+            writer.writerows(losses)
+        save_state(
+            self.out,
+            self.progress.step,
+            {
+                "model": self.plain.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+                "progress": self.progress.state(),
+                "history": json.dumps(self.record.history),
+            },
+        )
+        self.record.write(self.out)
+        self.progress.start_clock()
+
+    def train(self, save_seconds: float) -> Record:
+        """Train to the end, saving on the way."""
+        if self.main:
+            write_atomically(self.out / "recipe.yaml", self.recipe.to_yaml())
+            self._keep_steps_before(self.progress.step)
+        steps = self.train_batches.steps // self.recipe.accumulation * self.recipe.epochs
+        saved_at = time.monotonic()
+        with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
+            while self.progress.epoch < self.recipe.epochs:
+                for _ in train_epoch(
+                    self.recipe,
+                    self.model,
+                    self.optimizer,
+                    self.train_batches,
+                    self.accelerator,
+                    self.progress,
+                    display,
+                ):
+                    if self._all_stop(stop):
+                        self.save()
+                        where = f"step {self.progress.step} of {steps}"
+                        raise Interrupted(f"stopped after {where}; the state is saved in {self.out}")
+                    if time.monotonic() - saved_at > save_seconds:
+                        self.save()
+                        saved_at = time.monotonic()
+                row = self.progress.finish_epoch(self.accelerator)
+                self.record.history.append(row | evaluate(self.model, self.test_batches, self.accelerator))
+                self.progress.start_clock()
+                display.epoch(self.record.history[-1], self.recipe.epochs)
+                self.save()
+                saved_at = time.monotonic()
+        self._finish()
+        if stop:  # too late for this run, but not for those that a comparison would start next
+            raise Interrupted(f"stopped; {self.out} is complete")
+        return self.record
+
+    def _all_stop(self, stop: list[int]) -> bool:
+        """Whether to stop now; several processes must agree on the step, and ask each other every 20 steps."""
+        if self.accelerator.num_processes == 1:
+            return bool(stop)
+        if self.progress.step % 20:
+            return False
+        if stop:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _finish(self) -> None:
+        last = self.record.history[-1]
+        seconds = sum(row["seconds"] for row in self.record.history)
+        rates = sorted(row["images_per_second"] for row in self.record.history)
+        self.record.final = {
+            "test_error": last["test_error"],
+            "test_loss": last["test_loss"],
+            "train_loss": last["train_loss"],
+            "train_error": last["train_error"],
+            "seconds": seconds,
+            "images_per_second": rates[len(rates) // 2],
+        }
+        if self.main:
+            weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
+            write_atomically(self.out / WEIGHTS, save(weights))
+            self.record.write(self.out)
+        self.accelerator.wait_for_everyone()
+
+    def _keep_steps_before(self, step: int) -> None:
+        path = self.out / STEPS
+        if not path.exists():
+            return
+        with open(path, newline="") as file:
+            rows = list(csv.reader(file))
+        kept = io.StringIO()
+        whole = [row for row in rows[1:] if len(row) == 3 and int(row[0]) < step]  # a kill may cut the last one short
+        csv.writer(kept, lineterminator="\n").writerows(rows[:1] + whole)
+        write_atomically(path, kept.getvalue())
+
+
+@contextlib.contextmanager
+def _stop_request() -> Iterator[list[int]]:
+    """A list that fills when Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
