@@ -1,9 +1,7 @@
 """The parts of one run, and how they are saved, restored and finished together."""
 
 import contextlib
-import csv
 import dataclasses
-import io
 import json
 import signal
 import time
@@ -18,7 +16,7 @@ from torch import nn
 
 from bam.costs import cost
 from bam.data import Batches, Dataset
-from bam.files import write_atomically
+from bam.files import append, write_atomically
 from bam.models import build
 from bam.recipes import Recipe
 from bam.records import Record, environment
@@ -109,11 +107,7 @@ class Session:
         losses = self.progress.take_losses()
         if not self.main:
             return
-        with open(self.out / STEPS, "a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(["step", "lr", "loss"])
-            writer.writerows(losses)
+        append(self.out / STEPS, "".join(f"{step},{lr},{loss}\n" for step, lr, loss in losses))
         save_state(
             self.out,
             self.progress.step,
@@ -193,15 +187,11 @@ class Session:
         self.accelerator.wait_for_everyone()
 
     def _keep_steps_before(self, step: int) -> None:
+        """Begin steps.csv, or cut from it what came after the state that the run goes on from."""
         path = self.out / STEPS
-        if not path.exists():
-            return
-        with open(path, newline="") as file:
-            rows = list(csv.reader(file))
-        kept = io.StringIO()
-        whole = [row for row in rows[1:] if len(row) == 3 and int(row[0]) < step]  # a kill may cut the last one short
-        csv.writer(kept, lineterminator="\n").writerows(rows[:1] + whole)
-        write_atomically(path, kept.getvalue())
+        rows = [line.split(",") for line in path.read_text().splitlines()[1:]] if path.exists() else []
+        kept = [row for row in rows if len(row) == 3 and int(row[0]) < step]  # a kill may have cut the last one short
+        write_atomically(path, "".join(",".join(row) + "\n" for row in [["step", "lr", "loss"], *kept]))
 
 
 @contextlib.contextmanager
