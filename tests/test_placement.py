@@ -49,6 +49,38 @@ def test_cifar_sites(name):
     assert [(s.name, s.channels, s.height) for s in bam.find_bottlenecks(build(name, 100))] == expected[name]
 
 
+@pytest.mark.parametrize("name", ["resnetv2_50", "dla34", "edgenext_small", "mobilevit_s", "convnext_atto"])
+def test_timm_sites_are_the_levels_of_feature_info(name):
+    """Among them networks that turn their maps to (N, H, W, C), or to (N, places, C), and back."""
+    import timm
+
+    model = timm.create_model(name)
+    side = model.pretrained_cfg["input_size"][1]
+    levels = {(info["num_chs"], side // info["reduction"]) for info in model.feature_info}
+    sites = bam.find_bottlenecks(model)
+    assert len(sites) == 3 and {(s.channels, s.height) for s in sites} <= levels
+
+
+def test_parallel_branches_are_told():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.pool = nn.MaxPool2d(2)
+            self.high = nn.Conv2d(8, 8, 3, padding=1)
+            self.low = nn.Conv2d(8, 8, 3, stride=8, padding=1)
+
+        def forward(self, x):
+            x = self.pool(self.stem(x))
+            return F.max_pool2d(self.high(x), 8) + self.low(x)
+
+    sites = bam.find_bottlenecks(Parallel(), 64)
+    assert [s.name for s in sites] == ["stem"]
+    assert sites.notes == ("no site between 32 x 32 and 4 x 4: no single map there carries all of the flow",)
+    with pytest.warns(UserWarning, match="no site between 32 x 32 and 4 x 4"):
+        bam.attach(Parallel(), image=64)
+
+
 def test_pooling_at_the_end_of_a_stage():
     """The site is before the pooling inside the stage, not after the stage before it."""
 
@@ -160,6 +192,29 @@ def test_models_whose_flow_depends_on_values_run_for_real():
             return super().forward(x)
 
     assert [s.name for s in bam.find_bottlenecks(Deciding(), 16)] == ["conv1", "conv2"]
+
+
+def test_an_image_that_the_model_cannot_take_is_told():
+    with pytest.raises(ValueError, match=r"AlexNet cannot run on an image of shape \(3, 32, 32\).*image="):
+        bam.find_bottlenecks(get_model("alexnet"), 32)
+    with pytest.raises(ValueError, match=r"cannot run on an image of shape \(1, 64, 64\)"):
+        bam.cost(get_model("resnet18"), (1, 64, 64))
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        bam.find_bottlenecks(get_model("resnet18"), keep=0)
+
+
+def test_caches_are_left_as_they_were():
+    class Caching(Functional):
+        table = None
+
+        def forward(self, x):
+            if self.table is None:
+                self.table = torch.ones(1, device=x.device)
+            return super().forward(x * self.table)
+
+    model = Caching()
+    bam.find_bottlenecks(model, 16)
+    assert model.table is None and model(torch.zeros(1, 3, 16, 16)).device.type == "cpu"
 
 
 def test_no_trace_is_left():

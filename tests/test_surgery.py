@@ -125,12 +125,45 @@ def test_dense_net_iterates_over_its_children(plain):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_attributes_indexing_and_iteration_reach_the_base(gated, plain):
-    assert len(gated.layer1) == len(plain.layer1) and gated.layer1
+def test_attributes_and_indexing_reach_the_base(gated, plain):
     assert gated.layer1[0] is next(iter(gated.layer1)) is gated.get_submodule("layer1.0")
-    assert gated.layer1[1].conv1.out_channels == 64
+    assert gated.layer1[1].conv1.out_channels == 64 and gated.layer1
     with pytest.raises(AttributeError, match="nothing"):
         _ = gated.layer1.nothing
+
+
+def test_whoever_iterates_over_a_stage_runs_the_attention(gated, plain):
+    x = torch.randn(2, 64, 8, 8)
+    expected = gated.layer1(x)
+    assert len(gated.layer1) == len(list(gated.layer1)) == 3
+    for modules in (gated.layer1, [gated.layer1[k] for k in range(3)], gated.layer1[:]):
+        y = x
+        for module in modules:
+            y = module(y)
+        assert torch.equal(y, expected)
+
+
+def test_timm_gradient_checkpointing_runs_the_attention():
+    import timm
+
+    model = timm.create_model("resnet18").eval()
+    for attention in bam.attended(bam.attach(model)).values():
+        restless(attention)
+    image = torch.randn(2, 3, 64, 64, requires_grad=True)
+    expected = model(image)
+    model.set_grad_checkpointing(True)
+    torch.testing.assert_close(model(image), expected)
+
+
+def test_load_reports_leave_other_modules_named_base_alone():
+    model = nn.Sequential()
+    model.add_module("base", nn.Conv2d(3, 8, 3, padding=1))
+    model.add_module("pool", nn.MaxPool2d(2))
+    bam.attach(model, sites=["base"], image=8)
+    assert set(bam.attended(model)) == {"base"}
+    assert model.load_state_dict({}, strict=False).missing_keys[:2] == ["base.weight", "base.bias"]
+    holder = nn.ModuleDict({"base": model})
+    assert holder.load_state_dict({}, strict=False).missing_keys[:2] == ["base.base.weight", "base.base.bias"]
 
 
 def test_distributed_state_dict_walks_the_names(gated):

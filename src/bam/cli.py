@@ -163,7 +163,7 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
     words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
     changes = RECIPES[recipe.name]().differences(recipe) if known else {}
     for key, (_, value) in changes.items():
-        if key == "precision":  # "auto" has become what the device is good at
+        if key == "attention":  # the variants are named above
             continue
         flag = f"--{key.replace('_', '-')}"
         if isinstance(value, bool):

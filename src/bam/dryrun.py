@@ -1,6 +1,7 @@
 """Run a model once without computing anything: what placement and costs look at."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,27 +12,44 @@ Image = Tensor | int | Sequence[int]
 
 
 def dry_run(model: nn.Module, image: Image | None = None) -> Any:
-    """Return `model`'s output for one image in eval mode, without gradients; modes are restored afterwards.
+    """Return `model`'s output for one image in eval mode, without gradients; the model is left as it was.
 
     It runs on the meta device: shapes only, nothing is computed or allocated, memory layouts are the default ones. A
     model that cannot run there (its control flow depends on values, say) runs for real, on `image` or zeros.
+
+    Raises:
+        ValueError: if it cannot run on such an image at all.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    shape, dtype = image_shape(model, image), _floating_dtype(model)
+    try:
+        with _left_as_it_was(model):
+            state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            meta = {name: torch.empty_like(value, device="meta").contiguous() for name, value in state.items()}
+            return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
+    except (NotImplementedError, RuntimeError):
+        pass
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
+    try:
+        with _left_as_it_was(model):
+            return model(real.to(device))
+    except RuntimeError as error:
+        what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
+        raise ValueError(f"{what} ({str(error).splitlines()[0]}); give one that it takes with image=") from error
+
+
+@contextlib.contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards modes, and attributes that the pass has set (caches), are as before."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            shape, dtype = image_shape(model, image), _floating_dtype(model)
-            try:
-                state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-                meta = {name: torch.empty_like(value, device="meta").contiguous() for name, value in state.items()}
-                return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
-            except (NotImplementedError, RuntimeError):
-                device = next((p.device for p in model.parameters()), torch.device("cpu"))
-                real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
-                return model(real.to(device))
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, attributes in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int, int, int]:

@@ -21,7 +21,7 @@ class Node:
     op: str
     sources: list["Node"]
     mixes: bool  #: its operation looks at neighbouring places (a convolution larger than 1 x 1, a pooling)
-    foreign: bool  #: its axes have been permuted: not (N, C, H, W)
+    axes: tuple[int, ...]  #: which axis of (N, C, H, W), or of (N, C, places), each of its axes is
     owners: list[str] = field(default_factory=list)  #: modules that returned it
     consumers: list[str] = field(default_factory=list)  #: modules and functions that took it, in order
 
@@ -33,7 +33,7 @@ class Node:
     @property
     def is_map(self) -> bool:
         """Whether it is a feature map (N, C, H, W) with more than one place."""
-        return len(self.shape) == 4 and not self.foreign and self.area > 1
+        return len(self.shape) == 4 and self.axes == (0, 1, 2, 3) and self.area > 1
 
 
 class Flow(TorchFunctionMode):
@@ -66,7 +66,7 @@ class Flow(TorchFunctionMode):
                 for earlier in (self.nodes, self.current, self.returned):
                     earlier.clear()
                 for tensor in _tensors((args, kwargs)):
-                    self._record(tensor, "the image", [], False, False)
+                    self._record(tensor, "the image", [], False, tuple(range(tensor.dim())))
             for tensor in _tensors((args, kwargs)):
                 if id(tensor) in self.current:
                     self.current[id(tensor)].consumers.append(name)
@@ -78,7 +78,7 @@ class Flow(TorchFunctionMode):
             if isinstance(output, Tensor) and id(output) not in self.current:  # made by something the trace cannot see
                 sources = self._sources((args, kwargs))
                 if sources:
-                    self._record(output, type(module).__name__, sources, True, False)
+                    self._record(output, type(module).__name__, sources, True, tuple(range(output.dim())))
             node = self.current.get(id(output)) if isinstance(output, Tensor) else None
             self.returned.setdefault(name, []).append(node)
             if node is not None:
@@ -96,25 +96,24 @@ class Flow(TorchFunctionMode):
         op = getattr(func, "__name__", str(func))
         for source in sources:
             source.consumers.append(f"{op}()")
-        foreign = any(source.foreign for source in sources)
-        if op in ("permute", "transpose", "movedim", "swapaxes", "moveaxis") and len(sources[0].shape) == 4:
-            foreign = not foreign
+        mixes = _mixes_places(op, args, kwargs)
         for tensor in made:
-            self._record(tensor, f"{op}()", sources, _mixes_places(op, args, kwargs), foreign)
+            self._record(tensor, f"{op}()", sources, mixes, _axes(func, op, args, kwargs, sources, tensor.dim()))
         return output
 
     def _sources(self, values: Any) -> list[Node]:
         return [self.current[id(t)] for t in _tensors(values) if id(t) in self.current]
 
-    def _record(self, tensor: Tensor, op: str, sources: list[Node], mixes: bool, foreign: bool) -> None:
-        node = Node(len(self.nodes), tuple(tensor.shape), op, sources, mixes, foreign)
+    def _record(self, tensor: Tensor, op: str, sources: list[Node], mixes: bool, axes: tuple[int, ...]) -> None:
+        node = Node(len(self.nodes), tuple(tensor.shape), op, sources, mixes, axes)
         self.nodes.append(node)
         self.kept.append(tensor)
         self.current[id(tensor)] = node
 
     def cuts(self) -> list[Node]:
         """The feature maps through which all of the flow to the last, smallest feature map passes, in order."""
-        maps = [node for node in self.nodes if node.is_map]
+        batch = self.nodes[0].shape[0] if self.nodes else 0
+        maps = [node for node in self.nodes if node.is_map and node.shape[0] == batch]
         if not maps:
             return []
         smallest = min(node.area for node in maps)
@@ -131,7 +130,7 @@ class Flow(TorchFunctionMode):
         for node in self.nodes:
             if node.time not in flow:
                 continue
-            if in_use <= node.time and node.is_map and node.sources:  # the image itself is no cut
+            if in_use <= node.time and node in maps and node.sources:  # the image itself is no cut
                 cuts.append(node)
             in_use = max(in_use, last_use.get(node.time, 0))
         return cuts
@@ -146,6 +145,25 @@ class Flow(TorchFunctionMode):
             start = cuts[k - 1].time if k else -1
             if any(node.mixes for node in self.nodes[start + 1 : cuts[k].time + 1]):
                 return
+
+
+_PERMUTATIONS = ("permute", "transpose", "movedim", "swapaxes", "moveaxis", "swapdims")
+_CHANNELS_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1)}
+
+
+def _axes(func: Callable, op: str, args: Any, kwargs: Any, sources: list[Node], ndim: int) -> tuple[int, ...]:
+    """The axes of a result: permutations are followed, also where (N, H, W, C) becomes (N, places, C) and back."""
+    own = tuple(range(ndim))
+    if op in ("conv2d", "batch_norm"):  # they take nothing but (N, C, H, W)
+        return own
+    axes = next((s.axes for s in sources if s.axes != tuple(range(len(s.axes)))), sources[0].axes)
+    if op in _PERMUTATIONS and ndim in (3, 4) and len(axes) == ndim:
+        sides = (2, 3, 5, 7)[:ndim]  # all different: the result's shape tells the permutation
+        permuted = func(torch.empty(sides, device="meta"), *args[1:], **kwargs).shape
+        return tuple(axes[sides.index(side)] for side in permuted)
+    if axes in _CHANNELS_LAST.values():
+        return _CHANNELS_LAST.get(ndim, axes)
+    return axes if len(axes) == ndim else own
 
 
 def _mixes_places(op: str, args: Any, kwargs: Any) -> bool:

@@ -83,8 +83,13 @@ def find_bottlenecks(model: nn.Module, image: Image | None = None, *, keep: int 
     smallest = float("inf")
     for position, (before, after) in enumerate(zip(cuts, cuts[1:], strict=False)):
         smallest = min(smallest, before.area)
-        if before.area == smallest and _halves(before, after):
+        if before.area > smallest:
+            continue
+        if _halves(before, after):
             sites.append(_site_before(flow, cuts[: position + 1], after))
+        elif before.area > 25 * after.area:
+            size = "{} x {} and {} x {}".format(*before.shape[2:], *after.shape[2:])
+            sites.append(f"no site between {size}: no single map there carries all of the flow")
     found = Sites(site for site in sites[-keep:] if isinstance(site, Site))
     found.notes = tuple(note for note in sites[-keep:] if isinstance(note, str))
     if not found:

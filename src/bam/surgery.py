@@ -16,8 +16,9 @@ class Attended(nn.Module):
     """`base` followed by `attention`, under the names of `base`.
 
     In state dicts the parameters of `base` keep the keys they had before, and those of the attention module are
-    `attention.*` beside them, so that plain checkpoints load into attended networks and back. Attributes, indexing and
-    iteration reach through to `base`.
+    `attention.*` beside them, so that plain checkpoints load into attended networks and back. Attributes reach through
+    to `base`. As a sequence, an attended `nn.Sequential` is its modules and then the attention: whoever runs a stage by
+    iterating over it (timm's gradient checkpointing) runs the attention too.
     """
 
     def __init__(self, base: nn.Module, attention: nn.Module) -> None:
@@ -25,6 +26,7 @@ class Attended(nn.Module):
         self.base: Any = base
         self.attention = attention
         self.training = base.training
+        self.loading_prefix = ""
         self.register_state_dict_post_hook(_hide_base)
         self.register_load_state_dict_pre_hook(_restore_base)
         self.register_load_state_dict_post_hook(_hide_base_in_report)
@@ -41,16 +43,20 @@ class Attended(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def __getitem__(self, key: Any) -> Any:
-        """`base[key]`."""
-        return self.base[key]
+        """A module of the sequence, or whatever `base` holds under `key`."""
+        return nn.Sequential(*self.base, self.attention)[key] if self._is_sequence else self.base[key]
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over `base`."""
-        return iter(self.base)
+        """The modules of the sequence, or what iterating over `base` gives."""
+        return iter([*self.base, self.attention] if self._is_sequence else self.base)
 
     def __len__(self) -> int:
-        """`len(base)`."""
-        return len(self.base)
+        """How many there are of them."""
+        return len(self.base) + self._is_sequence
+
+    @property
+    def _is_sequence(self) -> bool:
+        return isinstance(self.base, nn.Sequential)
 
     def __bool__(self) -> bool:
         """A module is true, also when `base` has no length."""
@@ -64,15 +70,16 @@ def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_meta
             entries[f"{shown}{key[len(hidden) :]}".lstrip(".")] = entries.pop(key)
 
 
-def _restore_base(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _restore_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    module.loading_prefix = prefix  # for _hide_base_in_report, which is not told it
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}attention.")]:
         state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
 
 
 def _hide_base_in_report(module: Any, report: Any) -> None:
-    for name in module.base.state_dict():
-        for keys in (report.missing_keys, report.unexpected_keys):
-            keys[:] = [key.removesuffix(f"base.{name}") + name if key.endswith(f"base.{name}") else key for key in keys]
+    hidden, shown = f"{module.loading_prefix}base.", module.loading_prefix
+    for keys in (report.missing_keys, report.unexpected_keys):
+        keys[:] = [shown + key.removeprefix(hidden) if key.startswith(hidden) else key for key in keys]
 
 
 def attach(

@@ -20,8 +20,8 @@ def test_docstrings_give_the_command(name):
 
 def test_partial_yaml(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("epochs: 3\nattention: bam\n")
-    assert recipes.load(str(path)) == Recipe(name="mine", epochs=3, attention="bam")
+    path.write_text("epochs: 3\nattention: bam\nweight_decay: 5e-4\nlr: 1\n")  # YAML takes 5e-4 for a word
+    assert recipes.load(str(path)) == Recipe(name="mine", epochs=3, attention="bam", weight_decay=5e-4, lr=1)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ def test_partial_yaml(tmp_path):
         ("epochs: 0", "mine.yaml.*epochs must be at least 1"),
         ("epoch: 3", "mine.yaml.*no field epoch"),
         ("schedule: linear", "schedule must be one of cosine, step"),
+        ("epochs: ten", "epochs must be of type int, got 'ten'"),
         ("- 1", "is not a recipe"),
         ("a: [", "not valid YAML"),
         ("batch_size: 100\naccumulation: 3", "no multiple"),

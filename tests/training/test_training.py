@@ -159,6 +159,40 @@ def test_damaged_states_fall_back(tmp_path):
         assert load_state(tmp_path) is None
 
 
+def test_after_damage_new_states_are_kept(tmp_path):
+    run(TINY, tmp_path)
+    (tmp_path / "record.json").unlink()
+    for path in tmp_path.glob("state-*.pt"):
+        path.write_bytes(b"damaged")
+    (tmp_path / "steps.csv").write_bytes(b"step,lr,loss\n0,0.1,2.3\n1,0.1,\x00\x00\xff\n\x00")
+    with pytest.warns(UserWarning, match="is damaged"):
+        record = run(TINY, tmp_path, resume=True)
+    assert record.complete and len(list(tmp_path.glob("*.damaged"))) == 2
+    assert load_state(tmp_path)["progress"]["step"] == 20
+    assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 20
+
+
+def test_states_without_a_recipe_are_refused(tmp_path):
+    run(TINY, tmp_path)
+    (tmp_path / "recipe.yaml").unlink()
+    for resume in (True, False):
+        with pytest.raises(ValueError, match="no recipe.yaml"):
+            run(TINY.replace(seed=3), tmp_path, resume=resume)
+
+
+def test_a_comparison_is_checked_before_anything_is_trained_or_written(tmp_path):
+    with pytest.raises(ValueError, match="unknown attention 'bma'"):
+        compare(TINY, ["none", "bma"], 1, tmp_path / "a")
+    with pytest.raises(ValueError, match="reduction must be at least 1"):
+        compare(TINY.replace(attention_options={"reduction": 0}), ["none", "bam"], 1, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    compare(TINY.replace(epochs=1), ["none", "bam"], 1, tmp_path / "b")
+    before = (tmp_path / "b" / "comparison.json").read_text()
+    with pytest.raises(ValueError, match="another recipe.*lr is 0.1 there, not 0.2"):
+        compare(TINY.replace(epochs=1, lr=0.2), ["none"], 1, tmp_path / "b")
+    assert (tmp_path / "b" / "comparison.json").read_text() == before
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomically(path, "old")

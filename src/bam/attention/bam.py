@@ -111,7 +111,6 @@ class BAM(nn.Module):
         """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W)."""
         check_features(features, self.channels, "BAM")
         assert self.spatial.reduce.bias is not None
-        assert self.spatial.reduce.bias is not None
         for_channels, for_places = pool_and_reduce(
             features,
             self.channel.reduce.weight,

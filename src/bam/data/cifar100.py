@@ -39,7 +39,10 @@ def _dataset(path: Path, names: list[str]) -> Dataset:
     data, labels = batch.get("data"), batch.get("fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise ValueError(f"{path} is not a CIFAR-100 file: it has no uint8 array 'data' of shape (n, 3072)")
-    targets = torch.as_tensor(np.asarray(labels if labels is not None else [], dtype=np.int64))
+    try:
+        targets = torch.as_tensor(np.asarray(labels if labels is not None else [], dtype=np.int64))
+    except (ValueError, TypeError, OverflowError):
+        targets = torch.empty(0)
     if len(data) == 0 or targets.shape != (len(data),) or targets.min() < 0 or targets.max() > 99:
         raise ValueError(f"{path} is not a CIFAR-100 file: it has no 'fine_labels' (0 to 99), one an image")
     images = torch.from_numpy(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())
@@ -65,7 +68,16 @@ def _read(path: Path) -> dict[str, Any]:
             content = _ArraysOnly(file, encoding="latin1").load()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: {path.parent} is not a complete copy of CIFAR-100") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        MemoryError,
+        ArithmeticError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
         raise ValueError(f"{path} is truncated or not a CIFAR-100 file ({error}); replace it by a fresh copy") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a CIFAR-100 file: it holds a {type(content).__name__}, not a dictionary")

@@ -32,6 +32,8 @@ def digits(
     """
     if canvas < 16:
         raise ValueError(f"digits: canvas must be at least 16 pixels, got {canvas}")
+    if min(num_train, num_test) < 1:
+        raise ValueError(f"digits: at least one image each, got num_train={num_train}, num_test={num_test}")
     from sklearn.datasets import load_digits
 
     source = load_digits()

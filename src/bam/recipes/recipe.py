@@ -1,6 +1,7 @@
 """A recipe: everything that decides what a training run computes, as plain data."""
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +69,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
+        for name, kind in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            types = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(kind)
+            if types and type(value) not in types:
+                raise ValueError(f"recipe: {name} must be of type {kind.__name__}, got {value!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("crop_padding", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
@@ -102,8 +108,8 @@ class Recipe:
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
 
     @classmethod
-    def from_yaml(cls, path: Path, base: "Recipe | None" = None) -> "Recipe":
-        """Read a YAML file; fields that it leaves out are `base`'s, or the defaults.
+    def from_yaml(cls, path: Path) -> "Recipe":
+        """Read a YAML file; fields that it leaves out have their defaults.
 
         Raises:
             FileNotFoundError, ValueError: if there is no such file, or it is no recipe.
@@ -117,6 +123,9 @@ class Recipe:
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a recipe: expected 'field: value' lines")
         try:
-            return (base or cls(name=path.stem)).replace(**content)
+            for key, kind in typing.get_type_hints(cls).items():
+                if kind is float and isinstance(content.get(key), str):
+                    content[key] = float(content[key])  # YAML takes 5e-4 for a word
+            return cls(name=path.stem).replace(**content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from accelerate import PartialState
 
 from bam.costs import latency_ms
+from bam.data import load
 from bam.files import write_atomically
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training.run import run
-from bam.training.session import WEIGHTS, build_model
+from bam.training.run import check_folder, run
+from bam.training.session import build_model
 
 PLAN = "comparison.json"
 
@@ -42,9 +43,11 @@ def compare(
     if len(set(attentions)) < len(attentions) or not attentions:
         raise ValueError(f"attention: each variant once, got {', '.join(attentions) or 'none at all'}")
     seeds = range(recipe.seed, recipe.seed + num_seeds)
-    plan = {"attention": list(attentions), "seeds": list(seeds), "latency_ms": {}}
-    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     variants = [(seed, attention) for seed in seeds for attention in attentions]
+    _check(recipe, variants, out, data_root, device)
+    latency = read_comparison(out)[1] if (out / PLAN).exists() else {}
+    plan = {"attention": list(attentions), "seeds": list(seeds), "latency_ms": latency}
+    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     for number, (seed, attention) in enumerate(variants, start=1):
         folder = _folder(out, attention, seed)
         run(
@@ -56,8 +59,9 @@ def compare(
             save_minutes=save_minutes,
             title=f"[{number}/{len(variants)}] {folder.name}",
         )
-    plan["latency_ms"] = _latency(out, attentions, seeds[0])
-    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+    if PartialState().is_main_process:
+        plan["latency_ms"] = _latency(out, attentions, seeds[0])
+        write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
 def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float]]:
@@ -69,7 +73,10 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float
     path = out / PLAN
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: {out} holds no comparison; make one with bam compare")
-    plan = json.loads(path.read_text())
+    try:
+        plan = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); the same bam compare command writes it anew") from None
     records: dict[str, list[Record]] = {}
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
@@ -77,19 +84,34 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float
     return records, plan["latency_ms"]
 
 
+def _check(
+    recipe: Recipe,
+    variants: Sequence[tuple[int, str]],
+    out: Path,
+    data_root: str | Path | None,
+    device: str | None,
+) -> None:
+    """Raise what any of the runs would raise at its start, before the first one trains for hours."""
+    train, _ = load(recipe.data, data_root, **recipe.data_options)
+    height, width = train.images.shape[1:3]
+    for attention in dict.fromkeys(name for _, name in variants):
+        build_model(recipe.replace(attention=attention), len(train.classes), (height, width))
+    for seed, attention in variants:
+        check_folder(recipe.replace(attention=attention, seed=seed), _folder(out, attention, seed), device)
+
+
 def _folder(out: Path, attention: str, seed: int) -> Path:
     return out / f"{attention}-seed{seed}"
 
 
 def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:
-    """Milliseconds an image, of the trained networks in the precision that they were trained in."""
+    """Milliseconds an image, of the networks in the precision that they were trained in."""
     models = {}
     for attention in attentions:
         folder = _folder(out, attention, seed)
         record = Record.read(folder)
         device = record.environment["device"]
         model = build_model(Recipe(**record.recipe), record.num_classes, (record.image_size[0], record.image_size[1]))
-        model.load_state_dict(load_file(folder / WEIGHTS))
         models[attention] = model.to(device).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])

@@ -51,7 +51,8 @@ def run(
         accelerator.wait_for_everyone()  # all processes have seen the same folder before one writes into it
         if record and record.complete:
             return record
-        train, test = load(recipe.data, data_root, **recipe.data_options)
+        with accelerator.main_process_first():  # it may download
+            train, test = load(recipe.data, data_root, **recipe.data_options)
         session = Session(recipe, out, accelerator, train, test, title or out.name)
         if resume:
             session.restore()
@@ -61,12 +62,7 @@ def run(
 @contextlib.contextmanager
 def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
     """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
-    found = PartialState(cpu=device == "cpu").device
-    if device and device.split(":")[0] != found.type:
-        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
-    if recipe.precision == "auto":
-        recipe = recipe.replace(precision="bf16" if _fast_bf16(found) else "fp32")
+    recipe = _resolved(recipe, device)
     accelerator = Accelerator(
         mixed_precision=recipe.precision.replace("fp32", "no"),
         cpu=device == "cpu",
@@ -84,6 +80,22 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
         switches.fill_uninitialized_memory = before[1]
 
 
+def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
+    """Raise ValueError if `out` holds anything but a run of `recipe`."""
+    _earlier(_resolved(recipe, device), out, resume=True)
+
+
+def _resolved(recipe: Recipe, device: str | None) -> Recipe:
+    """`recipe` with the precision that suits the device, which must be there."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
+    found = PartialState(cpu=device == "cpu").device
+    if device and device.split(":")[0] != found.type:
+        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.replace(precision="bf16" if _fast_bf16(found) else "fp32")
+
+
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -94,6 +106,8 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
     """The record that `out` holds, if it is this recipe's; else say why it cannot be used."""
     path = out / "recipe.yaml"
     if not path.exists():
+        if has_state(out):
+            raise ValueError(f"{out} holds training states but no recipe.yaml to say whose; move it away")
         return None
     differences = recipe.differences(Recipe.from_yaml(path))
     if differences:

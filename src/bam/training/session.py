@@ -24,7 +24,7 @@ from bam.surgery import attach, attended
 from bam.training.display import Display
 from bam.training.loop import Progress, evaluate, train_epoch
 from bam.training.optimization import optimizer
-from bam.training.states import load_state, save_state
+from bam.training.states import load_state, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
@@ -75,6 +75,8 @@ class Session:
 
     def _batches(self, train: Dataset, test: Dataset) -> tuple[Batches, Batches]:
         recipe, processes = self.recipe, self.accelerator.num_processes
+        if not len(test):
+            raise ValueError("there are no test images to evaluate on")
         if recipe.batch_size > len(train):
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         part = recipe.batch_size // recipe.accumulation
@@ -124,8 +126,10 @@ class Session:
 
     def train(self, save_seconds: float) -> Record:
         """Train to the end, saving on the way."""
+        self.accelerator.wait_for_everyone()  # all have read what there is
         if self.main:
             write_atomically(self.out / "recipe.yaml", self.recipe.to_yaml())
+            set_aside_after(self.out, self.progress.step)
             self._keep_steps_before(self.progress.step)
         steps = self.train_batches.steps // self.recipe.accumulation * self.recipe.epochs
         saved_at = time.monotonic()
@@ -189,8 +193,9 @@ class Session:
     def _keep_steps_before(self, step: int) -> None:
         """Begin steps.csv, or cut from it what came after the state that the run goes on from."""
         path = self.out / STEPS
-        rows = [line.split(",") for line in path.read_text().splitlines()[1:]] if path.exists() else []
-        kept = [row for row in rows if len(row) == 3 and int(row[0]) < step]  # a kill may have cut the last one short
+        rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()[1:]] if path.exists() else []
+        # The last row may have been cut short by a kill, or damaged by a power failure.
+        kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) < step]
         write_atomically(path, "".join(",".join(row) + "\n" for row in [["step", "lr", "loss"], *kept]))
 
 

@@ -33,6 +33,13 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def set_aside_after(folder: Path, step: int) -> None:
+    """Rename the states of later steps to *.damaged: they could not be read, and would pass for newer ones."""
+    for path in _states(folder):
+        if int(path.name.split("-")[1]) > step:
+            path.rename(path.with_suffix(".damaged"))
+
+
 def has_state(folder: Path) -> bool:
     """Whether any state, damaged or not, lies in `folder`."""
     return bool(_states(folder))
