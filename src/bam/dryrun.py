@@ -27,7 +27,7 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
             meta = {name: torch.empty_like(value, device="meta").contiguous() for name, value in state.items()}
             return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
     except (NotImplementedError, RuntimeError):
-        pass
+        pass  # it needs values: once more, for real
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:

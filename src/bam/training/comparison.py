@@ -76,7 +76,7 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float
     try:
         plan = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); the same bam compare command writes it anew") from None
+        raise ValueError(f"{path} is damaged ({error}); delete it: bam compare writes it anew") from None
     records: dict[str, list[Record]] = {}
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
@@ -92,12 +92,13 @@ def _check(
     device: str | None,
 ) -> None:
     """Raise what any of the runs would raise at its start, before the first one trains for hours."""
-    train, _ = load(recipe.data, data_root, **recipe.data_options)
+    for seed, attention in variants:
+        check_folder(recipe.replace(attention=attention, seed=seed), _folder(out, attention, seed), device)
+    with PartialState().main_process_first():  # it may download
+        train, _ = load(recipe.data, data_root, **recipe.data_options)
     height, width = train.images.shape[1:3]
     for attention in dict.fromkeys(name for _, name in variants):
         build_model(recipe.replace(attention=attention), len(train.classes), (height, width))
-    for seed, attention in variants:
-        check_folder(recipe.replace(attention=attention, seed=seed), _folder(out, attention, seed), device)
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
