@@ -22,6 +22,7 @@ def cifar_root(tmp_path_factory):
         return Path(named)
     unpack = SHARED_DATA / "unpack_cifar100.py"
     if not unpack.exists():
+        # The data may not be copied into the project, and tests download nothing.
         pytest.skip("CIFAR-100 is not here: set BAM_DATA to the folder that holds cifar-100-python")
     folder = tmp_path_factory.mktemp("cifar")
     subprocess.run([sys.executable, str(unpack), str(folder)], check=True, capture_output=True)

@@ -26,8 +26,8 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
             state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
             meta = {name: torch.empty_like(value, device="meta").contiguous() for name, value in state.items()}
             return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
-    except (NotImplementedError, RuntimeError):
-        pass  # it needs values: once more, for real
+    except (NotImplementedError, RuntimeError):  # what torch raises where values are needed: once more, for real
+        pass
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
