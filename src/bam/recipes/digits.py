@@ -24,7 +24,7 @@ def small() -> Recipe:
 def full() -> Recipe:
     """72,000 images of 40 x 40 a run, a few minutes on 2 CPU cores.
 
-    A prototype on other clutter went from 6.6 to 5.6 % error with BAM in two seeds; here five show no difference
+    A prototype went from 6.6 to 5.6 % error with BAM in two seeds; here five show no difference
     (4.25 and 4.21 %, docs/reproducing.md).
 
     bam compare --recipe digits/full --attention none,bam --seeds 5
