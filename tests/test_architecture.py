@@ -11,10 +11,10 @@ import bam
 
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
-    "files", "kernels", "attention", "dryrun", "costs", "flow", "placement", "surgery",
-    "models", "data", "recipes", "records", "reports", "training", "flags", "cli", "__main__",
+    "files", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
+    "models", "data", "recipes", "records", "reports", "training", "export", "coverage", "timm", "flags", "cli", "__main__",
 ]  # fmt: skip
-CORE = {"kernels", "attention", "dryrun", "costs", "flow", "placement", "surgery"}
+CORE = {"files", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}
 PROBE = "import sys; {}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
 
 

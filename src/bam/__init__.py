@@ -5,8 +5,22 @@ Everything here needs torch alone; training, comparing and reporting live in the
 
 from bam.attention import ATTENTION, BAM
 from bam.costs import Cost, cost
-from bam.placement import Site, Sites, find_bottlenecks
-from bam.surgery import attach, attended, detach
+from bam.placement import Site, Sites, find_bottlenecks, select_sites
+from bam.surgery import (
+    attach,
+    attended,
+    attention_groups,
+    detach,
+    extend_optimizer,
+    freeze_backbone,
+    load_attention,
+    save_attention,
+    without_attention,
+)
 
 __version__ = "0.1.0"
-__all__ = ["ATTENTION", "BAM", "Cost", "Site", "Sites", "attach", "attended", "cost", "detach", "find_bottlenecks"]
+__all__ = [
+    "ATTENTION", "BAM", "Cost", "Site", "Sites", "attach", "attended", "attention_groups", "cost", "detach",
+    "extend_optimizer", "find_bottlenecks", "freeze_backbone", "load_attention", "save_attention", "select_sites",
+    "without_attention",
+]  # fmt: skip

@@ -23,47 +23,66 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
     shape, dtype = image_shape(model, image), _floating_dtype(model)
     try:
         with _left_as_it_was(model):
-            state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-            meta = {name: torch.empty_like(value, device="meta").contiguous() for name, value in state.items()}
-            return torch.func.functional_call(model, meta, torch.empty(shape, device="meta", dtype=dtype))
-    except (NotImplementedError, RuntimeError):  # what torch raises where values are needed: once more, for real
+            _to_meta(model)
+            return model(torch.empty(shape, device="meta", dtype=dtype))
+    except (NotImplementedError, RuntimeError, AssertionError):  # what torch raises where values are needed: for real
         pass
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
         with _left_as_it_was(model):
             return model(real.to(device))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
-        raise ValueError(f"{what} ({str(error).splitlines()[0]}); give one that it takes with image=") from error
+        raise ValueError(f"{what} ({str(error).partition(chr(10))[0]}); give one that it takes with image=") from error
 
 
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards modes, and attributes that the pass has set (caches), are as before."""
-    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    """Eval mode without gradients; afterwards modes, tensors, and attributes set by the pass (caches) are as before."""
+    before = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, attributes in before:
+        for module, attributes, parameters, buffers in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+
+
+def _to_meta(model: nn.Module) -> None:
+    """Put empty meta tensors in the place of parameters and buffers; what is shared stays shared.
+
+    Not `torch.func.functional_call`: where a module hangs in several places, that does not put everything back.
+    """
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                if value is not None:
+                    meta = made.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
+                    tensors[name] = meta  # type: ignore[assignment]  # a plain tensor will do for a moment
 
 
 def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int, int, int]:
     """The (N, C, H, W) that `image` stands for; without one, the model's own input size or else 224 x 224.
 
-    A model tells its input size by an attribute `input_size` or, as timm's do, `pretrained_cfg["input_size"]`.
+    A model tells its input size by an attribute `input_size` or, as timm's do, `pretrained_cfg["input_size"]`; one of
+    torchvision's detectors by the size that its `transform` resizes images to.
     """
     if isinstance(image, Tensor):
         image = tuple(image.shape)
+    known = getattr(model, "input_size", None)
     if image is None:
-        image = getattr(model, "input_size", None) or _timm_input_size(model) or 224
+        image = (
+            known or _timm_input_size(model)[1:] or getattr(getattr(model, "transform", None), "min_size", (224,))[-1]
+        )
     size = (image, image) if isinstance(image, int) else tuple(int(n) for n in image)
     if len(size) == 2:
-        size = (_in_channels(model), *size)
+        size = (known[0] if known else _in_channels(model), *size)
     if len(size) == 3:
         size = (1, *size)
     if len(size) != 4 or min(size) < 1:
@@ -73,14 +92,17 @@ def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int,
     return size
 
 
-def _timm_input_size(model: nn.Module) -> Sequence[int] | None:
+def _timm_input_size(model: nn.Module) -> Sequence[int]:
     config = getattr(model, "pretrained_cfg", None)
-    return config.get("input_size") if isinstance(config, dict) else None
+    return config.get("input_size", ()) if isinstance(config, dict) else ()
 
 
 def _in_channels(model: nn.Module) -> int:
+    """The channels of the image: what the first convolution takes, unless the image is rearranged before it."""
     convolutions = (m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
-    return next((conv.in_channels for conv in convolutions), 3)
+    first = next((conv.in_channels for conv in convolutions), 3)
+    rearranged = first > 16 and _timm_input_size(model)  # timm's TResNet: blocks of 4 x 4 pixels become 48 channels
+    return rearranged[0] if rearranged else first
 
 
 def _floating_dtype(model: nn.Module) -> torch.dtype:

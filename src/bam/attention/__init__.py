@@ -2,9 +2,10 @@
 
 from torch import nn
 
+from bam.attention.attended import Attended, named_modules
 from bam.attention.bam import BAM
 
 #: Name -> class. Every entry is built as `cls(channels)` and takes `identity=`.
 ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM}
 
-__all__ = ["ATTENTION", "BAM"]
+__all__ = ["ATTENTION", "BAM", "Attended", "named_modules"]

@@ -239,6 +239,6 @@ def test_no_trace_is_left():
 
 def test_table():
     text = str(bam.find_bottlenecks(get_model("resnet50")))
-    assert text.splitlines()[0].split() == ["site", "channels", "H", "x", "W", "feeds", "+params", "+MACs"]
-    assert text.splitlines()[1].split() == ["layer1", "256", "56", "x", "56", "layer2", "17,875", "27.35", "M"]
+    assert text.splitlines()[0].split() == ["site", "channels", "H", "x", "W", "stride", "feeds", "+params", "+MACs"]
+    assert text.splitlines()[1].split() == ["layer1", "256", "56", "x", "56", "4", "layer2", "17,875", "27.35", "M"]
     assert text.splitlines()[-1].split() == ["total", "361,657", "82.15", "M"]

@@ -211,7 +211,7 @@ def test_type_and_mode_follow_the_base(plain):
     ("call", "told"),
     [
         (lambda m: bam.attach(bam.attach(m)), "'layer1' carries BAM already"),
-        (lambda m: bam.attach(m, sites=["layer9"]), "'layer9'; near misses: .*'layer4'"),
+        (lambda m: bam.attach(m, sites=["layer9"]), "'layer9'; near: .*'layer4'"),
         (lambda m: bam.attach(m, sites=["layer1.0.relu"]), "called 2 times"),
         (lambda m: bam.attach(m, sites=["fc"]), r"shape \(1, 10\)"),
         (lambda m: bam.attach(m, "bim"), "unknown attention 'bim'; known: bam"),
@@ -249,3 +249,27 @@ def test_a_part_named_attention_is_not_overwritten():
     model = nn.Sequential(Block(), nn.MaxPool2d(2))
     with pytest.raises(ValueError, match="'0.attention' would collide"):
         bam.attach(model, sites=["0"], image=8)
+
+
+def test_more_attention_inside_of_an_attended_module(plain):
+    model = bam.attach(copy.deepcopy(plain), sites=["layer1"])
+    bam.attach(model, sites=["layer1.1", "layer2"])
+    assert list(bam.attended(model)) == ["layer1", "layer1.1", "layer2"]
+    with pytest.raises(ValueError, match="no module 'layer1.7'; near: 'layer1'"):
+        bam.attach(model, sites=["layer1.7"])
+    assert not [key for key in model.state_dict() if ".base." in key]
+
+
+def test_settings_of_a_stage_reach_it():
+    import timm
+
+    model = bam.attach(timm.create_model("convnext_atto"))
+    model.set_grad_checkpointing(True)  # sets an attribute of each stage
+    assert all(stage.base.grad_checkpointing for stage in model.stages if hasattr(stage, "base"))
+    assert len(bam.attended(model)) == 3
+
+
+def test_items_of_a_stage_can_be_replaced(gated):
+    block = gated.layer2[0]
+    gated.layer1[0] = nn.Identity()
+    assert isinstance(gated.get_submodule("layer1.0"), nn.Identity) and gated.layer2[0] is block

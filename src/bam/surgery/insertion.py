@@ -1,0 +1,152 @@
+"""Put attention modules into a network, switch them off and on, and take them out again."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from bam.attention import ATTENTION, Attended, named_modules
+from bam.dryrun import Image
+from bam.placement import Site, find_bottlenecks, select_sites
+from bam.placement.selection import Wanted
+
+
+def attach(
+    model: nn.Module,
+    attention: str | Callable[..., nn.Module] = "bam",
+    *,
+    sites: Wanted | Sequence[Wanted] | None = None,
+    image: Image | None = None,
+    identity: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Put an attention module at each site of `model`, in place, and return `model`.
+
+    Attach before `torch.compile` and before wrapping the model for several devices; if the optimizer is built already,
+    see `extend_optimizer`. A plain checkpoint loads before, or afterwards with `strict=False`; new keys are
+    `<site>.attention.*`.
+
+    Args:
+        model: any CNN.
+        attention: a name in `bam.ATTENTION`, or any callable `channels -> nn.Module` that keeps (N, C, H, W).
+        sites: names of modules, patterns ("layer?.*"), positions (-1), strides ("stride 8") or `Site`s, see
+            `select_sites`; default: `find_bottlenecks(model, image)`.
+        image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
+        identity: start with the model's own output bit for bit (passed on to the attention module).
+        **options: passed on to the attention module, e.g. `reduction=8`.
+
+    Raises:
+        ValueError: for a site that does not exist, carries attention already or is no single feature map; a model
+            already wrapped or compiled; an unknown attention name. The model is then unchanged.
+    """
+    _refuse_wrapped(model)
+    build = attention_factory(attention)
+    if identity:
+        options["identity"] = True
+    if sites is None:
+        chosen = find_bottlenecks(model, image)
+        for note in chosen.notes:
+            warnings.warn(note, stacklevel=2)
+    else:
+        chosen = select_sites(model, sites, image)
+    for site in chosen:
+        refuse_occupied(model, site)
+    made = [build(site.channels, **options) for site in chosen]  # all before the first change: all or nothing
+    name = next((name for name, known in ATTENTION.items() if known is build), None)
+    for site, module in zip(chosen, made, strict=True):
+        insert(model, site, module, {"attention": name, "channels": site.channels, "options": options})
+    return model
+
+
+def insert(model: nn.Module, site: Site, module: nn.Module, origin: dict[str, Any]) -> None:
+    """Put `module` at `site`, on the device, with the floating type and in the mode of the module there."""
+    base = model.get_submodule(site.name)
+    module = _on_device_of(module, base, model)
+    _replace(model, base, Attended(base, module, before=site.before, layout=site.layout, origin=origin))
+
+
+def detach(model: nn.Module) -> nn.Module:
+    """Take all attention out of `model`, in place: what remains is the original. Returns `model`."""
+    _refuse_wrapped(model)
+    for module in [m for m in model.modules() if isinstance(m, Attended)]:
+        _replace(model, module, module.base)
+    return model
+
+
+def attended(model: nn.Module) -> dict[str, nn.Module]:
+    """The attention modules of `model` by site, in the order of its modules: {"layer1": BAM(...), ...}."""
+    return {site.label: module.attention for site, module in attended_modules(model).items()}
+
+
+def attended_modules(model: nn.Module) -> dict[Site, Attended]:
+    """The modules of `model` that carry attention, by their sites (whose height and width are unknown, 0)."""
+    found: dict[Site, Attended] = {}
+    for name, module in named_modules(model):
+        if isinstance(module, Attended):
+            channels = module.origin.get("channels", 0)
+            found[Site(name, channels, 0, 0, before=module.before, layout=module.layout)] = module
+    return found
+
+
+@contextlib.contextmanager
+def without_attention(model: nn.Module) -> Iterator[nn.Module]:
+    """Within this context, `model` is the plain network bit for bit: its attention modules are not run."""
+    modules = [module for module in model.modules() if isinstance(module, Attended)]
+    before = [module.enabled for module in modules]
+    try:
+        for module in modules:
+            module.enabled = False
+        yield model
+    finally:
+        for module, enabled in zip(modules, before, strict=True):
+            module.enabled = enabled
+
+
+def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The class behind a name in `bam.ATTENTION`; a callable is returned as it is."""
+    if not isinstance(attention, str):
+        return attention
+    if attention not in ATTENTION:
+        raise ValueError(f"unknown attention {attention!r}; known: {', '.join(ATTENTION)}; or pass channels -> Module")
+    return ATTENTION[attention]
+
+
+def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn.Module:
+    """`attention` on the device, with the floating type and in the mode of the module it follows."""
+    for module in (base, model):
+        like = next((p for p in module.parameters() if p.is_floating_point()), None)
+        if like is not None:
+            attention = attention.to(like.device, like.dtype)
+            break
+    return attention.train(base.training)
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` hangs in `model` (a module may hang in several places)."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                parent._modules[name] = new
+
+
+def refuse_occupied(model: nn.Module, site: Site) -> None:
+    """Raise ValueError if the module at `site` carries attention already, or its state-dict keys would collide."""
+    base = model.get_submodule(site.name)
+    if isinstance(base, Attended):
+        kind = type(base.attention).__name__
+        raise ValueError(f"site {site.name!r} carries {kind} already; bam.detach(model) first")
+    if "attention" in base._modules or "attention" in base._parameters:
+        raise ValueError(
+            f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the key "
+            f"'{site.name}.attention' would collide; choose a neighbouring site"
+        )
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    wrappers = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
+    wrappers |= {"ScriptModule"}
+    found = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in wrappers), None)
+    if found:
+        raise ValueError(f"the model is wrapped in {found}: attach or detach before wrapping it")
