@@ -1,0 +1,150 @@
+"""The module that carries attention: a module of the network and an attention module, under one name."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+
+class Attended(nn.Module):
+    """`base` followed by `attention` (or, with `before`, after it), under the names of `base`.
+
+    In state dicts the parameters of `base` keep the keys they had before, and those of the attention module are
+    `attention.*` beside them, so that plain checkpoints load into attended networks and back. Attributes reach through
+    to `base`. As a sequence, an attended `nn.Sequential` is its modules and the attention: whoever runs a stage by
+    iterating over it (timm's gradient checkpointing) runs the attention too.
+
+    Args:
+        base: the module whose output (or first argument) is refined.
+        attention: keeps the shape (N, C, H, W).
+        before: refine the first argument of `base`, not its output.
+        layout: "NCHW", or "NHWC" if that is how the feature map lies.
+        origin: how `attention` was built, {"attention": name or None, "options": {...}}.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        attention: nn.Module,
+        *,
+        before: bool = False,
+        layout: Literal["NCHW", "NHWC"] | str = "NCHW",
+        origin: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.base: Any = base
+        self.attention = attention
+        self.before, self.layout, self.origin = before, layout, origin or {"attention": None, "options": {}}
+        self.enabled = True
+        self.training = base.training
+        self.loading_prefix = ""
+        self.register_state_dict_post_hook(_hide_base)
+        self.register_load_state_dict_pre_hook(_restore_base)
+        self.register_load_state_dict_post_hook(_hide_base_in_report)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """attention(base(...)), or base(attention(...), ...)."""
+        if not self.enabled:
+            return self.base(*args, **kwargs)
+        if self.before:
+            return self.base(self._refine(args[0]), *args[1:], **kwargs)
+        return self._refine(self.base(*args, **kwargs))
+
+    def _refine(self, features: Tensor) -> Tensor:
+        if self.layout == "NHWC":
+            return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.attention(features)
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of this module, else of `base`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what `base` has and this module has not on `base` (timm switches stages that way)."""
+        base = self.__dict__.get("_modules", {}).get("base")
+        own = base is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
+        if own or not hasattr(base, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(base, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        """A module of the sequence, or whatever `base` holds under `key`."""
+        return nn.Sequential(*self)[key] if self._is_sequence else self.base[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Replace what `base` holds under `key`."""
+        self.base[key] = value
+
+    def __iter__(self) -> Iterator[Any]:
+        """The modules of the sequence, or what iterating over `base` gives."""
+        if not self._is_sequence:
+            return iter(self.base)
+        refine = _Permuted(self.attention) if self.layout == "NHWC" else self.attention
+        return iter([refine, *self.base] if self.before else [*self.base, refine])
+
+    def __len__(self) -> int:
+        """How many there are of them."""
+        return len(self.base) + self._is_sequence
+
+    @property
+    def _is_sequence(self) -> bool:
+        """Whether the attention counts as one more module of a sequence."""
+        return isinstance(self.base, nn.Sequential) and self.enabled
+
+    def __bool__(self) -> bool:
+        """A module is true, also when `base` has no length."""
+        return True
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` with the names that the modules have without attention, as they are in state dicts.
+
+    An `Attended` stands for its `base`, which is not listed itself.
+    """
+    seen: set[nn.Module] = set()
+    pending: list[tuple[str, nn.Module]] = [("", model)]
+    while pending:
+        name, module = pending.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        yield name, module
+        children = list(module.base.named_children() if isinstance(module, Attended) else module.named_children())
+        if isinstance(module, Attended):
+            children.append(("attention", module.attention))
+        prefix = f"{name}." if name else ""
+        pending += [(prefix + child_name, child) for child_name, child in reversed(children)]
+
+
+class _Permuted(nn.Module):
+    """Attention for (N, H, W, C), where somebody iterates over a stage that is such."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    for entries in (state, getattr(state, "_metadata", {})):
+        hidden, shown = f"{prefix}base", prefix.rstrip(".")
+        for key in [key for key in entries if key == hidden or key.startswith(hidden + ".")]:
+            entries[f"{shown}{key[len(hidden) :]}".lstrip(".")] = entries.pop(key)
+
+
+def _restore_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    module.loading_prefix = prefix  # for _hide_base_in_report, which is not told it
+    for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}attention.")]:
+        state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
+
+
+def _hide_base_in_report(module: Any, report: Any) -> None:
+    hidden, shown = f"{module.loading_prefix}base.", module.loading_prefix
+    for keys in (report.missing_keys, report.unexpected_keys):
+        keys[:] = [shown + key.removeprefix(hidden) if key.startswith(hidden) else key for key in keys]

@@ -1,0 +1,206 @@
+"""One network put through everything that attaching attention promises."""
+
+import copy
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from bam.dryrun import image_shape
+from bam.placement import Sites, find_bottlenecks
+from bam.surgery import attach, attended, detach
+
+#: What is checked, in this order, with what it means; each becomes a column.
+CHECKS = {
+    "sites": "sites are found",
+    "levels": "they are maps that timm's `feature_info` lists: same, or another map of the same stride",
+    "identity": "with `identity=True` the output in eval mode is the plain network's, bit for bit",
+    "keys": "the backbone's state-dict keys are as they were, and a plain state loads",
+    "detach": "`detach` gives back the same modules and the same output",
+    "gradients": "one training step: each attention parameter gets a finite gradient, and all together none of zero",
+    "export": "`torch.export` with any batch size computes the same",
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """What came of one network: for each check "pass", a qualified pass, "fail" or "" (not reached)."""
+
+    library: str
+    family: str
+    name: str
+    params: int = 0
+    side: int = 0  #: of the images, in pixels
+    found: str = ""  #: the sites
+    sites: str = ""  #: "refused" for a network without feature maps
+    levels: str = ""
+    identity: str = ""
+    keys: str = ""
+    detach: str = ""
+    gradients: str = ""
+    export: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def refused(self) -> bool:
+        """Whether the network has no feature maps to attend to, so that it does not count."""
+        return self.sites == "refused"
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check was passed."""
+        return all(getattr(self, name) not in ("", "fail", "refused") for name in CHECKS)
+
+
+class Failure(Exception):
+    """A check found something wrong; the message says what."""
+
+
+def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) -> Row:
+    """Put the network that `build` makes (with random weights) through all checks."""
+    row, start = Row(library, family, name), time.perf_counter()
+    current = "sites"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes on sites, and whatever the libraries warn of
+            for current, outcome in _outcomes(row, build):
+                setattr(row, current, outcome)
+                current = next((after for after in CHECKS if not getattr(row, after)), current)
+    except Exception as error:  # whatever goes wrong in somebody's network is what is reported
+        setattr(row, current, "fail")
+        lines = str(error).splitlines() or [""]
+        row.reason = f"{current}: {'' if isinstance(error, Failure) else f'{type(error).__name__}: '}{lines[0]}"[:300]
+    row.seconds = round(time.perf_counter() - start, 1)
+    return row
+
+
+def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, str]]:
+    sites, reason = _sites(build)
+    if sites is None:
+        row.reason = reason
+        yield "sites", "refused"
+        return
+    torch.manual_seed(0)
+    model = _without_zeros(build().eval())
+    row.params = sum(p.numel() for p in model.parameters())
+    row.found = ", ".join(f"{site.label} ({site.channels} at 1/{site.stride})" for site in sites)
+    row.reason = "; ".join(sites.notes)
+    yield "sites", "pass"
+    yield "levels", _levels(model, sites)
+    row.side = _small_side(model, sites)
+    images = torch.randn(2, image_shape(model)[1], row.side, row.side)
+    yield from _insertion(model, images)
+    yield "gradients", _gradients(model, images)
+    yield "export", _export(model, images)
+
+
+def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
+    """The sites of the network, built without memory where that works; None and why, if it has no feature maps."""
+    try:
+        with torch.device("meta"):
+            model = build()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # it computes with values when it is built
+        model = build()
+    try:
+        return find_bottlenecks(model), ""
+    except ValueError as error:
+        if "has no down-sampling" not in str(error):
+            raise
+        return None, str(error).partition(":")[0]
+
+
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """`model` with noise in the parameters that start at 0: through them nothing would show, and no gradient come."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def _levels(model: nn.Module, sites: Sites) -> str:
+    """How the sites agree with timm's list of stages; a stride that it does not list is not judged."""
+    info = getattr(model, "feature_info", None)
+    listed = [(level["reduction"], level["num_chs"]) for level in getattr(info, "info", info) or []]
+    judged = [site for site in sites if site.stride in {stride for stride, _ in listed}]
+    if not judged:
+        return "none listed"
+    same = all((site.stride, site.channels) in listed for site in judged)
+    return "pass" if same else "other map"
+
+
+def _small_side(model: nn.Module, sites: Sites) -> int:
+    """A small image at which the network has the same sites, else its own size."""
+    try:
+        if [site.label for site in find_bottlenecks(model, 96)] == [site.label for site in sites]:
+            return 96
+    except ValueError:
+        pass  # it takes no such image
+    return image_shape(model)[-1]
+
+
+def _insertion(model: nn.Module, images: Tensor) -> Iterator[tuple[str, str]]:
+    plain, state = _outputs(model, images), dict(model.state_dict())
+    modules = [(name, id(module)) for name, module in model.named_modules()]
+    if not all(torch.isfinite(value).all() for value in plain):
+        raise Failure("the plain network's own output is not finite")
+    attach(model, identity=True, image=images)
+    if not _equal(plain, _outputs(model, images)):
+        raise Failure("the output has changed")
+    yield "identity", "pass"
+    new = tuple(f"{label.removeprefix('before ')}.attention." for label in attended(model))
+    if [key for key in model.state_dict() if not key.startswith(new)] != list(state):
+        raise Failure("backbone keys have changed")
+    report = model.load_state_dict(state, strict=False)
+    if report.unexpected_keys or not all(key.startswith(new) for key in report.missing_keys):
+        raise Failure(f"a plain state does not load: {report}")
+    yield "keys", "pass"
+    detach(model)
+    if modules != [(name, id(module)) for name, module in model.named_modules()]:
+        raise Failure("the modules are not those of before")
+    if not _equal(plain, _outputs(model, images)):
+        raise Failure("the output has changed")
+    yield "detach", "pass"
+
+
+def _gradients(model: nn.Module, images: Tensor) -> str:
+    attach(model, identity=True, image=images)
+    model.requires_grad_(False)
+    for module in attended(model).values():
+        module.requires_grad_(True)
+        nn.init.ones_(module.get_parameter("scale"))  # at 0 the branches would get no gradient yet
+    before = copy.deepcopy(model.state_dict())
+    loss: Any = sum(value.square().mean() for value in _outputs(model.train(), images, grad=True))
+    loss.backward()
+    for site, module in attended(model).items():
+        gradients = {name: p.grad for name, p in module.named_parameters()}
+        for name, gradient in gradients.items():
+            if gradient is None or not torch.isfinite(gradient).all():
+                raise Failure(f"{site}: {name} has {'no' if gradient is None else 'no finite'} gradient")
+        if not any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None):
+            raise Failure(f"{site}: all gradients are 0")
+    model.eval().load_state_dict(before)  # the statistics of a batch of noise are no use
+    return "pass"
+
+
+def _export(model: nn.Module, images: Tensor) -> str:
+    more = torch.cat([images, images[:1].flip(-1)])
+    batch = torch.export.Dim.AUTO
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False).module()
+    for ours, theirs in zip(_outputs(program, more), _outputs(model, more), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    return "pass"
+
+
+def _outputs(model: Any, images: Tensor, grad: bool = False) -> list[Tensor]:
+    with torch.set_grad_enabled(grad):
+        return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor)]
+
+
+def _equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

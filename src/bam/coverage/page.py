@@ -1,0 +1,77 @@
+"""The survey as a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bam.coverage.checks import CHECKS, Row
+from bam.files import write_atomically
+
+
+def write_page(path: Path, rows: Sequence[Row], command: str) -> None:
+    """Write a Markdown page with the counts, the failures with their reasons, and a line for each network."""
+    lines = ["# Coverage", "", f"Written by `{command}` with torch {torch.__version__.partition('+')[0]}. {_ABOUT}", ""]
+    lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
+    for library in dict.fromkeys(row.library for row in rows):
+        own = [row for row in rows if row.library == library]
+        lines += ["", f"## {library}", "", *_counts(own)]
+        lines += _section("Failures", [row for row in own if not row.refused and not row.passed], _failure)
+        lines += _section(
+            "Another map of the same stride than `feature_info` lists",
+            [r for r in own if r.levels == "other map"],
+            _found,
+        )
+        noted = [row for row in own if row.passed and row.reason]
+        lines += _section("Sites that carry a part of the flow only", noted, _failure)
+        lines += _section(
+            "Refused: no feature maps, or none that is down-sampled", [row for row in own if row.refused], _name
+        )
+        lines += [
+            "",
+            "### All that count",
+            "",
+            "| family | network | sites | " + " | ".join(CHECKS) + " |",
+            "|---" * (3 + len(CHECKS)) + "|",
+        ]
+        for row in own:
+            if not row.refused:
+                cells = [row.family, row.name.removeprefix("timm/"), row.found or row.reason]
+                lines.append("| " + " | ".join([*cells, *(getattr(row, name) for name in CHECKS)]) + " |")
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+_ABOUT = (
+    "Each network is built with random weights and gets a BAM at the bottlenecks found in it. A network counts "
+    "if it has feature maps that are down-sampled after the first layer; others are refused with that sentence."
+)
+
+
+def _counts(rows: Sequence[Row]) -> list[str]:
+    counting = [row for row in rows if not row.refused]
+    passed = sum(row.passed for row in counting)
+    share = f" ({100 * passed / len(counting):.1f} %)" if counting else ""
+    table = ["", "| " + " | ".join(CHECKS) + " |", "|---" * len(CHECKS) + "|"]
+    cells = []
+    for name in CHECKS:
+        values = [getattr(row, name) for row in counting]
+        others = {value: values.count(value) for value in values if value not in ("pass", "fail", "")}
+        cells.append(", ".join([f"{values.count('pass')} pass", *(f"{n} {value}" for value, n in others.items())]))
+    said = f"{len(rows)} networks, of which {len(counting)} count; {passed} of them pass every check{share}."
+    return [said, *table, "| " + " | ".join(cells) + " |"]
+
+
+def _section(title, rows, describe) -> list[str]:
+    return ["", f"### {title}", "", *(f"- {describe(row)}" for row in rows)] if rows else []
+
+
+def _failure(row: Row) -> str:
+    return f"{row.name}: {row.reason}"
+
+
+def _found(row: Row) -> str:
+    return f"{row.name}: {row.found}"
+
+
+def _name(row: Row) -> str:
+    return f"{row.name} ({row.family})"

@@ -1,0 +1,127 @@
+"""All networks in turn: in several processes, resumed where a survey stopped."""
+
+import csv
+import dataclasses
+import io
+import multiprocessing
+import signal
+import typing
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bam.coverage.checks import Row, check
+from bam.files import append, write_atomically
+from bam.models import build
+
+COLUMNS = [field.name for field in dataclasses.fields(Row)]
+
+
+class Candidate(typing.NamedTuple):
+    """A network to check: its library, its family there, and its name for `bam.models.build`."""
+
+    library: str
+    family: str
+    name: str
+
+
+def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
+    """torchvision's classification networks, and of timm the first network of each family (or `every` network).
+
+    A family of timm is a module of `timm.models`; its first network is that in timm's order of names.
+
+    Raises:
+        ImportError: if timm is wanted and not installed.
+    """
+    found = []
+    if library in ("both", "torchvision"):
+        from torchvision import models
+
+        names = models.list_models(module=models)
+        found += [
+            Candidate("torchvision", models.get_model_builder(name).__module__.split(".")[-1], name) for name in names
+        ]
+    if library in ("both", "timm"):
+        try:
+            from timm.models import list_models, list_modules
+        except ImportError:
+            raise ImportError("timm's networks need timm: pip install 'bottleneck-attention[timm]'") from None
+        for family in sorted(list_modules()):
+            names = list_models(module=family)
+            found += [Candidate("timm", family, f"timm/{name}") for name in (names if every else names[:1])]
+    return found
+
+
+def survey(wanted: Sequence[Candidate], path: Path, jobs: int = 2, timeout: int = 900) -> list[Row]:
+    """Check each network that has no row in the CSV file `path` yet, adding a row for each; return all wanted rows.
+
+    `timeout` is the number of seconds after which a network is given up.
+    """
+    from rich.progress import Progress
+
+    if not path.exists():
+        write_atomically(path, ",".join(COLUMNS) + "\n")
+    done = {(row.library, row.name) for row in read(path)}
+    pending = [one for one in wanted if (one.library, one.name) not in done]
+    with Progress() as display:
+        bar = display.add_task("networks", total=len(wanted), completed=len(wanted) - len(pending))
+        while pending:
+            for row in _run(pending[:], jobs, timeout):
+                append(path, _line(row))
+                pending = [one for one in pending if (one.library, one.name) != (row.library, row.name)]
+                said = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
+                display.console.print(f"{row.library} {row.name}: {said}", soft_wrap=True, highlight=False)
+                display.advance(bar)
+    names = {(one.library, one.name) for one in wanted}
+    return [row for row in read(path) if (row.library, row.name) in names]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a survey's CSV file, in the order of libraries, families and names; of equal ones the last counts."""
+    kinds = typing.get_type_hints(Row)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [Row(**{key: kinds[key](value) for key, value in line.items()}) for line in csv.DictReader(file)]
+    latest = {(row.library, row.family, row.name): row for row in rows}
+    return [latest[key] for key in sorted(latest, key=lambda key: (key[0] != "torchvision", *key[1:]))]
+
+
+def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> typing.Iterator[Row]:
+    """The rows as they come; ends early, with a row for each lost network, when a process dies."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running: dict[Future[Row], Candidate] = {}
+        waiting = list(wanted)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                one = waiting.pop(0)
+                running[pool.submit(_check, one, timeout)] = one
+            future = next(as_completed(running))
+            one = running.pop(future)
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                for lost in (one, *running.values()):
+                    yield Row(*lost, sites="fail", reason="sites: the process died; is there enough memory?")
+                return
+
+
+def _check(one: Candidate, timeout: int) -> Row:
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done after {timeout} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(timeout)
+    try:
+        return check(*one, partial(build, one.name, 1000))
+    finally:
+        signal.alarm(0)
+
+
+def _line(row: Row) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(dataclasses.astuple(row))
+    return text.getvalue()

@@ -1,0 +1,129 @@
+"""Sites chosen by hand: by name, position, stride or pattern."""
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from bam.attention import named_modules
+from bam.dryrun import Image
+from bam.placement.bottlenecks import backbone_of_detector, find_bottlenecks, site_at, trace
+from bam.placement.flow import Flow
+from bam.placement.sites import Site, Sites
+
+_BEFORE = "before "
+_STRIDE = "stride "
+
+
+Wanted = str | int | Site
+
+
+def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Image | None = None) -> Sites:
+    """The sites that `wanted` stands for, in forward order, each checked to be one feature map.
+
+    Each of `wanted` is
+        a name: "layer1", the output of that module; "before layer2", its first argument;
+        a pattern: "layer?.*", all modules of such names that return a feature map; `*` does not go beyond a dot;
+        a position: 0 or -1, among `find_bottlenecks(model, image)`;
+        a stride: "stride 8", the bottlenecks whose map is an eighth of the image;
+        a `Site`.
+
+    Raises:
+        ValueError: for one that stands for nothing, or for a module that is not called once or returns no feature map;
+            the message names the nearest that would do.
+    """
+    wanted = [wanted] if isinstance(wanted, str | int | Site) else wanted
+    words = [str(one.label if isinstance(one, Site) else one) for one in wanted]
+    prefix = backbone_of_detector(model)
+    whole = prefix and any(_names_a_module(model, word) and not _path(word).startswith(prefix) for word in words)
+    flow = Flow(model, image) if whole else trace(model, image)
+    chosen: dict[str, Site] = {}
+    found: Sequence[Site]
+    for word in words:
+        if word.startswith(_STRIDE):
+            found = _of_stride(find_bottlenecks(model, image, keep=99), word.removeprefix(_STRIDE))
+        elif _names_a_module(model, word):
+            found = _matching(flow, word) if _is_pattern(word) else [_named(model, flow, word)]
+        else:
+            found = [_at_position(find_bottlenecks(model, image), int(word))]
+        chosen |= {site.label: site for site in found}
+    order = {name: number for number, name in enumerate(flow.calls)}  # modules are listed as they return
+    return Sites(sorted(chosen.values(), key=lambda site: order[site.name]))
+
+
+def _path(word: str) -> str:
+    return word.removeprefix(_BEFORE)
+
+
+def _is_pattern(word: str) -> bool:
+    return any(sign in word for sign in "*?[")
+
+
+def _names_a_module(model: nn.Module, word: str) -> bool:
+    """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
+    is_number = word.removeprefix("-").isdigit()
+    return not word.startswith(_STRIDE) and (not is_number or word in dict(named_modules(model)))
+
+
+def _at_position(sites: Sites, position: int) -> Site:
+    if not -len(sites) <= position < len(sites):
+        known = ", ".join(f"{number} {site.label}" for number, site in enumerate(sites))
+        raise ValueError(f"there is no bottleneck at position {position}; there are {known}")
+    return sites[position]
+
+
+def _of_stride(sites: Sites, stride: str) -> Sites:
+    found = Sites(site for site in sites if str(site.stride) == stride.strip())
+    if not found:
+        known = ", ".join(f"{site.stride} ({site.label})" for site in sites)
+        raise ValueError(f"no bottleneck has stride {stride!r}; there are {known}")
+    return found
+
+
+def _matching(flow: Flow, pattern: str) -> list[Site]:
+    parts = _path(pattern).split(".")
+    labels = [
+        f"{_BEFORE if pattern.startswith(_BEFORE) else ''}{name}"
+        for name in flow.calls
+        if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
+    ]
+    found = [site for site in (_site(flow, label) for label in labels) if isinstance(site, Site)]
+    if not found:
+        what = "is called once and returns one feature map" if labels else "is there"
+        raise ValueError(f"no module that matches {pattern!r} {what}; {_near(flow, pattern)}")
+    return found
+
+
+def _named(model: nn.Module, flow: Flow, word: str) -> Site:
+    if _path(word) not in dict(named_modules(model)) or not _path(word):
+        raise ValueError(f"the model has no module {_path(word)!r}; {_near(flow, word)}")
+    site = _site(flow, word)
+    if isinstance(site, str):
+        raise ValueError(f"{site}; {_near(flow, word)}")
+    return site
+
+
+def _site(flow: Flow, word: str) -> Site | str:
+    """The site of a module of the model, or why it is none."""
+    name, before = _path(word), word.startswith(_BEFORE)
+    calls = flow.calls.get(name, [])
+    if len(calls) != 1:
+        times = f"{len(calls)} times" if calls else "never"
+        return f"site {name!r} is called {times} in a forward pass: a site must be called exactly once"
+    node = next((n for n in flow.nodes if name in n.entered), None) if before else calls[0].returned
+    if node is None or node.axes is None or len(node.map) != 3:
+        what = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
+        verb = "takes" if before else "returns"
+        return f"site {name!r} {verb} {what}: attention needs one feature map (N, C, H, W) or (N, H, W, C)"
+    return site_at(flow, name, node, before)
+
+
+def _near(flow: Flow, word: str) -> str:
+    """The valid sites whose names are nearest: those above and below it in the tree, and those spelt alike."""
+    valid = [name for name in flow.calls if name and isinstance(_site(flow, name), Site)]
+    name = _path(word)
+    family = [v for v in valid if v.startswith(f"{name}.") or name.startswith(f"{v}.")]
+    family.sort(key=lambda v: abs(v.count(".") - name.count(".")))
+    near = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
+    return f"near: {', '.join(map(repr, list(near)[:3]))}" if near else "it has no module that returns a feature map"

@@ -1,0 +1,10 @@
+"""Attention goes into a network, is trained there, saved alone, switched off and taken out again."""
+
+from bam.surgery.adapter import load_attention, save_attention
+from bam.surgery.finetuning import attention_groups, extend_optimizer, freeze_backbone
+from bam.surgery.insertion import attach, attended, attention_factory, detach, without_attention
+
+__all__ = [
+    "attach", "attended", "attention_factory", "attention_groups", "detach", "extend_optimizer",
+    "freeze_backbone", "load_attention", "save_attention", "without_attention",
+]  # fmt: skip

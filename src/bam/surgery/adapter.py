@@ -1,0 +1,128 @@
+"""The attention alone in a file: a few hundred kB that turn any copy of the backbone into the attended network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bam.dryrun import Image
+from bam.files import write_atomically
+from bam.placement import Site, select_sites
+from bam.surgery.insertion import attended_modules, attention_factory, insert, refuse_occupied
+
+_METADATA = "bam.attention"
+
+
+def save_attention(model: nn.Module, path: Path | str) -> None:
+    """Write the attention of `model`, and where it sits, to a safetensors file; the backbone is not in it.
+
+    Raises:
+        ValueError: if the model carries no attention, or options of it cannot be written as JSON.
+        ImportError: without safetensors.
+    """
+    save = _safetensors().torch.save
+    modules = attended_modules(model)
+    if not modules:
+        raise ValueError("the model carries no attention to save: bam.attach(model) first")
+    tensors = {
+        f"{site.name}.attention.{key}": value.detach().cpu().contiguous()
+        for site, module in modules.items()
+        for key, value in module.attention.state_dict().items()
+    }
+    sites = {site.label: module.origin for site, module in modules.items()}
+    try:
+        metadata = json.dumps(sites)
+    except TypeError as error:
+        raise ValueError(f"the options of the attention cannot be written: {error}") from None
+    write_atomically(Path(path), save(tensors, {_METADATA: metadata}))
+
+
+def load_attention(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    attention: Callable[..., nn.Module] | None = None,
+    image: Image | None = None,
+) -> nn.Module:
+    """Give `model` the attention of a file that `save_attention` wrote, in place, and return `model`.
+
+    A plain copy of the backbone gets the modules attached; one that carries them already gets their values.
+
+    Args:
+        model: the backbone.
+        path: the file. Nothing in it is executed.
+        attention: what builds the modules (`channels -> nn.Module`), needed if they are not of `bam.ATTENTION`.
+        image: an image or a size for the forward pass that checks the sites.
+
+    Raises:
+        ValueError: if the file is none of `save_attention`, or does not fit the model; the model is then unchanged.
+        FileNotFoundError: if there is no such file.
+    """
+    tensors, origins = _read(Path(path))
+    present = {site.label: (site, module) for site, module in attended_modules(model).items()}
+    more = [label for label in present if label not in origins]
+    if more:
+        raise ValueError(f"{path} holds nothing for the attention at {', '.join(more)}; bam.detach(model) first")
+    new = select_sites(model, [label for label in origins if label not in present], image)
+    made: list[tuple[Site, nn.Module]] = []
+    for site in new:
+        refuse_occupied(model, site)
+        made.append((site, _build(site, origins[site.label], attention, path)))
+    targets = [(site, module.attention) for site, module in present.values()] + made
+    for site, module in targets:
+        _check_fit(site, module, _of_site(tensors, site), path)
+    for site, module in made:
+        insert(model, site, module, origins[site.label])
+    for site, module in targets:
+        module.load_state_dict(_of_site(tensors, site))
+    return model
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    load = _safetensors().torch.load
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        origins = json.loads(header["__metadata__"][_METADATA])
+    except (_safetensors().SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
+    return tensors, origins
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ImportError("this needs safetensors: pip install 'bottleneck-attention[train]'") from None
+    return safetensors
+
+
+def _build(
+    site: Site, origin: dict[str, Any], attention: Callable[..., nn.Module] | None, path: Path | str
+) -> nn.Module:
+    if attention is None and origin["attention"] is None:
+        raise ValueError(f"{path} holds modules that are not in bam.ATTENTION: give what builds them, attention=")
+    if origin["channels"] != site.channels:
+        channels = f"{origin['channels']} channels at {site.label!r}, this model has {site.channels} there"
+        raise ValueError(f"{path} was saved for {channels}")
+    return (attention or attention_factory(origin["attention"]))(site.channels, **origin["options"])
+
+
+def _of_site(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
+    prefix = f"{site.name}.attention."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _check_fit(site: Site, module: nn.Module, values: dict[str, Tensor], path: Path | str) -> None:
+    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in values.items()}
+    if own != theirs:
+        differing = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
+        raise ValueError(
+            f"{path} does not fit the {type(module).__name__} at {site.label!r}: they differ in {', '.join(differing)}"
+        )

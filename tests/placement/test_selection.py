@@ -1,0 +1,70 @@
+import copy
+
+import pytest
+from torch import nn
+from torchvision.models import get_model
+
+import bam
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return get_model("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("layer2", ["layer2"]),
+        (["layer3", "layer1"], ["layer1", "layer3"]),
+        ("layer?.*", [f"layer{k}.{b}" for k in (1, 2, 3, 4) for b in (0, 1)]),
+        ("layer[12]", ["layer1", "layer2"]),
+        (-1, ["layer3"]),
+        (["0", "-1"], ["layer1", "layer3"]),
+        ("stride 8", ["layer2"]),
+        ("stride 2", ["relu"]),
+        ("before layer2", ["before layer2"]),
+        (["before layer[34]", 0], ["layer1", "before layer3", "before layer4"]),
+        (bam.Site("layer1", 64, 56, 56), ["layer1"]),
+    ],
+)
+def test_selection(resnet, wanted, found):
+    assert [site.label for site in bam.select_sites(resnet, wanted)] == found
+
+
+def test_a_number_is_a_name_where_there_is_such_a_module():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 1), nn.MaxPool2d(2))
+    assert [site.name for site in bam.select_sites(model, ["1"], 16)] == ["1"]
+    assert [site.name for site in bam.select_sites(model, [1], 16)] == ["1"]
+    assert [site.name for site in bam.select_sites(model, ["-1"], 16)] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("layer9", "no module 'layer9'; near: 'layer4'"),
+        ("layer2.0.relu", "called 2 times.*near: 'layer2.0', 'layer2'"),
+        ("fc", r"shape \(1, 1000\): attention needs one feature map.*near: '"),
+        ("layer?.*.relu", "no module that matches 'layer.*' is called once and returns one feature map; near: '"),
+        ("stage*", r"no module that matches 'stage\*' is there"),
+        (7, "no bottleneck at position 7; there are 0 layer1, 1 layer2, 2 layer3"),
+        ("stride 5", r"no bottleneck has stride '5'; there are 2 \(relu\), 4 \(layer1\)"),
+        ("before fc", r"takes a tensor of shape \(1, 512\)"),
+        ("", "no module ''"),
+    ],
+)
+def test_what_cannot_be_selected_is_told_with_the_nearest_that_can(resnet, wanted, told):
+    with pytest.raises(ValueError, match=told):
+        bam.select_sites(resnet, wanted)
+
+
+def test_every_block(resnet):
+    model = bam.attach(copy.deepcopy(resnet), sites="layer?.*", identity=True)
+    assert len(bam.attended(model)) == 8
+
+
+def test_latency_is_a_column(resnet):
+    lines = bam.find_bottlenecks(resnet).table(latency=True).splitlines()
+    assert lines[0].endswith("+ms")
+    times = [float(line.split()[-2]) for line in lines[1:]]
+    assert all(time > 0 for time in times) and sum(times[:-1]) == pytest.approx(times[-1], abs=0.02)
