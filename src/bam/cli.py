@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bam.flags import parse_flags
 
@@ -15,21 +15,38 @@ if TYPE_CHECKING:
     from bam.recipes import Recipe
 
 
-def sites(model: str, image: int | None = None, attention: str = "bam", keep: int = 3, num_classes: int = 1000) -> None:
+def sites(
+    model: str,
+    image: int | None = None,
+    sites: list[str] | None = None,
+    attention: str = "bam",
+    attention_options: dict[str, Any] | None = None,
+    keep: int = 3,
+    latency: bool = True,
+    num_classes: int | None = None,
+) -> None:
     """Show where attention would go in a network and what it would cost there.
 
     Args:
         model: network, see `bam models`.
         image: side of the image in pixels (default: the network's own, or 224).
+        sites: other places than the bottlenecks: names (layer1), inputs ("before layer2"), patterns (layer?.*),
+            positions (-1) or strides ("stride 8").
         attention: module to price.
-        keep: how many sites to keep, counted from the deepest.
-        num_classes: outputs of the network.
+        attention_options: passed to it, e.g. '{"reduction": 8}'.
+        keep: how many bottlenecks to keep, counted from the deepest.
+        latency: measure the forward pass of each module, too.
+        num_classes: outputs of the network (default: its own).
     """
+    from functools import partial
+
     from bam.models import build
-    from bam.placement import find_bottlenecks
+    from bam.placement import find_bottlenecks, select_sites
     from bam.surgery import attention_factory
 
-    print(find_bottlenecks(build(model, num_classes), image, keep=keep).table(attention_factory(attention)))
+    net = build(model, num_classes)
+    found = select_sites(net, sites, image) if sites else find_bottlenecks(net, image, keep=keep)
+    print(found.table(partial(attention_factory(attention), **(attention_options or {})), latency=latency))
 
 
 def cost(
@@ -46,13 +63,13 @@ def cost(
         attention: module to put at the bottlenecks, or "none".
         attention_options: passed to it, e.g. '{"layout": "released"}'.
         image: side of the image in pixels (default: the network's own, or 224).
-        num_classes: outputs of the network (default: 100 for cifar/ networks, else 1000).
+        num_classes: outputs of the network (default: its own; 100 for cifar/ networks).
     """
     from bam.costs import cost, format_count
     from bam.models import build
     from bam.surgery import attach
 
-    net = build(model, num_classes or (100 if model.startswith("cifar/") else 1000))
+    net = build(model, num_classes)
     plain = cost(net, image)
     print(f"{model}: {plain}")
     if attention != "none":
@@ -68,7 +85,8 @@ def models() -> None:
     from bam.models import MODELS
 
     print(*MODELS, sep="\n")
-    print(f"and torchvision's {len(list_models())} by their names (resnet50, ...), and timm's as timm/<name>")
+    print(f"and torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
+    print("and your own as <module>:<function>, where the function returns the network")
 
 
 def recipes() -> None:
@@ -152,6 +170,40 @@ def report(out: Path) -> None:
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
 
 
+def coverage(
+    library: Literal["both", "torchvision", "timm"] = "both",
+    every: bool = False,
+    models: list[str] | None = None,
+    out: Path = Path("coverage"),
+    jobs: int = 2,
+    timeout: int = 900,
+) -> None:
+    """Try attention on every network of torchvision and timm, and write a page of what came of it.
+
+    The same command goes on where an interrupted survey stopped. docs/coverage.md is such a page.
+
+    Args:
+        library: both, torchvision or timm.
+        every: every network of timm, not one of each family.
+        models: only these (timm/<name>), again if they were tried already.
+        out: folder for coverage.csv and coverage.md.
+        jobs: how many processes.
+        timeout: seconds after which a network is given up.
+    """
+    from bam.coverage import candidates, survey, write_page
+
+    wanted = candidates(library, every or models is not None)
+    unknown = sorted(set(models or []) - {one.name for one in wanted})
+    if unknown:
+        raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; timm's are timm/<name>")
+    if models:
+        wanted = [one for one in wanted if one.name in models]
+    survey(wanted, out / "coverage.csv", jobs=jobs, timeout=timeout, again=bool(models))
+    command = f"bam coverage --library {library}" + (" --every" if every else "")
+    write_page(out / "coverage.md", out / "coverage.csv", command)
+    print(f"page: {out / 'coverage.md'}")
+
+
 def _compare_command(out: Path, summary: dict[str, Any]) -> str:
     """The command that repeats a comparison: its recipe, and every field that differs from it."""
     from bam.recipes import RECIPES, Recipe
@@ -178,7 +230,7 @@ def _text(value: Any) -> str:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (compare, train, report, sites, cost, models, recipes)
+    function.__name__: function for function in (compare, train, report, sites, cost, models, recipes, coverage)
 }
 
 

@@ -73,16 +73,20 @@ def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None)
     if kind is bool:
         parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
     elif kind in (list[float], list[str] | None):
-        parser.add_argument(flag, type=numbers if kind == list[float] else names, metavar="A,B,...", **options)
+        parser.add_argument(flag, type=ListOf(float if kind == list[float] else str), metavar="A,B,...", **options)
     else:
         parser.add_argument(flag, type=kind, **options)
 
 
-def numbers(text: str) -> list[float]:
-    """A flag's value "0.5,0.75" as a list."""
-    return text if isinstance(text, list) else [float(word) for word in text.split(",")]
+class ListOf:
+    """A flag's value "0.5,0.75" or "layer1,layer2" as a list."""
 
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
 
-def names(text: str) -> list[str]:
-    """A flag's value "layer1,layer2" as a list."""
-    return text if isinstance(text, list) else text.split(",")
+    def __call__(self, text: str | list) -> list:
+        """The list that `text` stands for."""
+        return text if isinstance(text, list) else [self.kind(word) for word in text.split(",")]
+
+    def __repr__(self) -> str:
+        return f"list of {self.kind.__name__}"

@@ -1,16 +1,18 @@
 """The survey as a page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from bam.coverage.checks import CHECKS, Row
+from bam.coverage.survey import read
 from bam.files import write_atomically
 
 
-def write_page(path: Path, rows: Sequence[Row], command: str) -> None:
-    """Write a Markdown page with the counts, the failures with their reasons, and a line for each network."""
+def write_page(path: Path, survey: Path, command: str) -> None:
+    """Write a Markdown page from a survey's CSV file: counts, failures with their reasons, a line for each network."""
+    rows = read(survey)
     lines = ["# Coverage", "", f"Written by `{command}` with torch {torch.__version__.partition('+')[0]}. {_ABOUT}", ""]
     lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
     for library in dict.fromkeys(row.library for row in rows):
@@ -61,7 +63,7 @@ def _counts(rows: Sequence[Row]) -> list[str]:
     return [said, *table, "| " + " | ".join(cells) + " |"]
 
 
-def _section(title, rows, describe) -> list[str]:
+def _section(title: str, rows: Sequence[Row], describe: Callable[[Row], str]) -> list[str]:
     return ["", f"### {title}", "", *(f"- {describe(row)}" for row in rows)] if rows else []
 
 

@@ -6,7 +6,7 @@ import io
 import multiprocessing
 import signal
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -56,8 +56,10 @@ def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
     return found
 
 
-def survey(wanted: Sequence[Candidate], path: Path, jobs: int = 2, timeout: int = 900) -> list[Row]:
-    """Check each network that has no row in the CSV file `path` yet, adding a row for each; return all wanted rows.
+def survey(
+    wanted: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
+) -> list[Row]:
+    """Check each network that has no row in the CSV file `path` yet (or `again`), adding a row for each; return all.
 
     `timeout` is the number of seconds after which a network is given up.
     """
@@ -66,11 +68,11 @@ def survey(wanted: Sequence[Candidate], path: Path, jobs: int = 2, timeout: int 
     if not path.exists():
         write_atomically(path, ",".join(COLUMNS) + "\n")
     done = {(row.library, row.name) for row in read(path)}
-    pending = [one for one in wanted if (one.library, one.name) not in done]
+    pending = [one for one in wanted if again or (one.library, one.name) not in done]
     with Progress() as display:
         bar = display.add_task("networks", total=len(wanted), completed=len(wanted) - len(pending))
         while pending:
-            for row in _run(pending[:], jobs, timeout):
+            for row in _run(pending, jobs, timeout):
                 append(path, _line(row))
                 pending = [one for one in pending if (one.library, one.name) != (row.library, row.name)]
                 said = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
@@ -89,24 +91,27 @@ def read(path: Path) -> list[Row]:
     return [latest[key] for key in sorted(latest, key=lambda key: (key[0] != "torchvision", *key[1:]))]
 
 
-def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> typing.Iterator[Row]:
-    """The rows as they come; ends early, with a row for each lost network, when a process dies."""
+def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
+    """The rows as they come; ends early when a process dies, after it was found out which network did it."""
     context = multiprocessing.get_context("spawn")
+    running: dict[Future[Row], Candidate] = {}
+    waiting = list(wanted)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running: dict[Future[Row], Candidate] = {}
-        waiting = list(wanted)
         while waiting or running:
             while waiting and len(running) < jobs:
                 one = waiting.pop(0)
                 running[pool.submit(_check, one, timeout)] = one
             future = next(as_completed(running))
-            one = running.pop(future)
             try:
-                yield future.result()
+                row = future.result()
             except BrokenProcessPool:
-                for lost in (one, *running.values()):
-                    yield Row(*lost, sites="fail", reason="sites: the process died; is there enough memory?")
-                return
+                break
+            del running[future]
+            yield row
+    if len(running) == 1:
+        yield Row(*running.popitem()[1], sites="fail", reason="sites: the process died; is there enough memory?")
+    for suspect in running.values():
+        yield from _run([suspect], 1, timeout)
 
 
 def _check(one: Candidate, timeout: int) -> Row:

@@ -1,6 +1,10 @@
 """Networks by name: the reference networks that torchvision lacks, and doors to torchvision and timm."""
 
+import importlib
+import inspect
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -15,15 +19,23 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def build(name: str, num_classes: int) -> nn.Module:
-    """Build a network with random weights: a name in `MODELS`, torchvision's name, or "timm/<name>".
+def build(name: str, num_classes: int | None = None) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: a name in `MODELS`, torchvision's name, "timm/<name>", or "<module>:<function>" for a network of your own:
+            the function returns it, and is given `num_classes` if it takes that.
+        num_classes: outputs of the network; default: its own, and 100 for the networks of `MODELS`.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
         ImportError: for a timm name without timm installed.
     """
+    classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if ":" in name:
+        return _own(name, classes)
     if name in MODELS:
-        return MODELS[name](num_classes)
+        return MODELS[name](num_classes or 100)
     if name.startswith("timm/"):
         try:
             import timm
@@ -31,17 +43,35 @@ def build(name: str, num_classes: int) -> nn.Module:
             raise ImportError(f"{name!r} needs timm: pip install 'bottleneck-attention[timm]'") from None
         if not timm.is_model(name.removeprefix("timm/")):
             raise ValueError(_unknown(name, [f"timm/{known}" for known in timm.list_models()]))
-        return timm.create_model(name.removeprefix("timm/"), num_classes=num_classes)
-    from torchvision.models import get_model, list_models
+        return timm.create_model(name.removeprefix("timm/"), **classes)
+    from torchvision.models import get_model, get_model_builder, list_models
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    options = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return get_model(name, num_classes=num_classes, **options)
+    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
+        options["weights_backbone"] = None  # detectors and segmentation networks would download one
+    return get_model(name, **classes, **options)
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _own(name: str, classes: dict[str, int]) -> nn.Module:
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as python does: modules of the working directory come first
+    try:
+        builder = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name!r}: {error}; give <module>:<function>, e.g. my_networks:small_net") from None
+    takes = inspect.signature(builder).parameters
+    model = builder(**(classes if "num_classes" in takes else {}))
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name!r} returned a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _unknown(name: str, names: list[str]) -> str:
     import difflib
 
-    near = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0.4)) or ", ".join(known[:5])
-    return f"unknown model {name!r}; near: {near}. Known are {', '.join(MODELS)}, torchvision's names and timm/<name>"
+    near = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
+    known = f"{', '.join(MODELS)}, torchvision's names, timm/<name> and <module>:<function>"
+    return f"unknown model {name!r}; near: {near}. Known are {known}"

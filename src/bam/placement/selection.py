@@ -48,8 +48,12 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         else:
             found = [_at_position(find_bottlenecks(model, image), int(word))]
         chosen |= {site.label: site for site in found}
-    order = {name: number for number, name in enumerate(flow.calls)}  # modules are listed as they return
-    return Sites(sorted(chosen.values(), key=lambda site: order[site.name]))
+    return Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
+
+
+def _time(flow: Flow, site: Site) -> tuple[int, int]:
+    (call, *_) = flow.calls[site.name]
+    return (call.start, 1) if site.before else (call.end, 0)
 
 
 def _path(word: str) -> str:

@@ -1,0 +1,81 @@
+import pytest
+
+from bam.coverage import CHECKS, Candidate, Row, candidates, check, survey, write_page
+from bam.coverage.survey import read
+from tests.coverage import networks
+
+
+@pytest.mark.parametrize(
+    ("network", "failed", "told"),
+    [
+        (networks.Small, None, ""),
+        (networks.Restless, "identity", "the output has changed"),
+        (networks.Detached, "gradients", "one: scale has no gradient"),
+        (networks.Fixed, "export", ""),
+    ],
+)
+def test_each_check_can_fail(network, failed, told):
+    row = check("mine", "nets", "net", network)
+    assert (row.sites, row.side, row.params) == ("pass", 96, 808) and row.found.startswith("one (8 at 1/1)")
+    assert row.passed == (failed is None) and not row.refused
+    if failed:
+        reached = list(CHECKS).index(failed)
+        assert [getattr(row, name) for name in CHECKS][reached:] == ["fail"] + [""] * (len(CHECKS) - reached - 1)
+        assert row.reason.startswith(f"{failed}: ") and told in row.reason
+
+
+def test_networks_without_down_sampling_do_not_count():
+    row = check("mine", "nets", "flat", networks.Flat)
+    assert row.refused and not row.passed and "has no down-sampling" in row.reason
+
+
+def test_whatever_a_network_raises_is_reported():
+    def build():
+        raise ZeroDivisionError("as it happens")
+
+    row = check("mine", "nets", "net", build)
+    assert (row.sites, row.reason) == ("fail", "sites: ZeroDivisionError: as it happens")
+
+
+def test_levels_of_timm():
+    import timm
+
+    assert check("timm", "resnet", "x", lambda: timm.create_model("resnet10t")).levels == "pass"
+
+
+def test_a_survey_goes_on_where_it_stopped_and_outlives_dead_and_slow_networks(tmp_path, capsys):
+    wanted = [
+        Candidate("mine", "nets", f"tests.coverage.networks:{name}") for name in ("Small", "Flat", "dying", "slow")
+    ]
+    path = tmp_path / "coverage.csv"
+    survey(wanted[:1], path, jobs=1, timeout=5)
+    before = path.read_text()
+    rows = {row.name.partition(":")[2]: row for row in survey(wanted, path, jobs=1, timeout=5)}
+    assert path.read_text().startswith(before) and before.count("Small") == 1 == path.read_text().count("Small")
+    assert rows["Small"].passed and rows["Flat"].refused
+    assert rows["dying"].reason.startswith("sites: the process died") and "not done after 5 s" in rows["slow"].reason
+    assert rows == {row.name.partition(":")[2]: row for row in read(path)}
+    survey(wanted[:1], path, jobs=1, again=True)
+    assert path.read_text().count("Small") == 2 and len(read(path)) == 4
+    write_page(tmp_path / "coverage.md", path, "bam coverage")
+    page = (tmp_path / "coverage.md").read_text()
+    assert "4 networks, of which 3 count; 1 of them pass every check (33.3 %)" in page
+    assert "- tests.coverage.networks:dying: sites: the process died" in page
+    assert "| nets | tests.coverage.networks:Small | one (8 at 1/1) | pass | none listed |" in page
+
+
+def test_candidates():
+    found = candidates()
+    assert len([one for one in found if one.library == "torchvision"]) >= 80
+    families = [one.family for one in found if one.library == "timm"]
+    assert len(families) == len(set(families)) > 90 and len(candidates("timm", every=True)) > 1000
+    assert Candidate("timm", "inception_v3", "timm/inception_v3") in found
+
+
+def test_a_row_passes_only_if_every_check_does():
+    row = Row("a", "b", "c", **dict.fromkeys(CHECKS, "pass"))
+    assert row.passed
+    for name in CHECKS:
+        setattr(row, name, "")
+        assert not row.passed
+        setattr(row, name, "pass")
