@@ -273,3 +273,26 @@ def test_items_of_a_stage_can_be_replaced(gated):
     block = gated.layer2[0]
     gated.layer1[0] = nn.Identity()
     assert isinstance(gated.get_submodule("layer1.0"), nn.Identity) and gated.layer2[0] is block
+
+
+def test_names_are_those_of_the_plain_network(plain, gated):
+    named, before = dict(gated.named_parameters()), dict(plain.named_parameters())
+    assert set(before) == {name for name in named if ".attention." not in name}
+    assert all(named[name] is gated.get_parameter(name) for name in named)
+    assert {name for name, _ in plain.named_modules()} <= {name for name, _ in gated.named_modules()}
+    for name, module in gated.named_modules():
+        assert gated.get_submodule(name) is module
+    output = torch.func.functional_call(gated, {name: torch.zeros_like(p) for name, p in named.items()}, IMAGE)
+    assert not output.any() and gated(IMAGE).any()
+
+
+@pytest.mark.parametrize("copied", [torch.fx.symbolic_trace, lambda m: create_feature_extractor(m, ["features"])])
+def test_attention_after_a_single_layer_runs_once_in_traces(copied):
+    """Such layers are leaves of a trace and are called by their names."""
+    model = bam.attach(get_model("vgg11").eval(), image=64)  # after its ReLUs
+    for module in bam.attended(model).values():
+        restless(module)
+    twin = copied(model)
+    output = twin(IMAGE)
+    expected = model.features(IMAGE) if isinstance(output, dict) else model(IMAGE)
+    assert torch.equal(output["features"] if isinstance(output, dict) else output, expected)

@@ -71,6 +71,23 @@ class Attended(nn.Module):
         else:
             setattr(base, name, value)
 
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """This module, its parts, and the parts of `base` by the names that they have without attention.
+
+        Names of parameters follow these, so that rules by name (timm's layer decay) and optimizer states by name hold.
+        """
+        memo = set() if memo is None else memo
+        whole = len(prefix) + len("base.") + bool(prefix)
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            inner = name.startswith(f"{prefix}.base." if prefix else "base.")
+            yield (f"{prefix}{'.' if prefix else ''}{name[whole:]}" if inner else name), module
+
+    def _fqn_modifiers(self) -> dict[str, str]:
+        """What torch.distributed.checkpoint asks a module whose state-dict hooks take a name out of the keys."""
+        return {"": "base"}
+
     def __getitem__(self, key: Any) -> Any:
         """A module of the sequence, or whatever `base` holds under `key`."""
         return nn.Sequential(*self)[key] if self._is_sequence else self.base[key]
@@ -101,23 +118,10 @@ class Attended(nn.Module):
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` with the names that the modules have without attention, as they are in state dicts.
-
-    An `Attended` stands for its `base`, which is not listed itself.
-    """
-    seen: set[nn.Module] = set()
-    pending: list[tuple[str, nn.Module]] = [("", model)]
-    while pending:
-        name, module = pending.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        yield name, module
-        children = list(module.base.named_children() if isinstance(module, Attended) else module.named_children())
-        if isinstance(module, Attended):
-            children.append(("attention", module.attention))
-        prefix = f"{name}." if name else ""
-        pending += [(prefix + child_name, child) for child_name, child in reversed(children)]
+    """`model.named_modules()` as it is without attention: an `Attended` stands for its `base`, which is not listed."""
+    modules = list(model.named_modules())
+    bases = {module.base for _, module in modules if isinstance(module, Attended)}
+    yield from ((name, module) for name, module in modules if module not in bases)
 
 
 class _Permuted(nn.Module):
