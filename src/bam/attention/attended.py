@@ -77,16 +77,22 @@ class Attended(nn.Module):
         """This module, its parts, and the parts of `base` by the names that they have without attention.
 
         Names of parameters follow these, so that rules by name (timm's layer decay) and optimizer states by name hold.
+        `base` itself stays `base`: torch.fx calls modules by their names.
         """
         memo = set() if memo is None else memo
         whole = len(prefix) + len("base.") + bool(prefix)
         for name, module in super().named_modules(memo, prefix, remove_duplicate):
-            inner = name.startswith(f"{prefix}.base." if prefix else "base.")
+            inner = self._is_container and name.startswith(f"{prefix}.base." if prefix else "base.")
             yield (f"{prefix}{'.' if prefix else ''}{name[whole:]}" if inner else name), module
 
     def _fqn_modifiers(self) -> dict[str, str]:
         """What torch.distributed.checkpoint asks a module whose state-dict hooks take a name out of the keys."""
-        return {"": "base"}
+        return {"": "base"} if self._is_container else {}
+
+    @property
+    def _is_container(self) -> bool:
+        """Whether `base` has parts only: tensors of its own are found by their place, `base.weight`."""
+        return not (self.base._parameters or self.base._buffers or "base" in self.base._modules)
 
     def __getitem__(self, key: Any) -> Any:
         """A module of the sequence, or whatever `base` holds under `key`."""

@@ -136,6 +136,8 @@ def _levels(model: nn.Module, sites: Sites) -> str:
 
 def _small_side(model: nn.Module, sites: Sites) -> int:
     """A small image at which the network has the same sites, else its own size."""
+    if getattr(model, "aux_logits", False):
+        return 299  # in training, the auxiliary classifiers of Inception take nothing smaller
     try:
         if [site.label for site in find_bottlenecks(model, 96)] == [site.label for site in sites]:
             return 96
