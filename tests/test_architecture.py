@@ -12,7 +12,8 @@ import bam
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
     "files", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
-    "models", "data", "recipes", "records", "reports", "training", "export", "coverage", "timm", "flags", "cli", "__main__",
+    "models", "data", "recipes", "records", "reports", "training", "export", "coverage", "timm",
+    "flags", "cli", "__main__",
 ]  # fmt: skip
 CORE = {"files", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}
 PROBE = "import sys; {}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"

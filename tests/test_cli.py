@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bam import cli
+from bam.cli.training import _compare_command, compare, train
 from bam.flags import parse_flags
 from bam.recipes import Recipe
 
@@ -32,7 +33,7 @@ def test_help_shows_the_values_of_the_recipe(capsys):
 
 def test_flags_change_the_recipe():
     arguments = parse_flags(
-        cli.train,
+        train,
         ["--recipe", "digits/small", "--attention", "bam", "--lr", "0.05", "--sites", "layer1,layer2", "--flip"]
         + ["--no-deterministic", "--milestones", "0.3,0.6", "--attention-options", '{"reduction": 8}'],
     )
@@ -59,18 +60,64 @@ def test_compare_end_to_end(tmp_path, capsys):
     assert comparison["differences"] == pytest.approx([by_seed["bam"][s] - by_seed["none"][s] for s in (0, 1)])
     assert all(v["latency_ms"] > 0 and v["images_per_second"] > 0 for v in summary["variants"])
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
-    repeated = parse_flags(cli.compare, shlex.split(command)[2:])
-    original = parse_flags(cli.compare, words[1:])
+    repeated = parse_flags(compare, shlex.split(command)[2:])
+    original = parse_flags(compare, words[1:])
     assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"} and repeated["seeds"] == 2
     before = (tmp_path / "report.html").read_text()
     assert cli.main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == before
 
 
+def test_sites_by_hand_with_latency(capsys):
+    words = ["sites", "--model", "examples.your_own_network:small_net", "--sites", "conv[12],before head"]
+    assert cli.main(words) == 1 and "before head" not in capsys.readouterr().out  # the head takes no map
+    assert cli.main([*words[:-1], "conv[12],-1", "--attention-options", '{"reduction": 4}']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["site", "conv1", "conv2", "total"] and lines[-1].endswith(" ms")
+
+
+def test_networks_of_detection_download_nothing(capsys):
+    assert cli.main(["sites", "--model", "ssdlite320_mobilenet_v3_large", "--no-latency"]) == 0
+    assert "backbone.features.0.3" in capsys.readouterr().out
+
+
+def test_a_run_is_exported_with_what_it_learned(tmp_path, capsys):
+    import onnxruntime
+    import torch
+
+    from bam.training import trained_model, training_images
+
+    run = tmp_path / "run"
+    assert cli.main(["train", "--recipe", "digits/small", *TINY, "--attention", "bam", "--out", str(run)]) == 0
+    words = ["export", "--run", str(run), "--out", str(tmp_path / "net.onnx")]
+    assert cli.main([*words, "--no-latency"]) == 0
+    assert "images as" in capsys.readouterr().out
+    model, record = trained_model(run)
+    images = training_images(record, count=5)
+    (given,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"image": images.contiguous().numpy()})
+    torch.testing.assert_close(torch.from_numpy(given), model(images), rtol=1e-4, atol=1e-4)
+    assert cli.main([*words, "--attention", "bam"]) == 1 and "a run has its own" in capsys.readouterr().err
+    assert cli.main([*words, "--precision", "int8", "--no-latency"]) == 0
+    assert "int8, any batch, height, width" in capsys.readouterr().out
+    (run / "model.safetensors").write_bytes(b"damaged")
+    assert cli.main(words) == 1 and "damaged" in capsys.readouterr().err
+
+
+def test_coverage_writes_its_page(tmp_path, capsys, monkeypatch):
+    from bam.coverage import Candidate
+
+    found = [Candidate("mine", "nets", "tests.coverage.networks:Small")]
+    monkeypatch.setattr("bam.coverage.candidates", lambda *_: found)
+    assert cli.main(["coverage", "--out", str(tmp_path), "--jobs", "1"]) == 0
+    assert "1 networks, of which 1 count; 1 of them pass" in (tmp_path / "coverage.md").read_text()
+    assert cli.main(["coverage", "--models", "tests.coverage.networks:Smal", "--out", str(tmp_path)]) == 1
+    assert "neither torchvision nor timm has tests.coverage.networks:Smal" in capsys.readouterr().err
+
+
 def test_the_repeat_command_names_the_variants_once():
     recipe = {**Recipe().as_dict(), "name": "digits/small", "attention": "bam"}
     summary = {"recipe": recipe, "variants": [{"name": "bam", "seeds": [0]}, {"name": "none", "seeds": [0]}]}
-    command = cli._compare_command(Path("out"), summary)
+    command = _compare_command(Path("out"), summary)
     assert command.count("--attention ") == 1 and "--attention bam,none" in command
 
 
@@ -86,7 +133,14 @@ def test_models_and_recipes(capsys):
         (["trian"], 2, "unknown verb 'trian'"),
         (["train", "--recipe", "digits/smal"], 1, "unknown recipe 'digits/smal'; known: digits/small"),
         (["sites", "--model", "resnet51"], 1, "near: resnet50"),
+        (["export", "--out", "x.onnx"], 1, "give one of --run and --model"),
+        (["export", "--model", "resnet18", "--precision", "int8", "--out", "x.onnx"], 1, "give --run"),
+        (["export", "--run", "nowhere", "--out", "x.onnx"], 1, "nowhere holds no complete run"),
+        (["export", "--model", "resnet18", "--out", "x.onx"], 1, ".onnx, .pt2, .torchscript"),
         (["sites", "--model", "vit_b_16"], 1, "no down-sampling"),
+        (["sites", "--model", "nowhere:net"], 1, "No module named 'nowhere'; give <module>:<function>"),
+        (["sites", "--model", "os:getcwd"], 1, "returned a str, not a torch.nn.Module"),
+        (["sites", "--model", "resnet18", "--sites", "layer7"], 1, "no module 'layer7'; near: 'layer4'"),
         (["sites", "--model", "inception_v3", "--image", "32"], 1, "cannot run on an image of shape (3, 32, 32)"),
         (["train", "--recipe", "digits/small", "--attention", "bim"], 1, "unknown attention 'bim'"),
         (["train", "--recipe", "digits/small", "--epochs", "0"], 1, "epochs must be at least 1"),

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,14 +49,20 @@ def format_count(number: float) -> str:
     return f"{number:g}"
 
 
-def latency_ms(models: Mapping[str, nn.Module], image: torch.Tensor, rounds: int = 30) -> dict[str, float]:
-    """Median milliseconds of a forward pass in eval mode; models take turns, so that noise hits them alike."""
+def latency_ms(
+    models: Mapping[str, Callable[[torch.Tensor], Any]], image: torch.Tensor, rounds: int = 30
+) -> dict[str, float]:
+    """Median milliseconds of a forward pass; models take turns, so that noise hits them alike.
+
+    Modules are put into eval mode; any other function of the image is called as it is.
+    """
     times: dict[str, list[float]] = {name: [] for name in models}
     wait = torch.cuda.synchronize if image.is_cuda else (lambda: None)
     with torch.no_grad():
         for number in range(rounds + 3):
             for name, model in models.items():
-                model.eval()
+                if isinstance(model, nn.Module):
+                    model.eval()
                 wait()
                 start = time.perf_counter()
                 model(image)

@@ -22,7 +22,7 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
     """
     shape, dtype = image_shape(model, image), _floating_dtype(model)
     try:
-        with _left_as_it_was(model):
+        with left_as_it_was(model):
             _to_meta(model)
             return model(torch.empty(shape, device="meta", dtype=dtype))
     except (NotImplementedError, RuntimeError, AssertionError):  # what torch raises where values are needed: for real
@@ -30,7 +30,7 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
-        with _left_as_it_was(model):
+        with left_as_it_was(model):
             return model(real.to(device))
     except (RuntimeError, AssertionError) as error:
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
@@ -38,7 +38,7 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; afterwards modes, tensors, and attributes set by the pass (caches) are as before."""
     before = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     model.eval()

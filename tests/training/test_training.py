@@ -54,7 +54,7 @@ def test_resume_after_sigkill_is_bit_equal(tmp_path):
     process.communicate()
     assert not (killed / "model.safetensors").exists()
     with pytest.raises(ValueError, match="add --resume"):
-        run(parse_flags(cli.train, bam_command(killed)[4:])["recipe"], killed)
+        run(parse_flags(cli.VERBS["train"], bam_command(killed)[4:])["recipe"], killed)
     subprocess.run(bam_command(killed, "--resume"), check=True, capture_output=True)
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (killed / "steps.csv").read_text() == (whole / "steps.csv").read_text()

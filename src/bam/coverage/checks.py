@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import importlib.metadata
+import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -46,6 +48,7 @@ class Row:
     export: str = ""
     reason: str = ""
     seconds: float = 0.0
+    versions: str = ""  #: of torch and of the network's library
 
     @property
     def refused(self) -> bool:
@@ -64,7 +67,7 @@ class Failure(Exception):
 
 def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) -> Row:
     """Put the network that `build` makes (with random weights) through all checks."""
-    row, start = Row(library, family, name), time.perf_counter()
+    row, start = Row(library, family, name, versions=_versions("torch", library)), time.perf_counter()
     current = "sites"
     try:
         with warnings.catch_warnings():
@@ -78,6 +81,11 @@ def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) 
         row.reason = f"{current}: {'' if isinstance(error, Failure) else f'{type(error).__name__}: '}{lines[0]}"[:300]
     row.seconds = round(time.perf_counter() - start, 1)
     return row
+
+
+def _versions(*packages: str) -> str:
+    installed = [name for name in packages if importlib.util.find_spec(name) is not None]
+    return ", ".join(f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in installed)
 
 
 def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, str]]:
@@ -147,7 +155,7 @@ def _small_side(model: nn.Module, sites: Sites) -> int:
 
 
 def _insertion(model: nn.Module, images: Tensor) -> Iterator[tuple[str, str]]:
-    plain, state = _outputs(model, images), dict(model.state_dict())
+    plain, state = _outputs(model, images), model.state_dict()
     modules = [(name, id(module)) for name, module in model.named_modules()]
     if not all(torch.isfinite(value).all() for value in plain):
         raise Failure("the plain network's own output is not finite")

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from bam.coverage.checks import CHECKS, Row
 from bam.coverage.survey import read
 from bam.files import write_atomically
@@ -13,7 +11,8 @@ from bam.files import write_atomically
 def write_page(path: Path, survey: Path, command: str) -> None:
     """Write a Markdown page from a survey's CSV file: counts, failures with their reasons, a line for each network."""
     rows = read(survey)
-    lines = ["# Coverage", "", f"Written by `{command}` with torch {torch.__version__.partition('+')[0]}. {_ABOUT}", ""]
+    versions = sorted({row.versions for row in rows if row.versions})
+    lines = ["# Coverage", "", f"Written by `{command}` ({'; '.join(versions)}). {_ABOUT}", ""]
     lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
     for library in dict.fromkeys(row.library for row in rows):
         own = [row for row in rows if row.library == library]

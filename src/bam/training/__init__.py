@@ -3,5 +3,6 @@
 from bam.training.comparison import compare
 from bam.training.run import run
 from bam.training.session import Interrupted, build_model
+from bam.training.trained import trained_model, training_images
 
-__all__ = ["Interrupted", "build_model", "compare", "run"]
+__all__ = ["Interrupted", "build_model", "compare", "run", "trained_model", "training_images"]

@@ -1,0 +1,50 @@
+"""The command itself: picks the verb, tells errors in one sentence."""
+
+import inspect
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from bam.cli.networks import cost, coverage, export, models, sites
+from bam.cli.training import compare, recipes, report, train
+from bam.flags import parse_flags
+
+VERBS: dict[str, Callable[..., None]] = {
+    function.__name__: function for function in (compare, train, report, sites, cost, export, models, recipes, coverage)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 1 for an error that was told, 2 for a wrong call, 130 if interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from bam import __version__
+
+        print(f"bam {__version__}")
+        return 0
+    if words[0] not in VERBS:
+        print(f"bam: unknown verb {words[0]!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    try:
+        verb = VERBS[words[0]]
+        verb(**parse_flags(verb, words[1:]))
+        return 0
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("BAM_DEBUG"):
+            raise
+        print(f"bam {words[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        go_on = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
+        print(f"bam {words[0]}: {stop or 'stopped'}\ngo on with: bam {shlex.join(go_on)}", file=sys.stderr)
+        return 130
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = (f"  {name:<{width}}  {(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
+    return "\n".join(["usage: bam VERB [--flags]   (bam VERB --help explains a verb)", "", *lines])

@@ -1,0 +1,117 @@
+"""Verbs about training: compare, train, report, recipes."""
+
+import inspect
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bam.recipes import Recipe
+
+
+def compare(
+    recipe: "Recipe",
+    attention: str = "none,bam",
+    seeds: int = 3,
+    out: Path | None = None,
+    data_root: Path | None = None,
+    device: str | None = None,
+    save_minutes: float = 2.0,
+) -> None:
+    """Find out whether attention helps: train all variants, paired by seed, and report with intervals.
+
+    The same command goes on where an interrupted comparison stopped and skips the runs that are done.
+
+    Args:
+        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
+        attention: variants, the first is the baseline.
+        seeds: how many seeds; 3 or more give intervals worth reading.
+        out: folder of the comparison (default: comparisons/<recipe>).
+        data_root: folder of the data (default: $BAM_DATA, or data).
+        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
+        save_minutes: minutes between saved states, besides one after every epoch.
+    """
+    from bam import training
+
+    folder = out or Path("comparisons") / recipe.name.replace("/", "-")
+    training.compare(
+        recipe, attention.split(","), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        report(folder)
+
+
+def train(
+    recipe: "Recipe",
+    out: Path | None = None,
+    resume: bool = False,
+    data_root: Path | None = None,
+    device: str | None = None,
+    save_minutes: float = 2.0,
+) -> None:
+    """Train one network into a folder with its record, weights and training states.
+
+    Args:
+        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
+        out: the run's folder (default: runs/<recipe>-<attention>-seed<seed>).
+        resume: go on where an interrupted run stopped; ends in the same weights bit for bit.
+        data_root: folder of the data (default: $BAM_DATA, or data).
+        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
+        save_minutes: minutes between saved states, besides one after every epoch.
+    """
+    from bam.training import run
+
+    folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
+    record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)
+    print(f"test error {100 * record.final['test_error']:.2f} %; record and weights in {folder}")
+
+
+def report(out: Path) -> None:
+    """Write the report of a comparison again, from the runs that are complete so far.
+
+    Args:
+        out: folder of the comparison.
+    """
+    from bam.reports import summarize, write_report
+    from bam.reports.report import table
+    from bam.training.comparison import read_comparison
+
+    records, latency = read_comparison(out)
+    summary = summarize(records, latency)
+    write_report(out, summary, _compare_command(out, summary))
+    print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
+
+
+def recipes() -> None:
+    """List the recipes with what to expect of them."""
+    from bam.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
+
+
+def _compare_command(out: Path, summary: dict[str, Any]) -> str:
+    """The command that repeats a comparison: its recipe, and every field that differs from it."""
+    from bam.recipes import RECIPES, Recipe
+
+    recipe, names = Recipe(**summary["recipe"]), [variant["name"] for variant in summary["variants"]]
+    known = recipe.name in RECIPES
+    source = recipe.name if known else str(out / f"{names[0]}-seed{recipe.seed}" / "recipe.yaml")
+    words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
+    words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
+    changes = RECIPES[recipe.name]().differences(recipe) if known else {}
+    for key, (_, value) in changes.items():
+        if key == "attention":  # the variants are named above
+            continue
+        flag = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag if value else flag.replace("--", "--no-")]
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else _text(value)]
+    return shlex.join(words)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

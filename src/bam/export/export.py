@@ -1,0 +1,153 @@
+"""A network as a file that is compared with the network before it is kept."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bam.dryrun import Image, left_as_it_was
+from bam.export.formats import FORMATS, need_onnx, open_file
+from bam.export.parity import TOLERANCE, Check, compare, gather, images_at
+from bam.export.precision import to_fp16, to_int8
+from bam.export.reasons import REFUSALS, reason
+from bam.export.sizes import AXES, Shape, sizes_to_check
+from bam.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file, and how it compared with the network."""
+
+    path: Path
+    precision: str
+    dynamic: tuple[str, ...]  #: axes that may differ from call to call
+    checks: tuple[Check, ...]  #: the first at the size that was traced
+
+    def __str__(self) -> str:
+        free = f"any {', '.join(self.dynamic)}" if self.dynamic else "one size"
+        head = f"{self.path}: {self.path.stat().st_size / 1e6:.1f} MB, {self.precision}, {free}; against the network:"
+        return "\n".join([head, *(f"  {check}" for check in self.checks)])
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    image: Image | None = None,
+    dynamic: Sequence[str] = tuple(AXES),
+    precision: str = "fp32",
+    calibration: Tensor | Iterable[Tensor] | None = None,
+    tolerance: float | None = None,
+) -> Exported:
+    """Write `model` in eval mode to `path`; a file that does not compute what the model computes is not kept.
+
+    The file is loaded from the disk and compared with the model at the size that was traced and at two others that
+    differ from it in each dynamic axis. Only then it takes the place of what was at `path`; the model is left as it
+    was. The suffix is the format: .pt2 (`torch.export.load(path).module()`), .onnx (one file; input "image") or
+    .torchscript (`torch.jit.load`).
+
+    Args:
+        model: a network with float32 parameters, its output any nesting of tensors.
+        path: the file; its folder is made.
+        image: an image (N, C, H, W) or a size to trace at: a side, (H, W) or (C, H, W); default: that of
+            `calibration`, else the model's own input size or 224 x 224.
+        dynamic: which of "batch", "height", "width" may differ from call to call.
+        precision: "fp32"; for .onnx also "fp16" (weights and arithmetic) or "int8" (statically quantised, QDQ).
+        calibration: typical images, normalised as in training: a tensor (N, C, H, W) or batches. int8 takes the ranges
+            of the features from them; the comparison uses them, resized, instead of normal noise.
+        tolerance: largest difference allowed, as a share of the largest output (default: `TOLERANCE[precision]`).
+
+    Raises:
+        ValueError: for an unknown suffix, axis or precision; an axis that cannot be dynamic; a network that the format
+            does not take; a difference above the tolerance. What was at `path` is then still there.
+        ImportError: if the packages that .onnx needs are not installed.
+    """
+    path, dynamic = Path(path), (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    _check_request(model, path, dynamic, precision, calibration is not None)
+    examples = None if calibration is None else gather(calibration)
+    if image is None and examples is not None:
+        image = tuple(examples.shape[1:])
+    with left_as_it_was(model):
+        shapes = sizes_to_check(model, image, dynamic)
+        batches = _batches(model, shapes, examples)
+        traced = batches[0][0] * 0  # not an image of the check, which then sees what tracing froze
+        content = _lowered(FORMATS[path.suffix](model, traced, dynamic), precision, batches[0])
+        checks = _write(path, content, model, batches, TOLERANCE[precision] if tolerance is None else tolerance)
+    return Exported(path, precision, dynamic, tuple(checks))
+
+
+def _check_request(model: nn.Module, path: Path, dynamic: Sequence[str], precision: str, calibrated: bool) -> None:
+    """Raise for what can be seen without running anything."""
+    inner = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    wrapper = type(model).__name__
+    if wrapper in inner:
+        raise ValueError(f"the model is wrapped in {wrapper}: export model.{inner[wrapper]}")
+    if path.suffix not in FORMATS:
+        raise ValueError(f"{path}: the suffix chooses the format, one of {', '.join(FORMATS)}; got {path.suffix!r}")
+    if set(dynamic) - set(AXES):
+        raise ValueError(f"dynamic: any of {', '.join(AXES)}; got {', '.join(dynamic)}")
+    if precision not in TOLERANCE:
+        raise ValueError(f"precision: one of {', '.join(TOLERANCE)}; got {precision!r}")
+    if precision != "fp32" and path.suffix != ".onnx":
+        raise ValueError(f"precision {precision} is made in .onnx files only, got {path}; fp32 works in all formats")
+    if precision == "int8" and not calibrated:
+        raise ValueError("int8 needs calibration=: some hundred typical images (N, C, H, W), normalised as in training")
+    types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()} - {"float32"}
+    if types:
+        raise ValueError(f"the model has {', '.join(types)} parameters; export model.float(), and choose by precision=")
+    if path.suffix == ".onnx":
+        need_onnx()
+
+
+def _batches(model: nn.Module, shapes: Sequence[Shape], examples: Tensor | None) -> list[list[Tensor]]:
+    """The images to check with, for each of `shapes`: all examples at the first, one batch at the others."""
+    most, channels = max(shape[0] for shape in shapes), shapes[0][1]
+    if examples is not None and (len(examples) < most or examples.shape[1] != channels):
+        needed = f"at least {most} images with {channels} channels"
+        raise ValueError(f"calibration: {needed} are needed here, got {tuple(examples.shape)}")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    first, *others = shapes
+    few = None if examples is None else examples[:most]
+    return [images_at(first, examples, device), *(images_at(shape, few, device)[:1] for shape in others)]
+
+
+def _lowered(content: bytes, precision: str, batches: Sequence[Tensor]) -> bytes:
+    try:
+        if precision == "fp16":
+            return to_fp16(content)
+        return to_int8(content, batches) if precision == "int8" else content
+    except REFUSALS as error:
+        raise ValueError(f"this network cannot be exported in {precision}: {reason(error)}; try fp32") from error
+
+
+def _write(
+    path: Path, content: bytes, model: nn.Module, batches: Sequence[Sequence[Tensor]], tolerance: float
+) -> list[Check]:
+    """Put `content` at `path` if it passes the checks; otherwise leave everything as it is."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write_atomically(temporary, content)
+        checks = _checked(model, temporary, batches, tolerance)
+        os.replace(temporary, path)
+        return checks
+    except ValueError as error:
+        raise ValueError(f"{path} is not written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checked(model: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], tolerance: float) -> list[Check]:
+    """The checks of the file on the disk; raises ValueError if one of them fails."""
+    try:
+        run = open_file(file)
+    except REFUSALS as error:
+        raise ValueError(f"the file does not load: {reason(error)}") from error
+    checks = []
+    for images in batches:
+        checks.append(compare(model, run, images))
+        if not checks[-1].relative <= tolerance:  # also if it is no number
+            what = f"the file computes something else than the network: {checks[-1]}"
+            raise ValueError(f"{what}; {tolerance:g} relative is allowed (tolerance=)")
+    return checks

@@ -1,0 +1,57 @@
+"""The image sizes at which a network is traced and its file is checked."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from bam.dryrun import Image, dry_run, image_shape
+from bam.export.reasons import REFUSALS, reason
+
+#: Axis of an image batch that may differ from call to call -> its place in (N, C, H, W).
+AXES = {"batch": 0, "height": 2, "width": 3}
+
+Shape = tuple[int, ...]  # (N, C, H, W)
+
+
+def sizes_to_check(model: nn.Module, image: Image | None, dynamic: Sequence[str]) -> list[Shape]:
+    """(N, C, H, W) to trace at, and two more that differ from it in every dynamic axis and are not square.
+
+    One of the two has odd sides if the network takes odd sides. Nothing is computed.
+
+    Raises:
+        ValueError: if the network does not run at one of them: then an axis cannot be dynamic.
+    """
+    batch, channels, height, width = image_shape(model, image)
+
+    def shape(images: int, taller: int, wider: int) -> Shape:
+        return (
+            images if "batch" in dynamic else batch,
+            channels,
+            height + taller * ("height" in dynamic),
+            width + wider * ("width" in dynamic),
+        )
+
+    traced, larger, odd, even = shape(2, 0, 0), shape(1, 32, 64), shape(3, 33, 1), shape(3, 64, 32)
+    why = _refusal(model, traced)
+    if why:
+        raise ValueError(f"{type(model).__name__} does not run on images {traced}: {why}; give a size with image=")
+    why = _refusal(model, larger)
+    if why:
+        raise ValueError(
+            f"{type(model).__name__} cannot have {', '.join(dynamic)} dynamic: it runs on images {traced} but not on "
+            f"{larger}: {why}; {advice(dynamic)}"
+        )
+    return list(dict.fromkeys([traced, larger, even if _refusal(model, odd) else odd]))
+
+
+def advice(dynamic: Sequence[str]) -> str:
+    """What to try when `dynamic` was too much."""
+    return 'try dynamic=("batch",)' if set(dynamic) - {"batch"} else "try dynamic=()"
+
+
+def _refusal(model: nn.Module, shape: Shape) -> str | None:
+    try:
+        dry_run(model, shape)
+    except REFUSALS as error:
+        return reason(error)
+    return None
