@@ -77,8 +77,11 @@ def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) 
                 current = next((after for after in CHECKS if not getattr(row, after)), current)
     except Exception as error:  # whatever goes wrong in somebody's network is what is reported
         setattr(row, current, "fail")
-        lines = str(error).splitlines() or [""]
-        row.reason = f"{current}: {'' if isinstance(error, Failure) else f'{type(error).__name__}: '}{lines[0]}"[:300]
+        told = (
+            " ".join(str(error).split()) if isinstance(error, Failure | ValueError) else str(error).partition("\n")[0]
+        )
+        kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+        row.reason = f"{current}: {kind}{told}"[:300]
     row.seconds = round(time.perf_counter() - start, 1)
     return row
 

@@ -11,15 +11,15 @@ from bam.files import write_atomically
 def write_page(path: Path, survey: Path, command: str) -> None:
     """Write a Markdown page from a survey's CSV file: counts, failures with their reasons, a line for each network."""
     rows = read(survey)
-    versions = sorted({row.versions for row in rows if row.versions})
-    lines = ["# Coverage", "", f"Written by `{command}` ({'; '.join(versions)}). {_ABOUT}", ""]
+    versions = sorted({version for row in rows for version in row.versions.split(", ") if version})
+    lines = ["# Coverage", "", f"Written by `{command}` ({', '.join(versions)}). {_ABOUT}", ""]
     lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
     for library in dict.fromkeys(row.library for row in rows):
         own = [row for row in rows if row.library == library]
         lines += ["", f"## {library}", "", *_counts(own)]
         lines += _section("Failures", [row for row in own if not row.refused and not row.passed], _failure)
         lines += _section(
-            "Another map of the same stride than `feature_info` lists",
+            "Another map of the same stride than `feature_info` lists: the last one before the down-sampling",
             [r for r in own if r.levels == "other map"],
             _found,
         )
@@ -32,7 +32,7 @@ def write_page(path: Path, survey: Path, command: str) -> None:
             "",
             "### All that count",
             "",
-            "| family | network | sites | " + " | ".join(CHECKS) + " |",
+            "| family | network | where | " + " | ".join(CHECKS) + " |",
             "|---" * (3 + len(CHECKS)) + "|",
         ]
         for row in own:
