@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bam.dryrun import Image, dry_run
+from bam.dryrun import Image, dry_run, image_shape
 
 # The paper's convention ("GFLOPs" of its tables): convolutions and linear layers, one multiply-add counted once.
 _COUNTED = {"convolution", "_convolution", "cudnn_convolution", "addmm", "mm", "linear"}
@@ -37,7 +37,7 @@ def cost(model: nn.Module, image: Image | None = None) -> Cost:
         dry_run(model, image)
     flops = counter.get_flop_counts().get("Global", {})
     counted = sum(number for op, number in flops.items() if str(op).split(".")[-1] in _COUNTED)
-    batch = image.shape[0] if isinstance(image, torch.Tensor) else 1
+    batch = image_shape(model, image)[0]
     return Cost(params=sum(p.numel() for p in model.parameters()), macs=counted // 2 // batch)
 
 

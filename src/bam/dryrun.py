@@ -1,6 +1,7 @@
 """Run a model once without computing anything: what placement and costs look at."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,36 +22,49 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
         ValueError: if it cannot run on such an image at all.
     """
     shape, dtype = image_shape(model, image), _floating_dtype(model)
+    # Whatever somebody's network raises: on the meta device where values are needed, for real where it takes no image.
     try:
         with left_as_it_was(model):
             _to_meta(model)
             return model(torch.empty(shape, device="meta", dtype=dtype))
-    except (NotImplementedError, RuntimeError, AssertionError):  # what torch raises where values are needed: for real
+    except Exception:
         pass
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
         with left_as_it_was(model):
             return model(real.to(device))
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
-        raise ValueError(f"{what} ({str(error).partition(chr(10))[0]}); give one that it takes with image=") from error
+        raise ValueError(
+            f"{what} ({str(error).partition(chr(10))[0]}); give one that it takes with "
+            "image=, and wrap a network that takes more than an image in a module that does not"
+        ) from error
 
 
 @contextlib.contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; afterwards modes, tensors, and attributes set by the pass (caches) are as before."""
-    before = [(m, dict(m.__dict__), dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    scripted = [(m, m.training) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
+    before = []
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule):  # those have attributes of another kind
+            held = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
+            before.append((module, dict(module.__dict__), held))
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, attributes, parameters, buffers in before:
+        for module, training in scripted:
+            module.train(training)
+        for module, attributes, held in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            module._parameters.update(parameters)
-            module._buffers.update(buffers)
+            for name, content in held.items():  # parameters, buffers and parts are among them
+                container = attributes[name]
+                container.clear()
+                container.extend(content) if isinstance(content, list) else container.update(content)
 
 
 def _to_meta(model: nn.Module) -> None:
@@ -60,6 +74,8 @@ def _to_meta(model: nn.Module) -> None:
     """
     made: dict[int, Tensor] = {}
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NotImplementedError("its tensors cannot be exchanged")
         for tensors in (module._parameters, module._buffers):
             for name, value in tensors.items():
                 if value is not None:
@@ -73,22 +89,25 @@ def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int,
     A model tells its input size by an attribute `input_size` or, as timm's do, `pretrained_cfg["input_size"]`; one of
     torchvision's detectors by the size that its `transform` resizes images to.
     """
+    wrong = f"image must be a tensor (N, C, H, W) or a positive size: a side, (H, W) or (C, H, W); got {image!r}"
     if isinstance(image, Tensor):
+        if image.dim() != 4:
+            raise ValueError(f"image must be a tensor (N, C, H, W), got one of shape {tuple(image.shape)}")
         image = tuple(image.shape)
     known = getattr(model, "input_size", None)
+    known = known if isinstance(known, tuple | list) and len(known) == 3 else None
     if image is None:
-        image = (
-            known or _timm_input_size(model)[1:] or getattr(getattr(model, "transform", None), "min_size", (224,))[-1]
-        )
+        resized = getattr(getattr(model, "transform", None), "min_size", (224,))[-1]
+        image = known or _timm_input_size(model)[1:] or resized
+    if not isinstance(image, int | Sequence) or isinstance(image, str):
+        raise ValueError(wrong)
     size = (image, image) if isinstance(image, int) else tuple(int(n) for n in image)
     if len(size) == 2:
         size = (known[0] if known else _in_channels(model), *size)
     if len(size) == 3:
         size = (1, *size)
     if len(size) != 4 or min(size) < 1:
-        raise ValueError(
-            f"image must be a tensor (N, C, H, W) or a positive size: a side, (H, W) or (C, H, W); got {image!r}"
-        )
+        raise ValueError(wrong)
     return size
 
 

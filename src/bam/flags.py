@@ -1,6 +1,7 @@
 """Flags from signatures: a typed function and its docstring become a command line; a recipe's fields become flags."""
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -79,14 +80,14 @@ def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None)
 
 
 class ListOf:
-    """A flag's value "0.5,0.75" or "layer1,layer2" as a list."""
+    """A flag's value "0.5,0.75" or "layer[1,2],fc" as a list."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
 
     def __call__(self, text: str | list) -> list:
         """The list that `text` stands for."""
-        return text if isinstance(text, list) else [self.kind(word) for word in text.split(",")]
+        return text if isinstance(text, list) else [self.kind(word) for word in re.split(r",(?![^\[]*\])", text)]
 
     def __repr__(self) -> str:
         return f"list of {self.kind.__name__}"

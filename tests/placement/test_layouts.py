@@ -182,3 +182,141 @@ def test_axes_are_followed():
     assert follow(torch.reshape, "reshape", (torch.empty(1, 16, 4),), {}, [], (1, 4, 4, 4), cube) == NHWC
     assert follow(torch.reshape, "reshape", (torch.empty(1, 4, 16),), {}, [], (1, 4, 4, 4), cube) == NCHW
     assert follow(torch.reshape, "reshape", (torch.empty(1, 2, 2, 2, 2, 4),), {}, [], (1, *cube), cube, NHWC) == NHWC
+
+
+class Shrinking(nn.Module):
+    """Convolutions and poolings, for networks that do something of their own with them."""
+
+    def __init__(self):
+        super().__init__()
+        self.l1, self.l2, self.l3 = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return F.max_pool2d(self.l3(F.max_pool2d(self.l2(F.max_pool2d(self.l1(x), 2)), 2)), 2).mean((2, 3))
+
+
+class ListCache(Shrinking):
+    def __init__(self):
+        super().__init__()
+        self.grids = [torch.ones(1)]
+
+    def forward(self, x):
+        self.grids[0] = self.grids[0].to(x.device).expand(1)
+        return super().forward(x) * self.grids[0]
+
+
+class LateBuffer(Shrinking):
+    def forward(self, x):
+        if "late" not in self._buffers:
+            self.register_buffer("late", torch.ones(1, device=x.device))
+        return super().forward(x) * self.late
+
+
+class LateLayer(Shrinking):
+    def forward(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(8, 2, device=x.device)
+        return self.late(super().forward(x))
+
+
+class ThroughNumpy(Shrinking):
+    def forward(self, x):
+        return super().forward(x) + torch.from_numpy(x.numpy()).mean()
+
+
+class Scripted(Shrinking):
+    def __init__(self):
+        super().__init__()
+        self.l3 = torch.jit.trace(self.l3, torch.zeros(1, 8, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("network", [ListCache, LateBuffer, LateLayer, ThroughNumpy, Scripted])
+def test_whatever_a_network_does_in_forward_it_is_left_as_it_was(network):
+    model = network()
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    assert [site.name for site in bam.find_bottlenecks(model, 32)][:2] == ["l1", "l2"]
+    assert model.training and model.l1.training and model.l3.training
+    assert {name: torch.equal(value, tensors[name]) for name, value in model.state_dict().items()} == dict.fromkeys(
+        tensors, True
+    )
+    assert model(torch.randn(1, 3, 32, 32)).device.type == "cpu"
+    assert not [m for m in model.modules() if m._forward_hooks]
+
+
+def test_stages_that_are_reached_past_their_names_are_told():
+    class PlainList(Shrinking):
+        def __init__(self):
+            super().__init__()
+            self.stages = [self.l1, self.l2, self.l3]
+
+        def forward(self, x):
+            for stage in self.stages:
+                x = F.max_pool2d(stage(x), 2)
+            return x
+
+    model = PlainList()
+    with pytest.raises(ValueError, match="attention at l1, l2, l3 would never run"):
+        bam.attach(model, image=32)
+    assert not bam.attended(model)
+
+
+def test_an_encoder_that_is_only_a_stem_is_not_all_of_the_network():
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.l2, self.l3 = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+
+        def forward(self, x):
+            return F.max_pool2d(self.l3(F.max_pool2d(self.l2(F.max_pool2d(self.encoder(x), 2)), 2)), 2).mean((2, 3))
+
+    assert [site.name for site in bam.find_bottlenecks(Stem(), 32)] == ["encoder", "l2", "l3"]
+
+
+def test_two_streams_are_told():
+    class TwoStreams(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = Shrinking(), Shrinking()
+
+        def forward(self, x):
+            return torch.cat([self.one(x), self.two(x)], 1)
+
+    sites = bam.find_bottlenecks(TwoStreams(), 32)
+    assert {site.name.partition(".")[0] for site in sites} == {"two"} and len(sites.notes) == 1
+    assert "a parallel stream of maps" in sites.notes[0]
+
+
+def test_maps_written_into_another_tensor_are_followed():
+    class Written(Shrinking):
+        def forward(self, x):
+            x = F.max_pool2d(self.l1(x), 2)
+            out = torch.zeros_like(x)
+            out[:, :4] = self.l2(x)[:, :4]
+            out[:, 4:] = x[:, 4:]
+            return F.max_pool2d(self.l3(F.max_pool2d(out, 2)), 2)
+
+    assert [site.name for site in bam.find_bottlenecks(Written(), 32)][0] == "l1"
+    assert bam.find_bottlenecks(Written(), 32)[-1].name == "l3"
+
+
+@pytest.mark.parametrize("size", [(64, 64), 64, "wide"])
+def test_an_attribute_input_size_of_another_kind_is_no_image_size(size):
+    model = Shrinking()
+    model.input_size = size
+    assert len(bam.find_bottlenecks(model, 32)) == len(bam.find_bottlenecks(model)) == 3
+
+
+@pytest.mark.parametrize("image", [224.0, "224", torch.zeros(3, 32, 32)])
+def test_images_of_another_kind_are_refused(image):
+    with pytest.raises(ValueError, match="image must be"):
+        bam.find_bottlenecks(Shrinking(), image)
+
+
+def test_a_network_of_two_inputs_is_told_what_to_do():
+    class Two(Shrinking):
+        def forward(self, x, y):
+            return super().forward(x) + super().forward(y)
+
+    with pytest.raises(ValueError, match="missing 1 required positional argument.*wrap a network that takes more"):
+        bam.find_bottlenecks(Two(), 32)

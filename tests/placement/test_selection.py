@@ -35,7 +35,7 @@ def test_selection(resnet, wanted, found):
 def test_a_number_is_a_name_where_there_is_such_a_module():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 1), nn.MaxPool2d(2))
     assert [site.name for site in bam.select_sites(model, ["1"], 16)] == ["1"]
-    assert [site.name for site in bam.select_sites(model, [1], 16)] == ["1"]
+    assert [site.name for site in bam.select_sites(model, [1], 16)] == ["2"]  # an int is always a position
     assert [site.name for site in bam.select_sites(model, ["-1"], 16)] == ["2"]
 
 
@@ -51,6 +51,9 @@ def test_a_number_is_a_name_where_there_is_such_a_module():
         ("stride 5", r"no bottleneck has stride '5'; there are 2 \(relu\), 4 \(layer1\)"),
         ("before fc", r"takes a tensor of shape \(1, 512\)"),
         ("", "no module ''"),
+        ([], "at least one of them"),
+        (True, "at least one of them"),
+        ([None], "at least one of them"),
     ],
 )
 def test_what_cannot_be_selected_is_told_with_the_nearest_that_can(resnet, wanted, told):
@@ -68,3 +71,22 @@ def test_latency_is_a_column(resnet):
     assert lines[0].endswith("+ms")
     times = [float(line.split()[-2]) for line in lines[1:]]
     assert all(time > 0 for time in times) and sum(times[:-1]) == pytest.approx(times[-1], abs=0.02)
+
+
+def test_the_root_is_no_site(resnet):
+    assert [site.label for site in bam.select_sites(resnet, "*")] == [
+        "conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool",
+    ]  # fmt: skip
+
+
+def test_sites_are_measured_at_the_image_they_were_found_with():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 16 * 16, 2))
+    sites = bam.find_bottlenecks(model, 32)
+    assert list(bam.attended(bam.attach(model, sites=sites[-1:]))) == ["0"]
+
+
+def test_one_module_carries_attention_once(resnet):
+    model = copy.deepcopy(resnet)
+    with pytest.raises(ValueError, match="'before layer3' and 'layer3' are one module"):
+        bam.attach(model, sites=["before layer3", "layer3"])
+    assert not bam.attended(model)

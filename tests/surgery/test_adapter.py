@@ -73,11 +73,32 @@ def test_what_does_not_fit_is_told_and_changes_nothing(plain, tmp_path):
         bam.load_attention(other, path)
     with pytest.raises(ValueError, match="no module 'layer1'"):
         bam.load_attention(get_model("vgg11"), path)
-    with pytest.raises(ValueError, match="differ in channel.expand.weight, channel.norm.bias"):
-        bam.load_attention(bam.attach(copy.deepcopy(plain), reduction=4), path)
+    with pytest.raises(ValueError, match=r"holds bam \{\} for 'layer1', this model has bam \{'dilation': 1\}"):
+        bam.load_attention(bam.attach(copy.deepcopy(plain), dilation=1), path)
     with pytest.raises(ValueError, match="holds nothing for the attention at layer4"):
         bam.load_attention(bam.attach(copy.deepcopy(plain), sites=["layer1", "layer4"]), path)
     assert not bam.attended(other)
+
+
+GOOD = {"attention": "bam", "channels": 64, "options": {}}
+
+
+@pytest.mark.parametrize(
+    "description",
+    [[], 3, None, {}, {"layer1": None}, {"layer1": {**GOOD, "options": []}}, {"layer1": {"attention": "bam"}},
+     {"layer1": {**GOOD, "attention": "bim"}}, {"layer1": {**GOOD, "options": {"reductoin": 3}}},
+     {"layer1": {**GOOD, "options": {"reduction": "x"}}}, {"layer1": {**GOOD, "attention": ["bam"]}},
+     {"-1": GOOD}, {"layer?": GOOD}, {"layer1": GOOD, "layer2": GOOD}],
+)  # fmt: skip
+@pytest.mark.parametrize("tensors", [True, False])
+def test_tampered_descriptions_are_refused_and_change_nothing(plain, tmp_path, description, tensors):
+    bam.save_attention(attended(plain, sites=["layer1"]), tmp_path / "good.safetensors")
+    values = safetensors.torch.load_file(tmp_path / "good.safetensors") if tensors else {}
+    path, model = tmp_path / "tampered.safetensors", copy.deepcopy(plain)
+    safetensors.torch.save_file(values, path, {"bam.attention": json.dumps(description)})
+    with pytest.raises(ValueError, match=r"tampered.safetensors|no module|position"):
+        bam.load_attention(model, path)
+    assert not bam.attended(model)
 
 
 def test_files_that_are_none_of_ours_are_told(plain, tmp_path):

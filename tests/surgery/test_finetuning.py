@@ -123,4 +123,15 @@ def test_without_attention_is_the_plain_network(model, training):
     assert not torch.equal(model(IMAGE), plain(IMAGE)) and with_attention.shape == (4, 10)
     with pytest.raises(LookupError), bam.without_attention(twin):
         raise LookupError
-    assert all(module.enabled for module in twin.modules() if isinstance(module, Attended))
+    assert all(module.attention_enabled for module in twin.modules() if isinstance(module, Attended))
+
+
+def test_freezing_again_frees_and_freezes_anew(model):
+    bam.attach(model.requires_grad_(False))
+    for names in ([], ["fc", "layer4"], ["fc"]):
+        bam.freeze_backbone(model, trainable=names)
+        trainable = {
+            n.partition(".")[0] for n, p in model.named_parameters() if p.requires_grad and ".attention." not in n
+        }
+        assert trainable == set(names) and all(p.requires_grad for p in attention_parameters(model))
+        assert bool(model.layer4[0].bn1._forward_pre_hooks) == ("layer4" not in names)

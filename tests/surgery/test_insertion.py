@@ -273,6 +273,23 @@ def test_items_of_a_stage_can_be_replaced(gated):
     block = gated.layer2[0]
     gated.layer1[0] = nn.Identity()
     assert isinstance(gated.get_submodule("layer1.0"), nn.Identity) and gated.layer2[0] is block
+    with pytest.raises(IndexError, match="its attention: bam.detach"):
+        gated.layer1[-1] = nn.Identity()
+
+
+def test_what_builds_no_module_is_told_and_leaves_the_model_alone(plain):
+    model = copy.deepcopy(plain)
+    for build in (lambda channels: nn.Identity() if channels == 64 else None, bam.BAM(64)):
+        with pytest.raises(ValueError, match="attention: .*NoneType|attention: .* not a BAM"):
+            bam.attach(model, build)
+    assert not bam.attended(model)
+
+
+def test_a_network_with_versions_in_its_state_loads_it_again():
+    model = nn.Sequential(get_model("mnasnet0_5"))
+    bam.attach(model, sites="0.layers.8", image=64)
+    model.load_state_dict(model.state_dict())
+    assert model.state_dict()._metadata["0.layers.8"] == model.state_dict()._metadata["0.layers.8.base"]
 
 
 def test_names_are_those_of_the_plain_network(plain, gated):

@@ -34,24 +34,25 @@ class Attended(nn.Module):
         super().__init__()
         self.base: Any = base
         self.attention = attention
-        self.before, self.layout, self.origin = before, layout, origin or {"attention": None, "options": {}}
-        self.enabled = True
+        # Names of no other module, since attributes reach through to `base`.
+        self.attention_before, self.attention_layout, self.attention_enabled = before, layout, True
+        self.attention_origin = origin or {"attention": None, "options": {}}
         self.training = base.training
-        self.loading_prefix = ""
+        self.attention_prefix = ""
         self.register_state_dict_post_hook(_hide_base)
         self.register_load_state_dict_pre_hook(_restore_base)
         self.register_load_state_dict_post_hook(_hide_base_in_report)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """attention(base(...)), or base(attention(...), ...)."""
-        if not self.enabled:
+        if not self.attention_enabled:
             return self.base(*args, **kwargs)
-        if self.before:
+        if self.attention_before:
             return self.base(self._refine(args[0]), *args[1:], **kwargs)
         return self._refine(self.base(*args, **kwargs))
 
     def _refine(self, features: Tensor) -> Tensor:
-        if self.layout == "NHWC":
+        if self.attention_layout == "NHWC":
             return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.attention(features)
 
@@ -99,15 +100,23 @@ class Attended(nn.Module):
         return nn.Sequential(*self)[key] if self._is_sequence else self.base[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Replace what `base` holds under `key`."""
+        """Replace a module of the sequence, or what `base` holds under `key`.
+
+        Raises IndexError at the attention's own place.
+        """
+        if self._is_sequence and isinstance(key, int):
+            place = range(len(self))[key]
+            if place == (0 if self.attention_before else len(self.base)):
+                raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
+            key = place - self.attention_before
         self.base[key] = value
 
     def __iter__(self) -> Iterator[Any]:
         """The modules of the sequence, or what iterating over `base` gives."""
         if not self._is_sequence:
             return iter(self.base)
-        refine = _Permuted(self.attention) if self.layout == "NHWC" else self.attention
-        return iter([refine, *self.base] if self.before else [*self.base, refine])
+        refine = _Permuted(self.attention) if self.attention_layout == "NHWC" else self.attention
+        return iter([refine, *self.base] if self.attention_before else [*self.base, refine])
 
     def __len__(self) -> int:
         """How many there are of them."""
@@ -116,7 +125,7 @@ class Attended(nn.Module):
     @property
     def _is_sequence(self) -> bool:
         """Whether the attention counts as one more module of a sequence."""
-        return isinstance(self.base, nn.Sequential) and self.enabled
+        return isinstance(self.base, nn.Sequential) and self.attention_enabled
 
     def __bool__(self) -> bool:
         """A module is true, also when `base` has no length."""
@@ -142,19 +151,21 @@ class _Permuted(nn.Module):
 
 
 def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
-    for entries in (state, getattr(state, "_metadata", {})):
-        hidden, shown = f"{prefix}base", prefix.rstrip(".")
+    hidden, shown = f"{prefix}base", prefix.rstrip(".")
+    versions = getattr(state, "_metadata", {})  # stay under the hidden names, too: load_state_dict looks there
+    for entries in (state, versions):
         for key in [key for key in entries if key == hidden or key.startswith(hidden + ".")]:
-            entries[f"{shown}{key[len(hidden) :]}".lstrip(".")] = entries.pop(key)
+            value = entries[key] if entries is versions else entries.pop(key)
+            entries[f"{shown}{key[len(hidden) :]}".lstrip(".")] = value
 
 
 def _restore_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    module.loading_prefix = prefix  # for _hide_base_in_report, which is not told it
+    module.attention_prefix = prefix  # for _hide_base_in_report, which is not told it
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}attention.")]:
         state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
 
 
 def _hide_base_in_report(module: Any, report: Any) -> None:
-    hidden, shown = f"{module.loading_prefix}base.", module.loading_prefix
+    hidden, shown = f"{module.attention_prefix}base.", module.attention_prefix
     for keys in (report.missing_keys, report.unexpected_keys):
         keys[:] = [shown + key.removeprefix(hidden) if key.startswith(hidden) else key for key in keys]

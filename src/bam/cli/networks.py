@@ -20,7 +20,7 @@ def sites(
         model: network, see `bam models`.
         image: side of the image in pixels (default: the network's own, or 224).
         sites: other places than the bottlenecks: names (layer1), inputs ("before layer2"), patterns (layer?.*),
-            positions (-1) or strides ("stride 8").
+            positions (--sites=-1,0) or strides ("stride 8").
         attention: module to price.
         attention_options: passed to it, e.g. '{"reduction": 8}'.
         keep: how many bottlenecks to keep, counted from the deepest.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bam.dryrun import image_shape
-from bam.placement import Sites, find_bottlenecks
+from bam.placement import NoDownSampling, Sites, find_bottlenecks
 from bam.surgery import attach, attended, detach
 
 #: What is checked, in this order, with what it means; each becomes a column.
@@ -120,9 +120,7 @@ def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
         model = build()
     try:
         return find_bottlenecks(model), ""
-    except ValueError as error:
-        if "has no down-sampling" not in str(error):
-            raise
+    except NoDownSampling as error:
         return None, str(error).partition(":")[0]
 
 

@@ -35,7 +35,7 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     if ":" in name:
         return _own(name, classes)
     if name in MODELS:
-        return MODELS[name](num_classes or 100)
+        return MODELS[name](100 if num_classes is None else num_classes)
     if name.startswith("timm/"):
         try:
             import timm

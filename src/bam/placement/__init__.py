@@ -1,7 +1,7 @@
 """Where attention goes: one forward pass is traced, and the maps just before each down-sampling are its sites."""
 
-from bam.placement.bottlenecks import find_bottlenecks
+from bam.placement.bottlenecks import NoDownSampling, find_bottlenecks
 from bam.placement.selection import select_sites
 from bam.placement.sites import Site, Sites
 
-__all__ = ["Site", "Sites", "find_bottlenecks", "select_sites"]
+__all__ = ["NoDownSampling", "Site", "Sites", "find_bottlenecks", "select_sites"]

@@ -6,9 +6,22 @@ from torch import nn
 
 from bam.dryrun import Image, image_shape
 from bam.placement.axes import NHWC
-from bam.placement.cuts import cuts, halves, parallel_sizes, pointwise_back, stage_entry
+from bam.placement.cuts import (
+    ancestors,
+    cuts,
+    halves,
+    parallel_sizes,
+    pointwise_back,
+    stage_entry,
+    stray_streams,
+)
 from bam.placement.flow import Flow, Node
 from bam.placement.sites import Site, Sites
+
+
+class NoDownSampling(ValueError):
+    """The network has no feature maps that are down-sampled, so that there is no bottleneck."""
+
 
 Finding = tuple[Site | None, str]  # a site, or why there is none, or what is to be known about it
 
@@ -32,7 +45,7 @@ def find_bottlenecks(model: nn.Module, image: Image | None = None, *, keep: int 
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     flow = trace(model, image)
-    found = cuts(flow.within("encoder", "backbone"))
+    found = cuts(flow)
     findings: list[Finding] = []
     smallest = float("inf")
     for position, (before, after) in enumerate(zip(found, found[1:], strict=False)):
@@ -48,8 +61,11 @@ def find_bottlenecks(model: nn.Module, image: Image | None = None, *, keep: int 
     kept = findings[-keep:]
     sites = Sites(site for site, _ in kept if site is not None)
     sites.notes = tuple(note for _, note in kept if note)
+    sites.image = image
     if not sites:
-        raise ValueError(_nothing_found(model, image_shape(model, image), sites.notes))
+        raise _nothing_found(model, flow, sites.notes)
+    if stray_streams(flow):
+        sites.notes += ("a parallel stream of maps carries a part of the flow past these sites",)
     return sites
 
 
@@ -125,12 +141,15 @@ def _parallel_sites(flow: Flow, before: Node, after: Node) -> list[Finding]:
     return findings
 
 
-def _nothing_found(model: nn.Module, shape: tuple[int, ...], notes: Sequence[str]) -> str:
+def _nothing_found(model: nn.Module, flow: Flow, notes: Sequence[str]) -> ValueError:
     by_hand = 'name the sites by hand: bam.attach(model, sites=["<module name>", ...])'
-    what = f"{type(model).__name__} on an image {tuple(shape[1:])}"
+    what = f"{type(model).__name__} on an image {flow.nodes[0].shape[1:]}"
     if notes:
-        return f"{what}: no down-sampling could be given a site; {by_hand}\n" + "\n".join(f"  {n}" for n in notes)
-    return (
+        reasons = "\n".join(f"  {note}" for note in notes)
+        return ValueError(f"{what}: no down-sampling could be given a site; {by_hand}\n{reasons}")
+    if flow.nodes[0].time not in ancestors(*flow.outputs):
+        return ValueError(f"{what}: the flow from the image to the output could not be followed; {by_hand}")
+    return NoDownSampling(
         f"{what} has no down-sampling of a feature map (N, C, H, W) after its first layer: BAM sits before "
         f"down-samplings. If the image is small, try a larger one; else {by_hand}"
     )

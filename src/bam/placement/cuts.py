@@ -31,7 +31,8 @@ def deepest(flow: Flow) -> Node | None:
 
     It is the last of the smallest maps, if the output is made of it alone. Else, something may pool to a still smaller
     size inside a block: then the last cut before the output, if the cuts only shrink. Else a decoder follows, which
-    makes larger maps again: then the last of the smallest maps before it.
+    makes larger maps again: then the last of the smallest maps before it; and only the part `encoder` or `backbone` of
+    the network is looked at, if it has one that takes the image.
     """
     maps = [node for node in flow.nodes if _shows_the_image(flow, node)]
     if not maps:
@@ -40,6 +41,9 @@ def deepest(flow: Flow) -> Node | None:
     lows = [node for node in maps if node.area == area]
     if flow.nodes[0].time not in ancestors(*flow.outputs, without=lows[-1]):
         return lows[-1]
+    part = flow.within("encoder", "backbone")
+    if part is not flow:
+        return deepest(part)
     if len(flow.outputs) == 1:
         main = cuts_before(flow, flow.outputs[0])
         areas = [node.area for node in main]
@@ -52,6 +56,18 @@ def deepest(flow: Flow) -> Node | None:
             if node.is_map and node.area > area:
                 return max((low for low in lows if low.time < node.time), key=lambda low: low.time)
     return lows[-1]
+
+
+def stray_streams(flow: Flow) -> bool:
+    """Whether there are smallest maps that are neither made into the deepest one nor of it: those of another stream."""
+    target = deepest(flow)
+    assert target is not None
+    before, after = ancestors(target), {target.time}
+    for node in flow.nodes:
+        if any(source.time in after for source in node.sources):
+            after.add(node.time)
+    lows = [node for node in flow.nodes if _shows_the_image(flow, node) and node.area == target.area]
+    return any(node.time not in before | after for node in lows)
 
 
 def ancestors(*nodes: Node, without: Node | None = None) -> set[int]:

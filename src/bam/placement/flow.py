@@ -75,11 +75,12 @@ class Flow(TorchFunctionMode):
         self._kept: list[Tensor] = []  # keeps the ids unique while the trace runs
         self._starts: list[int] = []  # of the modules that are running
         handles = []
-        for name, module in named_modules(model):
-            enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True))
         try:
+            for name, module in named_modules(model):
+                if not isinstance(module, torch.jit.ScriptModule):  # those take no such hooks
+                    enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
+                    handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                    handles.append(module.register_forward_hook(leave, with_kwargs=True))
             with self:
                 dry_run(model, image)
         finally:
@@ -122,10 +123,10 @@ class Flow(TorchFunctionMode):
         kwargs = kwargs or {}
         sources = self._sources((args, kwargs))
         output = func(*args, **kwargs)
-        made = _tensors(output)
+        op = getattr(func, "__name__", str(func))
+        made = _tensors(args[0] if op == "__setitem__" else output)
         if not (sources and made):
             return output
-        op = getattr(func, "__name__", str(func))
         for source in sources:
             source.consumers.append(f"{op}()")
         mixes = _mixes_places(op, args, kwargs)

@@ -33,22 +33,37 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         ValueError: for one that stands for nothing, or for a module that is not called once or returns no feature map;
             the message names the nearest that would do.
     """
-    wanted = [wanted] if isinstance(wanted, str | int | Site) else wanted
-    words = [str(one.label if isinstance(one, Site) else one) for one in wanted]
-    prefix = backbone_of_detector(model)
-    whole = prefix and any(_names_a_module(model, word) and not _path(word).startswith(prefix) for word in words)
-    flow = Flow(model, image) if whole else trace(model, image)
+    image = getattr(wanted, "image", None) if image is None else image
+    several = [wanted] if isinstance(wanted, str | int | Site) else list(wanted)
+    if not several or not all(isinstance(one, str | int | Site) and not isinstance(one, bool) for one in several):
+        raise ValueError(f"sites: names, patterns, positions, strides or Sites, at least one of them; got {wanted!r}")
+    choices = [one.label if isinstance(one, Site) else one for one in several]
+    found: list[Site]
+    flow = _flow_for(model, [str(one) for one in choices if _names_a_module(model, one)], image)
     chosen: dict[str, Site] = {}
-    found: Sequence[Site]
-    for word in words:
-        if word.startswith(_STRIDE):
-            found = _of_stride(find_bottlenecks(model, image, keep=99), word.removeprefix(_STRIDE))
-        elif _names_a_module(model, word):
-            found = _matching(flow, word) if _is_pattern(word) else [_named(model, flow, word)]
+    for one in choices:
+        if _names_a_module(model, one):
+            word = str(one)
+            found = _matching(flow, word) if any(sign in word for sign in "*?[") else [_named(model, flow, word)]
+        elif isinstance(one, str) and one.startswith(_STRIDE):
+            found = _of_stride(find_bottlenecks(model, image, keep=99), one.removeprefix(_STRIDE))
         else:
-            found = [_at_position(find_bottlenecks(model, image), int(word))]
+            found = [_at_position(find_bottlenecks(model, image), int(one))]
         chosen |= {site.label: site for site in found}
-    return Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
+    sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
+    sites.image = image
+    return sites
+
+
+def calls(model: nn.Module, sites: Sequence[Site], image: Image | None) -> set[str]:
+    """The names of the modules that run in a forward pass; of a detector only in its backbone, if `sites` are there."""
+    return set(_flow_for(model, [site.name for site in sites], image).calls)
+
+
+def _flow_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Flow:
+    prefix = backbone_of_detector(model)
+    whole = prefix and not all(_path(name).startswith(prefix) for name in names)
+    return Flow(model, image) if whole else trace(model, image)
 
 
 def _time(flow: Flow, site: Site) -> tuple[int, int]:
@@ -60,14 +75,11 @@ def _path(word: str) -> str:
     return word.removeprefix(_BEFORE)
 
 
-def _is_pattern(word: str) -> bool:
-    return any(sign in word for sign in "*?[")
-
-
-def _names_a_module(model: nn.Module, word: str) -> bool:
+def _names_a_module(model: nn.Module, word: str | int) -> bool:
     """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
-    is_number = word.removeprefix("-").isdigit()
-    return not word.startswith(_STRIDE) and (not is_number or word in dict(named_modules(model)))
+    if isinstance(word, int) or word.startswith(_STRIDE):
+        return False
+    return not word.removeprefix("-").isdigit() or word in dict(named_modules(model))
 
 
 def _at_position(sites: Sites, position: int) -> Site:
@@ -77,8 +89,8 @@ def _at_position(sites: Sites, position: int) -> Site:
     return sites[position]
 
 
-def _of_stride(sites: Sites, stride: str) -> Sites:
-    found = Sites(site for site in sites if str(site.stride) == stride.strip())
+def _of_stride(sites: Sites, stride: str) -> list[Site]:
+    found = [site for site in sites if str(site.stride) == stride.strip()]
     if not found:
         known = ", ".join(f"{site.stride} ({site.label})" for site in sites)
         raise ValueError(f"no bottleneck has stride {stride!r}; there are {known}")
@@ -90,7 +102,7 @@ def _matching(flow: Flow, pattern: str) -> list[Site]:
     labels = [
         f"{_BEFORE if pattern.startswith(_BEFORE) else ''}{name}"
         for name in flow.calls
-        if len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
+        if name and len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
     ]
     found = [site for site in (_site(flow, label) for label in labels) if isinstance(site, Site)]
     if not found:
@@ -114,7 +126,8 @@ def _site(flow: Flow, word: str) -> Site | str:
     calls = flow.calls.get(name, [])
     if len(calls) != 1:
         times = f"{len(calls)} times" if calls else "never"
-        return f"site {name!r} is called {times} in a forward pass: a site must be called exactly once"
+        what = f"site {name!r} is called {times} in a forward pass: a site must be called exactly once"
+        return f"{what} (attach inside of a part that is called {times}: bam.attach(model.<part>))" if calls else what
     node = next((n for n in flow.nodes if name in n.entered), None) if before else calls[0].returned
     if node is None or node.axes is None or len(node.map) != 3:
         what = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
@@ -130,4 +143,8 @@ def _near(flow: Flow, word: str) -> str:
     family = [v for v in valid if v.startswith(f"{name}.") or name.startswith(f"{v}.")]
     family.sort(key=lambda v: abs(v.count(".") - name.count(".")))
     near = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
-    return f"near: {', '.join(map(repr, list(near)[:3]))}" if near else "it has no module that returns a feature map"
+    return (
+        f"near: {', '.join(map(repr, list(near)[:3]))}"
+        if near
+        else "no module is called once and returns one feature map"
+    )

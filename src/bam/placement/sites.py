@@ -9,6 +9,7 @@ from torch import nn
 
 from bam.attention import BAM
 from bam.costs import cost, format_count, latency_ms
+from bam.dryrun import Image
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Site:
 class Sites(tuple[Site, ...]):
     """Sites in forward order. Slicing gives Sites; printing shows what a BAM at each would cost."""
 
+    image: Image | None = None  #: what the forward pass that found them was given
     notes: tuple[str, ...] = ()  #: down-samplings before which no module carries all of the flow, with the reasons
 
     @overload
@@ -42,7 +44,11 @@ class Sites(tuple[Site, ...]):
     def __getitem__(self, key):
         """One site, or Sites for a slice."""
         found = super().__getitem__(key)
-        return Sites(found) if isinstance(key, slice) else found
+        if not isinstance(key, slice):
+            return found
+        part = Sites(found)
+        part.image = self.image
+        return part
 
     def table(self, attention: Callable[..., nn.Module] = BAM, *, latency: bool = False) -> str:
         """A table of the sites with the parameters and MACs that `attention(channels)` adds at each.

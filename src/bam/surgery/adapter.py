@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
-from bam.surgery.insertion import attended_modules, attention_factory, insert, refuse_occupied
+from bam.surgery.insertion import attended_modules, attention_factory, insert
 
 _METADATA = "bam.attention"
 
@@ -31,7 +31,7 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
         for site, module in modules.items()
         for key, value in module.attention.state_dict().items()
     }
-    sites = {site.label: module.origin for site, module in modules.items()}
+    sites = {site.label: module.attention_origin for site, module in modules.items()}
     try:
         metadata = json.dumps(sites)
     except TypeError as error:
@@ -60,27 +60,28 @@ def load_attention(
         ValueError: if the file is none of `save_attention`, or does not fit the model; the model is then unchanged.
         FileNotFoundError: if there is no such file.
     """
-    tensors, origins = _read(Path(path))
-    present = {site.label: (site, module) for site, module in attended_modules(model).items()}
-    more = [label for label in present if label not in origins]
-    if more:
-        raise ValueError(f"{path} holds nothing for the attention at {', '.join(more)}; bam.detach(model) first")
-    new = select_sites(model, [label for label in origins if label not in present], image)
-    made: list[tuple[Site, nn.Module]] = []
-    for site in new:
-        refuse_occupied(model, site)
-        made.append((site, _build(site, origins[site.label], attention, path)))
-    targets = [(site, module.attention) for site, module in present.values()] + made
-    for site, module in targets:
+    path = Path(path)
+    tensors, origins = _read(path)
+    present = attended_modules(model)
+    for site, carrier in present.items():
+        _check_origin(site, carrier.attention_origin, origins.get(site.label), path)
+    labels = [label for label in origins if label not in {site.label for site in present}]
+    new = select_sites(model, labels, image) if labels else []
+    if {site.label for site in new} != set(labels):
+        raise ValueError(f"{path} holds sites that are no names: {', '.join(labels)}")
+    made = {site: _build(site, origins[site.label], attention, path) for site in new}
+    for site, module in made.items():
         _check_fit(site, module, _of_site(tensors, site), path)
-    for site, module in made:
-        insert(model, site, module, origins[site.label])
-    for site, module in targets:
         module.load_state_dict(_of_site(tensors, site))
+    for site, carrier in present.items():
+        _check_fit(site, carrier.attention, _of_site(tensors, site), path)
+    insert(model, made, {site: origins[site.label] for site in made}, image)
+    for site, carrier in present.items():
+        carrier.attention.load_state_dict(_of_site(tensors, site))
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     load = _safetensors().torch.load
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -91,7 +92,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         origins = json.loads(header["__metadata__"][_METADATA])
     except (_safetensors().SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
+    kinds: dict[str, Any] = {"attention": (str, type(None)), "channels": int, "options": dict}
+    whole = isinstance(origins, dict) and all(
+        isinstance(origin, dict) and all(isinstance(origin.get(key, ...), kind) for key, kind in kinds.items())
+        for origin in origins.values()
+    )
+    sites = tuple(f"{label.removeprefix('before ')}.attention." for label in origins) if whole else ()
+    if not sites or not all(key.startswith(sites) for key in tensors):
+        raise ValueError(f"{path} is damaged: its description of the sites does not fit its tensors")
     return tensors, origins
+
+
+def _check_origin(site: Site, own: dict[str, Any], theirs: dict[str, Any] | None, path: Path) -> None:
+    if theirs is None:
+        raise ValueError(f"{path} holds nothing for the attention at {site.label}; bam.detach(model) first")
+    ours = json.loads(json.dumps(own, default=str))
+    if any(ours.get(key) != theirs[key] for key in ("attention", "options")):
+        built = [f"{origin['attention'] or 'a module of your own'} {origin['options']}" for origin in (theirs, ours)]
+        raise ValueError(
+            f"{path} holds {built[0]} for {site.label!r}, this model has {built[1]}; bam.detach(model) first"
+        )
 
 
 def _safetensors() -> Any:
@@ -102,15 +122,16 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _build(
-    site: Site, origin: dict[str, Any], attention: Callable[..., nn.Module] | None, path: Path | str
-) -> nn.Module:
+def _build(site: Site, origin: dict[str, Any], attention: Callable[..., nn.Module] | None, path: Path) -> nn.Module:
     if attention is None and origin["attention"] is None:
         raise ValueError(f"{path} holds modules that are not in bam.ATTENTION: give what builds them, attention=")
     if origin["channels"] != site.channels:
         channels = f"{origin['channels']} channels at {site.label!r}, this model has {site.channels} there"
         raise ValueError(f"{path} was saved for {channels}")
-    return (attention or attention_factory(origin["attention"]))(site.channels, **origin["options"])
+    try:
+        return (attention or attention_factory(origin["attention"]))(site.channels, **origin["options"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: the attention at {site.label!r} cannot be built: {error}") from None
 
 
 def _of_site(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
@@ -118,7 +139,7 @@ def _of_site(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def _check_fit(site: Site, module: nn.Module, values: dict[str, Tensor], path: Path | str) -> None:
+def _check_fit(site: Site, module: nn.Module, values: dict[str, Tensor], path: Path) -> None:
     own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     theirs = {key: tuple(value.shape) for key, value in values.items()}
     if own != theirs:

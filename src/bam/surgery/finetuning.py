@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import named_modules
 from bam.surgery.insertion import attended
@@ -34,13 +34,16 @@ def attention_groups(
     return [group for group in groups if group["params"]]
 
 
-def extend_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, **settings: float | None) -> int:
+def extend_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
+) -> int:
     """Add the attention's parameters to an optimizer that was built before attaching; those that it has are left out.
 
     Args:
         optimizer: keeps its state and groups; the new parameters come in groups of their own.
         model: the model with its attention.
-        **settings: `lr` and `weight_decay` of the new groups, as of `attention_groups`.
+        lr: learning rate of the attention; default: the optimizer's own.
+        weight_decay: of the attention's weights; default: the optimizer's own.
 
     Returns: how many parameter tensors were added: 0 the second time.
 
@@ -48,12 +51,15 @@ def extend_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, **setti
         ValueError: if a learning-rate scheduler holds on to the optimizer's groups already.
     """
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    groups = attention_groups(model, **settings)
+    groups = attention_groups(model, lr=lr, weight_decay=weight_decay)
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in known]
     new = [group for group in groups if group["params"]]
     if new and "initial_lr" in optimizer.param_groups[0]:
-        raise ValueError("a learning-rate scheduler was built on this optimizer: extend the optimizer before that")
+        raise ValueError(
+            "a learning-rate scheduler was built on this optimizer (its groups hold initial_lr): extend the optimizer "
+            "before that; if there is none any more, delete initial_lr from optimizer.param_groups"
+        )
     for group in new:
         optimizer.add_param_group(group)
     return sum(len(group["params"]) for group in new)
@@ -63,7 +69,8 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
     """Freeze all of `model` but its attention and the modules named in `trainable` (a new classifier, say).
 
     Frozen parameters get no gradient; frozen BatchNorms normalise by their running statistics and leave them as they
-    are, also after `model.train()`. `frozen=False` undoes that for all of the backbone. Returns `model`.
+    are, also after `model.train()`. A second call frees and freezes anew; `frozen=False` frees everything. Returns
+    `model`.
 
     Raises:
         ValueError: for a name that is no module, or if nothing would be left to train.
@@ -79,21 +86,20 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
     if frozen and not kept:
         raise ValueError("nothing would be left to train: attach attention first, or name modules in trainable=")
     for parameter in model.parameters():
-        if parameter not in kept:
-            parameter.requires_grad_(not frozen)
+        parameter.requires_grad_(parameter in kept or not frozen)
     for module in model.modules():
-        if isinstance(module, _BatchNorm) and module not in free:
-            _freeze_statistics(module, frozen)
+        if isinstance(module, _NormBase):
+            _freeze_statistics(module, frozen and module not in free)
+            module.train(model.training)
     return model
 
 
-def _freeze_statistics(norm: _BatchNorm, frozen: bool) -> None:
+def _freeze_statistics(norm: _NormBase, frozen: bool) -> None:
     for key, hook in list(norm._forward_pre_hooks.items()):
         if hook is _normalize_by_running_statistics:
             del norm._forward_pre_hooks[key]
     if frozen:
         norm.register_forward_pre_hook(_normalize_by_running_statistics)
-        norm.eval()
 
 
 def _normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:

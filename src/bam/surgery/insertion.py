@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from bam.attention import ATTENTION, Attended, named_modules
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
-from bam.placement.selection import Wanted
+from bam.placement.selection import Wanted, calls
 
 
 def attach(
@@ -51,20 +51,36 @@ def attach(
             warnings.warn(note, stacklevel=2)
     else:
         chosen = select_sites(model, sites, image)
-    for site in chosen:
-        refuse_occupied(model, site)
-    made = [build(site.channels, **options) for site in chosen]  # all before the first change: all or nothing
     name = next((name for name, known in ATTENTION.items() if known is build), None)
-    for site, module in zip(chosen, made, strict=True):
-        insert(model, site, module, {"attention": name, "channels": site.channels, "options": options})
+    made = {site: build(site.channels, **options) for site in chosen}
+    origins = {site: {"attention": name, "channels": site.channels, "options": options} for site in chosen}
+    insert(model, made, origins, chosen.image if image is None else image)
     return model
 
 
-def insert(model: nn.Module, site: Site, module: nn.Module, origin: dict[str, Any]) -> None:
-    """Put `module` at `site`, on the device, with the floating type and in the mode of the module there."""
-    base = model.get_submodule(site.name)
-    module = _on_device_of(module, base, model)
-    _replace(model, base, Attended(base, module, before=site.before, layout=site.layout, origin=origin))
+def insert(
+    model: nn.Module, modules: Mapping[Site, nn.Module], origins: Mapping[Site, dict[str, Any]], image: Image | None
+) -> None:
+    """Put each module at its site, on the device, with the floating type and in the mode of the module there.
+
+    Raises:
+        ValueError: if a site is occupied, or its attention would not run; the model is then unchanged.
+    """
+    refuse_occupied(model, list(modules))
+    placed = []
+    for site, module in modules.items():
+        base = model.get_submodule(site.name)
+        module = _on_device_of(module, base, model)
+        placed.append(Attended(base, module, before=site.before, layout=site.layout, origin=origins[site]))
+    for carrier in placed:
+        _replace(model, carrier.base, carrier)
+    run = calls(model, list(modules), image)
+    idle = [site.label for site in modules if f"{site.name}.attention" not in run]
+    if idle:
+        for carrier in reversed(placed):
+            _replace(model, carrier, carrier.base)
+        what = f"attention at {', '.join(idle)} would never run: the network calls what is there past its name"
+        raise ValueError(f"{what} (from a list of its own, say); choose other sites, or call it by its name")
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -85,8 +101,8 @@ def attended_modules(model: nn.Module) -> dict[Site, Attended]:
     found: dict[Site, Attended] = {}
     for name, module in named_modules(model):
         if isinstance(module, Attended):
-            channels = module.origin.get("channels", 0)
-            found[Site(name, channels, 0, 0, before=module.before, layout=module.layout)] = module
+            channels = module.attention_origin.get("channels", 0)
+            found[Site(name, channels, 0, 0, before=module.attention_before, layout=module.attention_layout)] = module
     return found
 
 
@@ -94,18 +110,20 @@ def attended_modules(model: nn.Module) -> dict[Site, Attended]:
 def without_attention(model: nn.Module) -> Iterator[nn.Module]:
     """Within this context, `model` is the plain network bit for bit: its attention modules are not run."""
     modules = [module for module in model.modules() if isinstance(module, Attended)]
-    before = [module.enabled for module in modules]
+    before = [module.attention_enabled for module in modules]
     try:
         for module in modules:
-            module.enabled = False
+            module.attention_enabled = False
         yield model
     finally:
         for module, enabled in zip(modules, before, strict=True):
-            module.enabled = enabled
+            module.attention_enabled = enabled
 
 
 def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """The class behind a name in `bam.ATTENTION`; a callable is returned as it is."""
+    if isinstance(attention, nn.Module):
+        raise ValueError(f"attention: give what builds a module for so many channels, not a {type(attention).__name__}")
     if not isinstance(attention, str):
         return attention
     if attention not in ATTENTION:
@@ -115,6 +133,8 @@ def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[...
 
 def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn.Module:
     """`attention` on the device, with the floating type and in the mode of the module it follows."""
+    if not isinstance(attention, nn.Module):
+        raise ValueError(f"attention: what builds it returned a {type(attention).__name__}, not a torch.nn.Module")
     for module in (base, model):
         like = next((p for p in module.parameters() if p.is_floating_point()), None)
         if like is not None:
@@ -131,17 +151,22 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def refuse_occupied(model: nn.Module, site: Site) -> None:
-    """Raise ValueError if the module at `site` carries attention already, or its state-dict keys would collide."""
-    base = model.get_submodule(site.name)
-    if isinstance(base, Attended):
-        kind = type(base.attention).__name__
-        raise ValueError(f"site {site.name!r} carries {kind} already; bam.detach(model) first")
-    if "attention" in base._modules or "attention" in base._parameters:
-        raise ValueError(
-            f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the key "
-            f"'{site.name}.attention' would collide; choose a neighbouring site"
-        )
+def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Raise ValueError if a module at `sites` carries attention already, or its state-dict keys would collide."""
+    chosen: dict[nn.Module, str] = {}
+    for site in sites:
+        base = model.get_submodule(site.name)
+        if base in chosen:
+            raise ValueError(f"{chosen[base]!r} and {site.label!r} are one module, which carries attention only once")
+        chosen[base] = site.label
+        if isinstance(base, Attended):
+            kind = type(base.attention).__name__
+            raise ValueError(f"site {site.name!r} carries {kind} already; bam.detach(model) first")
+        if "attention" in base._modules or "attention" in base._parameters:
+            raise ValueError(
+                f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the "
+                f"key '{site.name}.attention' would collide; choose a neighbouring site"
+            )
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
