@@ -136,7 +136,7 @@ def test_models_and_recipes(capsys):
         (["export", "--out", "x.onnx"], 1, "give one of --run and --model"),
         (["export", "--model", "resnet18", "--precision", "int8", "--out", "x.onnx"], 1, "give --run"),
         (["export", "--run", "nowhere", "--out", "x.onnx"], 1, "nowhere holds no complete run"),
-        (["export", "--model", "resnet18", "--out", "x.onx"], 1, ".onnx, .pt2, .torchscript"),
+        (["export", "--model", "resnet18", "--out", "x.onx"], 1, ".pt2, .onnx, .torchscript"),
         (["sites", "--model", "vit_b_16"], 1, "no down-sampling"),
         (["sites", "--model", "nowhere:net"], 1, "No module named 'nowhere'; give <module>:<function>"),
         (["sites", "--model", "os:getcwd"], 1, "returned a str, not a torch.nn.Module"),
