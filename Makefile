@@ -34,7 +34,10 @@ bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
 	$(BIN)/python benchmarks/module.py
 	$(BIN)/python benchmarks/loop.py
 
+coverage: setup ## docs/coverage.md again, from networks not tried yet (half an hour if docs/coverage.csv is removed first)
+	$(BIN)/bam coverage --out docs
+
 clean: ## remove what the other targets made, except your runs
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench coverage clean

@@ -110,7 +110,8 @@ def test_sites_outside_of_the_backbone_can_be_named():
 @pytest.mark.parametrize("name", list(SEGMENTATION))
 def test_torchvision_segmentation(name):
     torch.manual_seed(0)
-    model = restless(get_model(name, weights=None, weights_backbone=None, num_classes=4))
+    auxiliary = {} if "lraspp" in name else {"aux_loss": True}
+    model = restless(get_model(name, weights=None, weights_backbone=None, num_classes=4, **auxiliary))
     images = torch.rand(2, 3, 64, 64)
     check_exact_identity(model, images, SEGMENTATION[name])
     check_training_step(model, lambda m: m(images)["out"].square().mean())
@@ -124,6 +125,7 @@ def test_torchvision_segmentation(name):
         ("Unet", "tu-convnext_atto", [f"encoder.model.stages_{k}" for k in (0, 1, 2)]),
         ("FPN", "resnet18", ["encoder.layer1", "encoder.layer2", "encoder.layer3"]),
         ("DeepLabV3Plus", "resnet18", ["encoder.relu", "encoder.layer1", "encoder.layer2"]),
+        ("PAN", "resnet18", ["encoder.relu", "encoder.layer1", "encoder.layer2"]),
         ("UPerNet", "resnet18", ["encoder.layer1", "encoder.layer2", "encoder.layer3"]),
     ],
 )
@@ -131,7 +133,7 @@ def test_segmentation_models_pytorch(kind, encoder, sites):
     smp = pytest.importorskip("segmentation_models_pytorch", reason="comes with the dev extra")
     torch.manual_seed(0)
     model = restless(getattr(smp, kind)(encoder, encoder_weights=None, classes=3))
-    images = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 128, 128)
     check_exact_identity(model, images, sites)
     check_training_step(model, lambda m: m(images).square().mean())
 

@@ -66,7 +66,8 @@ def stray_streams(flow: Flow) -> bool:
     for node in flow.nodes:
         if any(source.time in after for source in node.sources):
             after.add(node.time)
-    lows = [node for node in flow.nodes if _shows_the_image(flow, node) and node.area == target.area]
+    looked_at = flow.within("encoder", "backbone").nodes  # what comes after is a decoder's business
+    lows = [node for node in looked_at if _shows_the_image(flow, node) and node.area == target.area]
     return any(node.time not in before | after for node in lows)
 
 
