@@ -164,7 +164,7 @@ def models() -> None:
 
 def coverage(
     library: Literal["both", "torchvision", "timm"] = "both",
-    every: bool = False,
+    all: bool = False,
     models: list[str] | None = None,
     out: Path = Path("coverage"),
     jobs: int = 2,
@@ -176,7 +176,7 @@ def coverage(
 
     Args:
         library: both, torchvision or timm.
-        every: every network of timm, not one of each family.
+        all: every network of timm, not one of each family.
         models: only these (timm/<name>), again if they were tried already.
         out: folder for coverage.csv and coverage.md.
         jobs: how many processes.
@@ -184,7 +184,7 @@ def coverage(
     """
     from bam.coverage import candidates, survey, write_page
 
-    wanted = candidates(library, every or models is not None)
+    wanted = candidates(library, all or models is not None)
     unknown = sorted(set(models or []) - {one.name for one in wanted})
     if unknown:
         raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; timm's are timm/<name>")

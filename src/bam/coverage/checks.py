@@ -75,7 +75,7 @@ def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) 
             for current, outcome in _outcomes(row, build):
                 setattr(row, current, outcome)
                 current = next((after for after in CHECKS if not getattr(row, after)), current)
-    except Exception as error:  # whatever goes wrong in somebody's network is what is reported
+    except Exception as error:  # whatever goes wrong in somebody's network is what the survey reports
         setattr(row, current, "fail")
         told = (
             " ".join(str(error).split()) if isinstance(error, Failure | ValueError) else str(error).partition("\n")[0]
