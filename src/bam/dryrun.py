@@ -22,19 +22,18 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
         ValueError: if it cannot run on such an image at all.
     """
     shape, dtype = image_shape(model, image), _floating_dtype(model)
-    # Whatever somebody's network raises: on the meta device where values are needed, for real where it takes no image.
     try:
         with left_as_it_was(model):
             _to_meta(model)
             return model(torch.empty(shape, device="meta", dtype=dtype))
-    except Exception:
+    except Exception:  # somebody's network may raise anything where it needs values: it runs for real, which tells
         pass
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
         with left_as_it_was(model):
             return model(real.to(device))
-    except Exception as error:
+    except Exception as error:  # and anything where it does not take such an image: told as the ValueError promised
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
         raise ValueError(
             f"{what} ({str(error).partition(chr(10))[0]}); give one that it takes with "
@@ -75,7 +74,7 @@ def _to_meta(model: nn.Module) -> None:
     made: dict[int, Tensor] = {}
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise NotImplementedError("its tensors cannot be exchanged")
+            raise TypeError("the tensors of a ScriptModule cannot be exchanged")  # so that it runs for real
         for tensors in (module._parameters, module._buffers):
             for name, value in tensors.items():
                 if value is not None:

@@ -116,7 +116,7 @@ def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
     try:
         with torch.device("meta"):
             model = build()
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # it computes with values when it is built
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # it needs values to be built: not on meta
         model = build()
     try:
         return find_bottlenecks(model), ""
