@@ -73,6 +73,25 @@ def test_branches():
     torch.testing.assert_close(module(x), x * (1 + torch.sigmoid(mc + ms)))
 
 
+@pytest.mark.parametrize("branch", ["channel", "spatial"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_branch_alone_is_that_of_both(branch, training, memory_format):
+    both = restless(BAM(32, dilation=2, dtype=torch.float64)).train(training)
+    alone = BAM(32, dilation=2, branch=branch, dtype=torch.float64).train(training)
+    part = {key: value for key, value in both.state_dict().items() if key.startswith(branch)}
+    assert alone.state_dict().keys() == part.keys()
+    alone.load_state_dict(part)
+    x = torch.randn(2, 32, 5, 6, dtype=torch.float64).to(memory_format=memory_format)
+    z = x.clone().requires_grad_()
+    logits = both.branches(x)[0 if branch == "channel" else 1]
+    y = alone(z)
+    assert y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y, x + x * torch.sigmoid(logits))
+    if not training:
+        assert torch.autograd.gradcheck(alone, z)
+
+
 def test_submodule_names_are_stable():
     names = {name.split(".")[0] + "." + name.split(".")[1] for name in BAM(16).state_dict()}
     parts = ("channel.reduce", "channel.norm", "channel.expand", "channel.closing")
@@ -80,7 +99,8 @@ def test_submodule_names_are_stable():
 
 
 @pytest.mark.parametrize(
-    "options", [{"channels": 0}, {"reduction": 0}, {"dilation": 0}, {"combine": "mean"}, {"layout": "official"}]
+    "options",
+    [{"channels": 0}, {"reduction": 0}, {"dilation": 0}, {"combine": "mean"}, {"layout": "official"}, {"branch": "mc"}],
 )
 def test_unknown_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -1,15 +1,18 @@
-"""What every module in ATTENTION must survive: the matrix runs over the whole table."""
+"""What every module in ATTENTION must survive: the matrix runs over the whole table, and over BAM's single branches."""
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch.export import Dim, export
 
-from bam import ATTENTION
+import bam
+from bam import BAM
 from tests.conftest import restless
 
+ATTENTION = bam.ATTENTION | {f"bam, {branch} alone": partial(BAM, branch=branch) for branch in ("channel", "spatial")}
 pytestmark = pytest.mark.parametrize("name", list(ATTENTION))
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -65,8 +68,8 @@ def test_nan_stays(name):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_identity(name, training, memory_format):
-    module = restless(ATTENTION[name](32, identity=True)).train(training)
-    x = torch.randn(2, 32, 5, 6).to(memory_format=memory_format)
+    module = restless(ATTENTION[name](128, identity=True)).train(training)  # of 8 hidden units one is alive
+    x = torch.randn(2, 128, 5, 6).to(memory_format=memory_format)
     y = module(x)
     assert torch.equal(y, x)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
@@ -102,6 +105,7 @@ def test_copies(name):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_compile(name, training, memory_format):
+    torch._dynamo.reset()  # its limit on compilations is for all modules of a class together
     module = restless(ATTENTION[name](16)).train(training)
     twin = torch.compile(copy.deepcopy(module), fullgraph=True, dynamic=True, backend="aot_eager")
     for size in ((2, 16, 6, 7), (3, 16, 9, 5)):

@@ -13,6 +13,9 @@ from bam.kernels import COMBINE, gate, pool_and_reduce
 for _name in ("check_features", "gate", "pool_and_reduce"):
     torch.fx.wrap(_name)
 
+_BRANCHES = ("both", "channel", "spatial")
+_LAYOUTS = ("paper", "released")
+
 
 class ChannelBranch(nn.Module):
     """Mc(F) = BN(W1 ReLU(BN(W0 AvgPool(F) + b0)) + b1): "what" (equation 3).
@@ -68,13 +71,15 @@ class BAM(nn.Module):
         reduction: r; both branches work at max(1, C // r) channels.
         dilation: d of the two 3x3 convolutions of the spatial branch.
         combine: "sum" (the paper), "product" (the released code and its weights) or "max".
+        branch: "both", or "channel" or "spatial" alone: M(F) = sigmoid(Mc(F)) or sigmoid(Ms(F)) (the paper's ablation).
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
         identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: where the parameters are created.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`.
+    Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
+    `spatial` is None if it is left out.
 
     Raises:
         ValueError: for an unknown option, or an input that is not (N, C, H, W).
@@ -87,6 +92,7 @@ class BAM(nn.Module):
         reduction: int = 16,
         dilation: int = 4,
         combine: Literal["sum", "product", "max"] = "sum",
+        branch: Literal["both", "channel", "spatial"] = "both",
         layout: Literal["paper", "released"] = "paper",
         identity: bool = False,
         device: torch.device | str | None = None,
@@ -96,20 +102,26 @@ class BAM(nn.Module):
         for name, value in (("channels", channels), ("reduction", reduction), ("dilation", dilation)):
             if value < 1:
                 raise ValueError(f"BAM: {name} must be at least 1, got {value}")
-        if combine not in COMBINE:
-            raise ValueError(f"BAM: combine must be one of {', '.join(COMBINE)}, got {combine!r}")
-        if layout not in ("paper", "released"):
-            raise ValueError(f"BAM: layout must be 'paper' or 'released', got {layout!r}")
+        choices = {"combine": (combine, COMBINE), "branch": (branch, _BRANCHES), "layout": (layout, _LAYOUTS)}
+        for name, (choice, known) in choices.items():
+            if choice not in known:
+                raise ValueError(f"BAM: {name} must be one of {', '.join(known)}, got {choice!r}")
         self.channels, self.reduction, self.dilation = channels, reduction, dilation
-        self.combine, self.layout = combine, layout
+        self.combine, self.branch, self.layout = combine, branch, layout
         hidden, closing = max(1, channels // reduction), layout == "paper"
-        self.channel = ChannelBranch(channels, hidden, closing, device=device, dtype=dtype)
-        self.spatial = SpatialBranch(channels, hidden, dilation, closing, device=device, dtype=dtype)
+        factory = {"device": device, "dtype": dtype}
+        self.channel = ChannelBranch(channels, hidden, closing, **factory) if branch != "spatial" else None
+        self.spatial = SpatialBranch(channels, hidden, dilation, closing, **factory) if branch != "channel" else None
         self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
 
-    def branches(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W)."""
+    def branches(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W); None for one left out."""
         check_features(features, self.channels, "BAM")
+        if self.spatial is None:
+            assert self.channel is not None
+            return self.channel(self.channel.reduce(features.mean((2, 3)))), None
+        if self.channel is None:
+            return None, self.spatial(self.spatial.reduce(features))
         assert self.spatial.reduce.bias is not None
         for_channels, for_places = pool_and_reduce(
             features,
@@ -130,5 +142,5 @@ class BAM(nn.Module):
         identity = ", identity=True" if self.scale is not None else ""
         return (
             f"{self.channels}, reduction={self.reduction}, dilation={self.dilation}, "
-            f"combine={self.combine!r}, layout={self.layout!r}{identity}"
+            f"combine={self.combine!r}, branch={self.branch!r}, layout={self.layout!r}{identity}"
         )

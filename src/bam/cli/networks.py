@@ -20,7 +20,7 @@ def sites(
         model: network, see `bam models`.
         image: side of the image in pixels (default: the network's own, or 224).
         sites: other places than the bottlenecks: names (layer1), inputs ("before layer2"), patterns (layer?.*),
-            positions (--sites=-1,0) or strides ("stride 8").
+            positions (--sites=-1,0), strides ("stride 8") or "every block" (each residual branch).
         attention: module to price.
         attention_options: passed to it, e.g. '{"reduction": 8}'.
         keep: how many bottlenecks to keep, counted from the deepest.
@@ -42,6 +42,7 @@ def cost(
     model: str,
     attention: str = "none",
     attention_options: dict[str, Any] | None = None,
+    sites: list[str] | None = None,
     image: int | None = None,
     num_classes: int | None = None,
 ) -> None:
@@ -49,8 +50,9 @@ def cost(
 
     Args:
         model: network, see `bam models`.
-        attention: module to put at the bottlenecks, or "none".
+        attention: module to put into the network, or "none".
         attention_options: passed to it, e.g. '{"layout": "released"}'.
+        sites: where to put it, see `bam sites` (default: the bottlenecks), e.g. "every block".
         image: side of the image in pixels (default: the network's own, or 224).
         num_classes: outputs of the network (default: its own; 100 for cifar/ networks).
     """
@@ -62,7 +64,7 @@ def cost(
     plain = cost(net, image)
     print(f"{model}: {plain}")
     if attention != "none":
-        full = cost(attach(net, attention, image=image, **(attention_options or {})), image)
+        full = cost(attach(net, attention, sites=sites, image=image, **(attention_options or {})), image)
         more = f"+{full.params - plain.params:,} parameters, +{format_count(full.macs - plain.macs)} MACs"
         print(f"{model} + {attention}: {full} ({more})")
 

@@ -26,7 +26,8 @@ def compare(
 
     Args:
         recipe: name (see `bam recipes`) or YAML file; every field below changes it.
-        attention: variants, the first is the baseline.
+        attention: variants, the first is the baseline; each may have options (of the module, sites, identity) in
+            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=every block)'.
         seeds: how many seeds; 3 or more give intervals worth reading.
         out: folder of the comparison (default: comparisons/<recipe>).
         data_root: folder of the data (default: $BAM_DATA, or data).
@@ -34,10 +35,11 @@ def compare(
         save_minutes: minutes between saved states, besides one after every epoch.
     """
     from bam import training
+    from bam.recipes import split_variants
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
     training.compare(
-        recipe, attention.split(","), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
+        recipe, split_variants(attention), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
     )
     if int(os.environ.get("RANK", 0)) == 0:
         report(folder)
@@ -78,8 +80,9 @@ def report(out: Path) -> None:
     from bam.reports.report import table
     from bam.training.comparison import read_comparison
 
-    records, latency = read_comparison(out)
+    records, latency, recipe = read_comparison(out)
     summary = summarize(records, latency)
+    summary["recipe"] = recipe or summary["recipe"]
     write_report(out, summary, _compare_command(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
 

@@ -11,26 +11,32 @@ COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "pro
 
 
 def gate(
-    features: Tensor, channel_logits: Tensor, spatial_logits: Tensor, combine: str = "sum", scale: Tensor | None = None
+    features: Tensor,
+    channel_logits: Tensor | None,
+    spatial_logits: Tensor | None,
+    combine: str = "sum",
+    scale: Tensor | None = None,
 ) -> Tensor:
     """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)) (BAM, equations 1 and 2, https://arxiv.org/abs/1807.06514).
 
-    Shapes: features (N, C, H, W), channel_logits (N, C, 1, 1), spatial_logits (N, 1, H, W), scale (1,).
-    With `scale` s the map is weighed: F' = F + s * F * M(F). Type and memory layout of `features` are kept.
+    Shapes: features (N, C, H, W), channel_logits (N, C, 1, 1), spatial_logits (N, 1, H, W), scale (1,). One of the
+    logits may be None; the map is then the sigmoid of the other. With `scale` s the map is weighed:
+    F' = F + s * F * M(F). Type and memory layout of `features` are kept.
     """
+    logits = [t for t in (channel_logits, spatial_logits) if t is not None]
     if is_channels_last(features):
         # (N, C, 1, 1) + (N, 1, H, W) has no layout of its own and would become NCHW: work on the NHWC view instead.
-        features, channel_logits, spatial_logits = (
-            t.permute(0, 2, 3, 1) for t in (features, channel_logits, spatial_logits)
-        )
-        return _gate(features, channel_logits, spatial_logits, combine, scale).permute(0, 3, 1, 2)
-    return _gate(features, channel_logits, spatial_logits, combine, scale)
+        features, *logits = (t.permute(0, 2, 3, 1) for t in (features, *logits))
+        return _gate(features, logits, combine, scale).permute(0, 3, 1, 2)
+    return _gate(features, logits, combine, scale)
 
 
-def _gate(features: Tensor, mc: Tensor, ms: Tensor, combine: str, scale: Tensor | None) -> Tensor:
-    attention = COMBINE[combine](mc.to(features.dtype), ms.to(features.dtype)).sigmoid_()
+def _gate(features: Tensor, logits: list[Tensor], combine: str, scale: Tensor | None) -> Tensor:
+    first, *others = (t.to(features.dtype) for t in logits)
+    attention = COMBINE[combine](first, *others).sigmoid_() if others else first.sigmoid()
     if scale is not None:
         attention = attention * scale.to(features.dtype)
+    attention = attention.expand_as(features)  # from one branch alone it is smaller
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers know better than _Refine
         return torch.addcmul(features, features, attention)
     return _Refine.apply(features, attention)

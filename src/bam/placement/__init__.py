@@ -1,7 +1,8 @@
 """Where attention goes: one forward pass is traced, and the maps just before each down-sampling are its sites."""
 
+from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import NoDownSampling, find_bottlenecks
 from bam.placement.selection import select_sites
 from bam.placement.sites import Site, Sites
 
-__all__ = ["NoDownSampling", "Site", "Sites", "find_bottlenecks", "select_sites"]
+__all__ = ["NoDownSampling", "Site", "Sites", "find_blocks", "find_bottlenecks", "select_sites"]

@@ -1,4 +1,4 @@
-"""Sites chosen by hand: by name, position, stride or pattern."""
+"""Sites chosen by hand: by name, position, stride or pattern, or every block."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,12 +8,14 @@ from torch import nn
 
 from bam.attention import named_modules
 from bam.dryrun import Image
+from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import backbone_of_detector, find_bottlenecks, site_at, trace
 from bam.placement.flow import Flow
 from bam.placement.sites import Site, Sites
 
 _BEFORE = "before "
 _STRIDE = "stride "
+EVERY_BLOCK = "every block"
 
 
 Wanted = str | int | Site
@@ -27,6 +29,7 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         a pattern: "layer?.*", all modules of such names that return a feature map; `*` does not go beyond a dot;
         a position: 0 or -1, among `find_bottlenecks(model, image)`;
         a stride: "stride 8", the bottlenecks whose map is an eighth of the image;
+        "every block": the residual branch of every block, see `find_blocks`;
         a `Site`.
 
     Raises:
@@ -47,6 +50,8 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
             found = _matching(flow, word) if any(sign in word for sign in "*?[") else [_named(model, flow, word)]
         elif isinstance(one, str) and one.startswith(_STRIDE):
             found = _of_stride(find_bottlenecks(model, image, keep=99), one.removeprefix(_STRIDE))
+        elif one == EVERY_BLOCK:
+            found = list(find_blocks(model, image))
         else:
             found = [_at_position(find_bottlenecks(model, image), int(one))]
         chosen |= {site.label: site for site in found}
@@ -77,7 +82,7 @@ def _path(word: str) -> str:
 
 def _names_a_module(model: nn.Module, word: str | int) -> bool:
     """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
-    if isinstance(word, int) or word.startswith(_STRIDE):
+    if isinstance(word, int) or word.startswith(_STRIDE) or word == EVERY_BLOCK:
         return False
     return not word.removeprefix("-").isdigit() or word in dict(named_modules(model))
 

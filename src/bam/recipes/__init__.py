@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bam.recipes import cifar100, digits
 from bam.recipes.recipe import Recipe
+from bam.recipes.variants import folder_name, split_variants, variant
 
 #: Name -> function returning the recipe; its docstring says what to expect of it.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -30,4 +31,4 @@ def load(name: str) -> Recipe:
     raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}, or the path of a .yaml file")
 
 
-__all__ = ["RECIPES", "Recipe", "load"]
+__all__ = ["RECIPES", "Recipe", "folder_name", "load", "split_variants", "variant"]

@@ -31,8 +31,8 @@ def attach(
     Args:
         model: any CNN.
         attention: a name in `bam.ATTENTION`, or any callable `channels -> nn.Module` that keeps (N, C, H, W).
-        sites: names of modules, patterns ("layer?.*"), positions (-1), strides ("stride 8") or `Site`s, see
-            `select_sites`; default: `find_bottlenecks(model, image)`.
+        sites: names of modules, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block" or
+            `Site`s, see `select_sites`; default: `find_bottlenecks(model, image)`.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
         identity: start with the model's own output bit for bit (passed on to the attention module).
         **options: passed on to the attention module, e.g. `reduction=8`.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -10,7 +11,7 @@ from accelerate import PartialState
 from bam.costs import latency_ms
 from bam.data import load
 from bam.files import write_atomically
-from bam.recipes import Recipe
+from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
 from bam.training.run import check_folder, run
 from bam.training.session import build_model
@@ -30,6 +31,8 @@ def compare(
 ) -> None:
     """Run `recipe` with each of `attentions` for `num_seeds` seeds from the recipe's own on, into folders of `out`.
 
+    Attentions are variants as `bam.recipes.variant` reads them: "none", "bam", "bam(reduction=8)".
+
     Runs are paired: with the same seed, all variants start from the same backbone weights and see the same images in
     the same order. Complete runs are skipped and unfinished ones go on, so that the same call resumes the whole. Seeds
     are the outer loop: an early stop leaves whole pairs. The latency of all variants is measured at the end.
@@ -46,12 +49,12 @@ def compare(
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     _check(recipe, variants, out, data_root, device)
     latency = read_comparison(out)[1] if (out / PLAN).exists() else {}
-    plan = {"attention": list(attentions), "seeds": list(seeds), "latency_ms": latency}
+    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": list(seeds), "latency_ms": latency}
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     for number, (seed, attention) in enumerate(variants, start=1):
         folder = _folder(out, attention, seed)
         run(
-            recipe.replace(attention=attention, seed=seed),
+            variant(recipe, attention).replace(seed=seed),
             folder,
             resume=True,
             data_root=data_root,
@@ -64,8 +67,10 @@ def compare(
         write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float]]:
-    """(variant -> its records so far, variant -> latency in ms) of the comparison in `out`.
+def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float], dict[str, Any] | None]:
+    """(variant -> its records so far, variant -> latency in ms, the recipe) of the comparison in `out`.
+
+    The recipe is that before the variants changed it; None if the comparison does not tell it.
 
     Raises:
         FileNotFoundError: if `out` holds no comparison.
@@ -81,7 +86,7 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
         records[attention] = [Record.read(folder) for folder in folders if (folder / "record.json").exists()]
-    return records, plan["latency_ms"]
+    return records, plan["latency_ms"], plan.get("recipe")
 
 
 def _check(
@@ -93,16 +98,16 @@ def _check(
 ) -> None:
     """Raise what any of the runs would raise at its start, before the first one trains for hours."""
     for seed, attention in variants:
-        check_folder(recipe.replace(attention=attention, seed=seed), _folder(out, attention, seed), device)
+        check_folder(variant(recipe, attention).replace(seed=seed), _folder(out, attention, seed), device)
     with PartialState().main_process_first():  # it may download
         train, _ = load(recipe.data, data_root, **recipe.data_options)
     height, width = train.images.shape[1:3]
     for attention in dict.fromkeys(name for _, name in variants):
-        build_model(recipe.replace(attention=attention), len(train.classes), (height, width))
+        build_model(variant(recipe, attention), len(train.classes), (height, width))
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
-    return out / f"{attention}-seed{seed}"
+    return out / f"{folder_name(attention)}-seed{seed}"
 
 
 def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:

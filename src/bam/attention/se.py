@@ -1,0 +1,61 @@
+"""SE, Squeeze-and-Excitation (Hu, Shen, Sun, CVPR 2018, https://arxiv.org/abs/1709.01507)."""
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import check_features
+
+torch.fx.wrap("check_features")  # looks at the shape of its input: symbolic tracing must not enter it
+
+
+class SE(nn.Module):
+    """F' = F * s, s = sigmoid(W2 ReLU(W1 AvgPool(F) + b1) + b2), (N, C, H, W) in and out (equations 2 to 4).
+
+    The paper puts it on the residual branch of every block, before the addition: `sites="every block"` of `bam.attach`.
+
+    Args:
+        channels: C of the feature map.
+        reduction: r; the hidden layer has max(1, C // r) channels.
+        identity: blend s in by a learned scalar that starts at 0, F' = F * (1 + w * (s - 1)): at construction the
+            output is the (finite) input bit for bit, w gets a gradient from the first step on, and w = 1 is SE.
+        device: where the parameters are created.
+        dtype: floating-point type of the parameters.
+
+    Sub-modules: `reduce` (W1, b1), `expand` (W2, b2).
+
+    Raises:
+        ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).
+        TypeError: for an input that is not floating point.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        identity: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("channels", channels), ("reduction", reduction)):
+            if value < 1:
+                raise ValueError(f"SE: {name} must be at least 1, got {value}")
+        self.channels, self.reduction = channels, reduction
+        hidden = max(1, channels // reduction)
+        self.reduce = nn.Linear(channels, hidden, device=device, dtype=dtype)
+        self.expand = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Refine features (N, C, H, W) into the same shape, type and layout."""
+        check_features(features, self.channels, "SE")
+        logits = self.expand(self.reduce(features.mean((2, 3))).relu())[:, :, None, None]
+        weights = logits.to(features.dtype).sigmoid()
+        if self.scale is not None:
+            weights = 1 + self.scale.to(features.dtype) * (weights - 1)
+        return features * weights
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        identity = ", identity=True" if self.scale is not None else ""
+        return f"{self.channels}, reduction={self.reduction}{identity}"
