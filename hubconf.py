@@ -11,26 +11,26 @@ def attended(backbone="resnet50", pretrained=False, attention="bam", identity=No
     """A classification network of torchvision with an attention module at each bottleneck.
 
     Args:
-        backbone: torchvision's name of the network.
-        pretrained: load torchvision's default weights into the backbone; they are for 1000 classes.
+        backbone: name of the network, see `bam models`.
+        pretrained: start from published weights: True for the library's default ones, or their tag, or a file; the
+            classifier stays random for other than their classes.
         attention: a name in `bam.ATTENTION`, or a callable `channels -> nn.Module`.
         identity: start with the backbone's own output bit for bit; default: where it is pretrained.
         num_classes: how many classes.
         **options: what the attention module is built with, e.g. reduction=8.
 
     Raises:
-        ValueError: for an unknown network or attention, or pretrained weights for another number of classes.
+        ValueError: for an unknown network, attention or tag.
+        OSError: if the weights cannot be downloaded.
     """
-    from torchvision.models import get_model
-
     from bam import attach
-    from bam.models import build
+    from bam.models import build, load_pretrained
 
+    model = build(backbone, num_classes)
     if pretrained:
-        model = get_model(backbone, weights="DEFAULT", num_classes=num_classes)
-    else:
-        model = build(backbone, num_classes)
-    return attach(model, attention, identity=pretrained if identity is None else identity, **options)
+        default = "default" if backbone.startswith("timm/") else "DEFAULT"
+        load_pretrained(model, backbone, default if pretrained is True else pretrained, num_classes)
+    return attach(model, attention, identity=bool(pretrained) if identity is None else identity, **options)
 
 
 def _named(backbone):

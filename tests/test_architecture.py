@@ -12,7 +12,7 @@ import bam
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
     "files", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
-    "models", "data", "recipes", "records", "reports", "training", "export", "coverage", "timm",
+    "tensors", "models", "data", "recipes", "paper", "records", "reports", "training", "export", "coverage", "timm",
     "flags", "cli", "__main__",
 ]  # fmt: skip
 CORE = {"files", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}

@@ -28,7 +28,9 @@ def test_help_shows_the_values_of_the_recipe(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--recipe", "cifar100/resnet50", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "default: cifar/resnet50)" in told and "passes over the training images. (type: int, default: 200)" in told
+    assert (
+        "default: cifar/resnet50_v1)" in told and "passes over the training images. (type: int, default: 300)" in told
+    )
 
 
 def test_flags_change_the_recipe():
@@ -66,6 +68,23 @@ def test_compare_end_to_end(tmp_path, capsys):
     before = (tmp_path / "report.html").read_text()
     assert cli.main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == before
+
+
+def test_variants_with_options_are_compared(tmp_path, capsys):
+    variants = "none,bam(reduction=4),se(sites=every block, identity=true)"
+    words = ["compare", "--recipe", "digits/small", *TINY, "--attention", variants, "--seeds", "1"]
+    words += ["--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "bam(reduction=4) - none: " in told and "se(sites=every block, identity=true) - none: " in told
+    records = {folder.parent.name: json.loads(folder.read_text()) for folder in tmp_path.glob("*/record.json")}
+    assert set(records) == {"none-seed0", "bam-reduction=4-seed0", "se-sites=every-block-identity=true-seed0"}
+    assert records["bam-reduction=4-seed0"]["recipe"]["attention_options"] == {"reduction": 4}
+    assert records["se-sites=every-block-identity=true-seed0"]["sites"] == [f"layer{k}.0.bn2" for k in (1, 2, 3)]
+    command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
+    repeated, original = (parse_flags(compare, w) for w in (shlex.split(command)[2:], words[1:]))
+    assert repeated["attention"] == original["attention"]
+    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"}
 
 
 def test_sites_by_hand_with_latency(capsys):
@@ -121,10 +140,17 @@ def test_the_repeat_command_names_the_variants_once():
     assert command.count("--attention ") == 1 and "--attention bam,none" in command
 
 
+def test_a_table_of_the_paper(capsys):
+    assert cli.main(["paper", "--table", "dilation"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("###") == 1 and told.count("24,066,909") == 4 and "20.47" in told
+    assert cli.main(["paper", "--table", "COCO"]) == 1 and "there are: CIFAR-100;" in capsys.readouterr().err
+
+
 def test_models_and_recipes(capsys):
     assert cli.main(["models"]) == 0 and cli.main(["recipes"]) == 0
     told = capsys.readouterr().out
-    assert "cifar/resnet50" in told and "digits/full" in told and "21.49 % top-1 error" in told
+    assert "cifar/resnet50" in told and "digits/full" in told and "top-1 error 21.49 %" in told
 
 
 @pytest.mark.parametrize(
@@ -147,6 +173,7 @@ def test_models_and_recipes(capsys):
         (["train", "--recipe", "cifar100/resnet20", "--data-root", "/nowhere"], 1, "--data-root or BAM_DATA"),
         (["report", "--out", "/nowhere"], 1, "holds no comparison"),
         (["compare", "--recipe", "digits/small", "--seeds", "0"], 1, "at least 1"),
+        (["compare", "--recipe", "digits/small", "--attention", "none,bam(8)"], 1, "'8' is not OPTION=VALUE"),
         (["cost", "--model", "resnet18", "--attention", "bam", "--attention-options", '{"ratio": 2}'], 1, "'ratio'"),
     ],
 )

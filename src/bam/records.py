@@ -21,8 +21,11 @@ class Record:
     cost: dict[str, int] = field(default_factory=dict)  #: params, macs
     sites: list[str] = field(default_factory=list)
     num_classes: int = 0
+    classes: list[str] = field(default_factory=list)  #: their names; empty in records of the first versions
     image_size: list[int] = field(default_factory=list)  #: height, width
-    history: list[dict[str, float]] = field(default_factory=list)  #: one entry an epoch
+    normalization: dict[str, list[float]] = field(default_factory=dict)  #: mean, std of the channels, from 0 to 1
+    #: One entry an epoch; "unreadable", where there are any: images of training and test that were left out.
+    history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
     format: int = 1
 
@@ -61,7 +64,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     import torch
 
     versions = {}
-    for package in ("bottleneck-attention", "torch", "torchvision", "accelerate"):
+    for package in ("bottleneck-attention", "torch", "torchvision", "accelerate", "pillow"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

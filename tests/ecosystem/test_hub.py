@@ -63,8 +63,10 @@ def test_pretrained_starts_as_the_plain_network(monkeypatch):
     model = load("attended", "resnet18", pretrained=True).eval()
     assert len(bam.attended(model)) == 3 and torch.equal(model(IMAGES), plain(IMAGES))
     assert not torch.allclose(load("bam_resnet18", True, identity=False).eval()(IMAGES), plain(IMAGES))
-    with pytest.raises(ValueError, match="num_classes"):
-        load("bam_resnet18", True, num_classes=10)
+    body = load("bam_resnet18", True, num_classes=10).state_dict()
+    assert body["fc.weight"].shape == (10, 512) and torch.equal(body["conv1.weight"], plain.conv1.weight)
+    with pytest.raises(ValueError, match="no weights 'IMAGENET1K_V9' for resnet18; known are"):
+        load("attended", "resnet18", "IMAGENET1K_V9")
 
 
 def test_unknown_networks_are_refused():

@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from bam.cli.networks import cost, coverage, export, models, sites
+from bam.cli.networks import cost, coverage, export, models, paper, sites
 from bam.cli.training import compare, recipes, report, train
 from bam.flags import parse_flags
 
 VERBS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (compare, train, report, sites, cost, export, models, recipes, coverage)
+    function.__name__: function
+    for function in (compare, train, report, sites, cost, export, models, recipes, paper, coverage)
 }
 
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         go_on = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
-        print(f"bam {words[0]}: {stop or 'stopped'}\ngo on with: bam {shlex.join(go_on)}", file=sys.stderr)
+        print(f"bam {words[0]}: {str(stop) or 'stopped'}\ngo on with: bam {shlex.join(go_on)}", file=sys.stderr)
         return 130
 
 

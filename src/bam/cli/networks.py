@@ -1,4 +1,4 @@
-"""Verbs about networks: sites, cost, export, models, coverage."""
+"""Verbs about networks: sites, cost, export, models, coverage, paper."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -83,46 +83,44 @@ def export(
     latency: bool = True,
     data_root: Path | None = None,
 ) -> None:
-    """Write a network to a file for other runtimes, checked against the network before it is kept.
+    """Write a network to a file for other runtimes, or to a folder that gives it back, checked before it is kept.
 
     Give either a run (its network and weights) or a model. The file takes batches of normalised images.
 
     Args:
-        out: the file; its suffix is the format: .onnx, .pt2 (torch.export) or .torchscript.
+        out: a file, whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript; without a suffix a folder
+            of weights, classes and normalisation (ImageNet's for a --model) for bam.export.from_pretrained or --model.
         run: folder of a complete run.
-        model: network, see `bam models`.
+        model: network, see `bam models`, or such a folder.
         attention: module to put at the bottlenecks of the model, or "none".
         attention_options: passed to it, e.g. '{"layout": "released"}'.
         weights: a .safetensors file for the model, its attention included (default: random weights).
         num_classes: outputs of the model (default: its own).
         image: side of the image in pixels to trace at (default: that of the run, or the network's own, or 224).
-        dynamic: axes that may differ from call to call, of batch, height and width; "" for none.
+        dynamic: axes of a file that may differ from call to call, of batch, height and width; "" for none.
         precision: fp32; for .onnx also fp16, or int8, which calibrates on 256 training images of the run.
         latency: time the file beside the network, as it is and compiled.
         data_root: folder of the data that int8 calibrates on (default: $BAM_DATA, or data).
     """
-    from bam.export import export_model, format_latency, measure_latency
-
     if (run is None) == (model is None):
         raise ValueError("give one of --run and --model")
-    size: Any = image
     calibration = None
     if model is not None:
         if precision == "int8":
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
-        net = _network(model, attention, attention_options, weights, num_classes, image)
+        net, about = _network(model, attention, attention_options, weights, num_classes, image)
     elif attention != "none" or attention_options or weights or num_classes:
         raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
     else:
         from bam.training import trained_model, training_images
 
         net, record = trained_model(Path(str(run)))
-        size = image or record.image_size
-        calibration = training_images(record, data_root) if precision == "int8" else None
-    exported = export_model(net, out, size, [axis for axis in dynamic.split(",") if axis], precision, calibration)
-    print(exported)
-    if latency:
-        print("milliseconds a pass, one image:", format_latency(measure_latency(net, exported)), sep="\n")
+        about = _about(record)
+        calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
+    if not out.suffix:
+        _save(net, out, precision, about | ({"image_size": image, "resize": image} if image else {}))
+    else:
+        _export(net, out, image or about.get("image_size"), dynamic, precision, calibration, latency)
 
 
 def _network(
@@ -132,34 +130,80 @@ def _network(
     weights: Path | None,
     num_classes: int | None,
     image: int | None,
-) -> Any:
+) -> tuple[Any, dict[str, Any]]:
+    """The network that the flags name, and what is known about it beside its weights."""
+    from bam.export import IMAGENET, config_of, from_pretrained
     from bam.models import build
     from bam.surgery import attach
 
+    if Path(model, "config.json").is_file():
+        if attention != "none" or attention_options or weights or num_classes:
+            raise ValueError(f"{model} is a saved network, which has its own attention, weights and classes")
+        net = from_pretrained(model)
+        return net, {field: getattr(config_of(net), field) for field in ("image_size", "resize")}
     net = build(model, num_classes)
     if attention != "none":
         attach(net, attention, image=image, **(attention_options or {}))
     elif attention_options:
         raise ValueError("--attention-options are for an attention: give --attention, e.g. bam")
     if weights is not None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from bam.tensors import load_tensors, read_safetensors
 
-        try:
-            net.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{weights} does not fit {model}: {reason}") from None
-    return net
+        load_tensors(net, read_safetensors(weights)[0], weights, model)
+    return net, {"backbone": model, "num_classes": num_classes, "mean": IMAGENET["mean"], "std": IMAGENET["std"]}
+
+
+def _about(record: Any) -> dict[str, Any]:
+    """What a run's record says about its network, beside the weights."""
+    from bam.data.folder.options import FolderOptions
+
+    about = {"backbone": record.recipe["model"], "image_size": record.image_size, "num_classes": record.num_classes}
+    if record.recipe["data"].startswith("folder:"):
+        about["resize"] = FolderOptions.read(record.recipe["data_options"]).shorter_side
+    return about | {"classes": record.classes or None} | record.normalization
+
+
+def _save(net: Any, folder: Path, precision: str, about: dict[str, Any]) -> None:
+    """Write the folder that gives the network back."""
+    from bam.export import save_pretrained
+
+    if precision != "fp32":
+        raise ValueError(f"{folder} has no suffix: a folder holds the network as it is, --precision is for .onnx files")
+    if "backbone" in about and "mean" not in about:
+        advice = "bam.export.save_pretrained(bam.training.trained_model(run)[0], folder, mean=..., std=...) takes it"
+        raise ValueError(f"the run is of an earlier version of bam, which did not record its normalisation; {advice}")
+    save_pretrained(net, folder, **about)
+    size = (folder / "model.safetensors").stat().st_size / 1e6
+    print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}) gives the network back")
+
+
+def _export(net: Any, out: Path, size: Any, dynamic: str, precision: str, calibration: Any, latency: bool) -> None:
+    """Write the file for other runtimes."""
+    from bam.export import export_model, format_latency, measure_latency
+
+    exported = export_model(net, out, size, [axis for axis in dynamic.split(",") if axis], precision, calibration)
+    print(exported)
+    if latency:
+        print("milliseconds a pass, one image:", format_latency(measure_latency(net, exported)), sep="\n")
 
 
 def models() -> None:
-    """List the networks that every verb takes."""
+    """List the networks that every verb takes: what they cost, and which convolution of a bottleneck block strides."""
+    import torch
     from torchvision.models import list_models
 
-    from bam.models import MODELS
+    from bam.costs import cost, format_count
+    from bam.models import MODELS, build
+    from bam.models.residual import strided_kernel
 
-    print(*MODELS, sep="\n")
+    width = max(map(len, MODELS))
+    print(f"{'network':{width}}  parameters     MACs  strides  paper")
+    for name, builder in MODELS.items():
+        with torch.device("meta"):
+            net = build(name)
+        counted = cost(net)
+        cells = f"{counted.params:>10,}  {format_count(counted.macs):>7}  {strided_kernel(net):7}"
+        print(f"{name:{width}}  {cells}  {getattr(builder, 'source', '')}".rstrip(), flush=True)
     print(f"and torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
     print("and your own as <module>:<function>, where the function returns the network")
 
@@ -195,3 +239,22 @@ def coverage(
     survey(wanted, out / "coverage.csv", jobs=jobs, timeout=timeout, again=bool(models))
     write_page(out / "coverage.md", out / "coverage.csv", f"bam coverage --out {out}")
     print(f"page: {out / 'coverage.md'}")
+
+
+def paper(table: str = "", out: Path | None = None) -> None:
+    """Show the paper's tables beside what this package counts: parameters and multiply-adds of every row.
+
+    Args:
+        table: only those whose title contains this, e.g. SE, ablation, ImageNet (default: all).
+        out: a Markdown page to put all of them into, between its marks (docs/reproducing.md).
+    """
+    from bam.paper import TABLES, markdown, write_tables
+
+    if out is not None:
+        write_tables(out)
+        return
+    titles = [title for title in TABLES if table.lower() in title.lower()]
+    if not titles:
+        raise ValueError(f"no table has {table!r} in its title; there are: {'; '.join(TABLES)}")
+    for title in titles:
+        print(markdown([title]), flush=True)

@@ -93,6 +93,10 @@ def recipes() -> None:
 
     for name, recipe in RECIPES.items():
         print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
+    print(
+        "GPU hours are estimated: six operations a multiply-add at 60 TFLOP/s sustained, as large convolutions reach in"
+    )
+    print("bf16 on one data-centre GPU. Small or depthwise layers and slow decoding of images take longer.")
 
 
 def _compare_command(out: Path, summary: dict[str, Any]) -> str:

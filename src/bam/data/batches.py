@@ -1,18 +1,19 @@
 """Batches cut, flipped and normalised on the device from images that stay uint8."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bam.data.dataset import Dataset
+from bam.data.interface import Unreadable, epoch_generator, normalized
+
+if TYPE_CHECKING:
+    from bam.data.dataset import Dataset
 
 
 class Batches:
-    """A data set on a device, served as batches {image (N, 3, H, W) float32 in channels_last, target (N,)}.
-
-    What an epoch serves depends on (seed, epoch) alone, not on what ran before: a run resumed in mid-epoch, or with
-    another network, sees the same images in the same order with the same crops.
+    """A data set whole on a device, served as `bam.data.BatchSource` says.
 
     Args:
         dataset: the images.
@@ -26,7 +27,7 @@ class Batches:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: "Dataset",
         batch_size: int,
         statistics: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
@@ -44,7 +45,7 @@ class Batches:
             padded = mean.round().to(torch.uint8).expand(len(images), height, width, 3).contiguous()
             padded[:, crop_padding:-crop_padding, crop_padding:-crop_padding] = images
             images = padded
-        self.height, self.width = dataset.images.shape[1:3]
+        self.height, self.width = dataset.image_size
         self.images = images.to(self.device)
         self.targets = dataset.targets.to(self.device)
         self.mean, self.deviation = mean.to(self.device), deviation.to(self.device)
@@ -54,9 +55,9 @@ class Batches:
         """Batches in a training epoch; a last, short batch is left out."""
         return self.size // self.batch_size
 
-    def train(self, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
         """The shuffled, augmented batches of an epoch, from batch number `start` on."""
-        random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        random = epoch_generator(seed, epoch)
         order = torch.randperm(self.size, generator=random)
         offsets = torch.randint(2 * self.padding + 1, (2, self.size), generator=random)
         mirrored = torch.rand(self.size, generator=random) < (0.5 if self.flip else 0.0)
@@ -68,13 +69,17 @@ class Batches:
             top, left = offsets[:, part]
             yield self._cut(chosen, top, left, mirrored[part]), self.targets[chosen]
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def test(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """All images in order, as they are."""
         rank, processes = self.shard
         mine = torch.arange(rank, self.size, processes, device=self.device)
         for chosen in mine.split(max(1, self.batch_size // processes)):
             centre = torch.full_like(chosen, self.padding)
             yield self._cut(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool)), self.targets[chosen]
+
+    def take_unreadable(self) -> Unreadable:
+        """None: the images are in memory."""
+        return Unreadable()
 
     def _cut(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
         if self.padding or self.flip:
@@ -84,4 +89,4 @@ class Batches:
             pixels = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         else:
             pixels = self.images[chosen]
-        return ((pixels - self.mean) / self.deviation).permute(0, 3, 1, 2)  # the NHWC storage is channels_last
+        return normalized(pixels, self.mean, self.deviation)

@@ -1,9 +1,12 @@
 """A labelled set of images of one size, whole in memory."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from bam.data.batches import Batches
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Dataset:
         """How many images."""
         return len(self.images)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.shape[1], self.images.shape[2]
+
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel over all pixels, on the scale 0 to 255: float32 (3,) each."""
         values = torch.arange(256, dtype=torch.float64)
@@ -31,3 +39,21 @@ class Dataset:
             means.append((share * values).sum())
             deviations.append((share * (values - means[-1]) ** 2).sum().sqrt())
         return torch.stack(means).float(), torch.stack(deviations).float()
+
+    def subset(self, chosen: Tensor) -> "Dataset":
+        """The images with the numbers `chosen`, int64 (n,), in that order."""
+        boxes = None if self.boxes is None else self.boxes[chosen]
+        return dataclasses.replace(self, images=self.images[chosen], targets=self.targets[chosen], boxes=boxes)
+
+    def batches(
+        self,
+        batch_size: int,
+        statistics: tuple[Tensor, Tensor],
+        device: torch.device | str = "cpu",
+        *,
+        crop_padding: int = 0,
+        flip: bool = False,
+        shard: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Its images as batches, see `LabelledImages.batches`."""
+        return Batches(self, batch_size, statistics, device, crop_padding=crop_padding, flip=flip, shard=shard)

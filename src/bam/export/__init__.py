@@ -1,12 +1,31 @@
-"""Networks as files for other runtimes, checked against the network before they are kept."""
+"""Networks as files: for other runtimes, for other people, and as others have published them."""
 
+from typing import TYPE_CHECKING, Any
+
+from bam.export.config import IMAGENET, NetworkConfig, config_of
 from bam.export.export import Exported, export_model
 from bam.export.formats import FORMATS
 from bam.export.latency import format_latency, measure_latency
 from bam.export.parity import TOLERANCE, Check
+from bam.export.pretrained import from_pretrained, save_pretrained
+from bam.export.released import load_released
 from bam.export.sizes import AXES
+from bam.export.transform import preprocessing
+
+if TYPE_CHECKING:
+    from bam.export.hub import HubModel
 
 __all__ = [
-    "AXES", "FORMATS", "TOLERANCE", "Check", "Exported", "export_model", "format_latency",
-    "measure_latency",
+    "AXES", "FORMATS", "IMAGENET", "TOLERANCE", "Check", "Exported", "HubModel", "NetworkConfig", "config_of",
+    "export_model", "format_latency", "from_pretrained", "load_released", "measure_latency", "preprocessing",
+    "save_pretrained",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """HubModel, which needs huggingface_hub, when it is asked for."""
+    if name == "HubModel":
+        from bam.export.hub import HubModel
+
+        return HubModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,20 +3,14 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from bam.models import cifar
+from bam.models.pretrained import classifier_name, load_pretrained
+from bam.models.reference import MODELS, Network
 
-#: Name -> builder(num_classes). torchvision's and timm's networks come by their own names, see `build`.
-MODELS: dict[str, Callable[[int], nn.Module]] = {
-    "cifar/resnet8": lambda classes: cifar.SmallResNet(1, classes),
-    "cifar/resnet20": lambda classes: cifar.SmallResNet(3, classes),
-    "cifar/resnet18": lambda classes: cifar.from_torchvision("resnet18", classes),
-    "cifar/resnet50": lambda classes: cifar.from_torchvision("resnet50", classes),
-}
+__all__ = ["MODELS", "Network", "build", "classifier_name", "load_pretrained"]
 
 
 def build(name: str, num_classes: int | None = None) -> nn.Module:
@@ -25,7 +19,7 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     Args:
         name: a name in `MODELS`, torchvision's name, "timm/<name>", or "<module>:<function>" for a network of your own:
             the function returns it, and is given `num_classes` if it takes that.
-        num_classes: outputs of the network; default: its own, and 100 for the networks of `MODELS`.
+        num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
@@ -35,7 +29,8 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     if ":" in name:
         return _own(name, classes)
     if name in MODELS:
-        return MODELS[name](100 if num_classes is None else num_classes)
+        builder = MODELS[name]
+        return builder(getattr(builder, "num_classes", 100) if num_classes is None else num_classes)
     if name.startswith("timm/"):
         try:
             import timm
@@ -48,7 +43,9 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):  # their published weights are for images that they rescale themselves
+        options = {"init_weights": True, "transform_input": True}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # detectors and segmentation networks would download one
     return get_model(name, **classes, **options)

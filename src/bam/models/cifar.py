@@ -1,32 +1,50 @@
-"""ResNets for small images (32 x 32): a 3x3 stem and no max-pool (He et al. 2016, https://arxiv.org/abs/1512.03385)."""
+"""Networks for small images (32 x 32): a 3x3 stem of stride 1 and no max-pool."""
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model
-from torchvision.models.resnet import BasicBlock
+from torchvision.models import DenseNet, get_model
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 class SmallResNet(nn.Module):
-    """The CIFAR ResNet of depth 6n + 2: three stages of n basic blocks with 16, 32 and 64 channels (section 4.2).
+    """The CIFAR ResNet: three stages of residual blocks, each half as large and twice as wide as the one before.
 
-    Shortcuts that change the shape are 1x1 convolutions (option B). Names follow torchvision's ResNet.
+    With basic blocks it has 6 * blocks + 2 layers (He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385); with
+    grouped bottleneck blocks and a stem of 64 channels it is ResNeXt of 9 * blocks + 2 layers (Xie et al. 2017,
+    section 5.3, https://arxiv.org/abs/1611.05431). Shortcuts that change the shape are 1x1 convolutions (option B).
+    Names follow torchvision's ResNet.
+
+    Args:
+        blocks: residual blocks in each stage.
+        num_classes: outputs.
+        block: torchvision's BasicBlock or Bottleneck.
+        channels: of the stem and of the first stage's blocks.
+        groups: ResNeXt's cardinality, for bottleneck blocks: groups of their 3x3 convolution, each with `channels`
+            channels in the first stage.
     """
 
     input_size = (3, 32, 32)
 
-    def __init__(self, blocks: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        num_classes: int,
+        *,
+        block: type[BasicBlock | Bottleneck] = BasicBlock,
+        channels: int = 16,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        out = channels * block.expansion
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
+        self.layer1 = _stage(block, channels, channels, blocks, stride=1, groups=groups)
+        self.layer2 = _stage(block, out, 2 * channels, blocks, stride=2, groups=groups)
+        self.layer3 = _stage(block, 2 * out, 4 * channels, blocks, stride=2, groups=groups)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                _initialize(module)
+        self.fc = nn.Linear(4 * out, num_classes)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, num_classes)."""
@@ -39,19 +57,42 @@ def from_torchvision(name: str, num_classes: int) -> nn.Module:
     """torchvision's ResNet `name` with the CIFAR stem: a 3x3 convolution of stride 1 and no max-pool."""
     model = get_model(name, num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    _initialize(model.conv1)
+    initialize(model.conv1)
     model.maxpool = nn.Identity()
     model.input_size = (3, 32, 32)
     return model
 
 
-def _stage(channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+def densenet_bc(blocks: int, growth_rate: int, num_classes: int) -> DenseNet:
+    """DenseNet-BC for CIFAR: three dense blocks of `blocks` bottleneck layers, 6 * blocks + 4 layers in all.
+
+    Huang et al. 2017, sections 3 and 4.2, https://arxiv.org/abs/1608.06993: the stem is a 3x3 convolution to twice the
+    growth rate, with nothing between it and the first dense block; transitions halve the channels.
+    """
+    stem = 2 * growth_rate
+    model = DenseNet(growth_rate, (blocks,) * 3, stem, num_classes=num_classes)  # type: ignore[arg-type]  # any number
+    model.features.conv0 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision's DenseNet does
+    for name in ("norm0", "relu0", "pool0"):
+        delattr(model.features, name)
+    model.input_size = (3, 32, 32)
+    return model
+
+
+def initialize(model: nn.Module) -> None:
+    """Draw the convolutions' weights anew: He et al. 2015 (https://arxiv.org/abs/1502.01852), by fan-out."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _stage(
+    block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int, groups: int
+) -> nn.Sequential:
+    """`blocks` residual blocks; the first takes `channels` and may down-sample, all give width * expansion."""
+    out = width * block.expansion
     shortcut = None
-    if stride != 1 or channels != width:
-        shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-    first = BasicBlock(channels, width, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
-
-
-def _initialize(convolution: nn.Conv2d) -> None:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if stride != 1 or channels != out:
+        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    first = block(channels, width, stride, shortcut, groups=groups)
+    return nn.Sequential(first, *(block(out, width, groups=groups) for _ in range(blocks - 1)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bam.recipes import cifar100, digits
+from bam.recipes import cifar100, digits, imagenet
 from bam.recipes.recipe import Recipe
 from bam.recipes.variants import folder_name, split_variants, variant
 
@@ -14,6 +14,23 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar100/resnet20": cifar100.resnet20,
     "cifar100/resnet18": cifar100.resnet18,
     "cifar100/resnet50": cifar100.resnet50,
+    "cifar100/resnet101": cifar100.resnet101,
+    "cifar100/preresnet110": cifar100.preresnet110,
+    "cifar100/wide_resnet28_8": cifar100.wide_resnet28_8,
+    "cifar100/wide_resnet28_10": cifar100.wide_resnet28_10,
+    "cifar100/resnext29_8x64d": cifar100.resnext29_8x64d,
+    "cifar100/resnext29_16x64d": cifar100.resnext29_16x64d,
+    "cifar100/densenet100_bc": cifar100.densenet100_bc,
+    "imagenet/resnet18": imagenet.resnet18,
+    "imagenet/resnet50": imagenet.resnet50,
+    "imagenet/resnet101": imagenet.resnet101,
+    "imagenet/wide_resnet18_1.5": imagenet.wide_resnet18_1_5,
+    "imagenet/wide_resnet18_2.0": imagenet.wide_resnet18_2_0,
+    "imagenet/resnext50_32x4d": imagenet.resnext50_32x4d,
+    "imagenet/mobilenet": imagenet.mobilenet,
+    "imagenet/mobilenet_0.7": imagenet.mobilenet_0_7,
+    "imagenet/mobilenet_192": imagenet.mobilenet_192,
+    "imagenet/squeezenet1_1": imagenet.squeezenet1_1,
 }
 
 

@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+#: What a field of a type may hold.
+_TYPES: dict[Any, tuple[type, ...]] = {
+    float: (float, int),
+    int: (int,),
+    bool: (bool,),
+    str: (str,),
+    str | None: (str, type(None)),
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -13,11 +22,13 @@ class Recipe:
 
     Attributes:
         name: of the recipe it came from.
-        data: data set, a name in `bam.data.DATA`.
-        data_options: passed to the data set's loader, e.g. {"canvas": 40}.
+        data: data set, a name in `bam.data.DATA`, or folder:PATH for a folder of images, see `bam.data.folder`.
+        data_options: passed to the data set's loader, e.g. {"canvas": 40}, or {"size": 160} for a folder.
         crop_padding: random crops after padding by so many pixels; 0 for none.
         flip: mirror training images at random.
         model: network, see `bam models`.
+        pretrained: weights to start from: a file, or a tag of torchvision or timm, see `bam.models.pretrained`.
+        freeze_backbone: train the attention and the classifier alone.
         attention: a name in `bam.ATTENTION`, or "none" for the network as it is.
         attention_options: passed to the attention module, e.g. {"reduction": 8}.
         sites: modules to put attention after; default: the bottlenecks that `bam sites` finds.
@@ -31,7 +42,8 @@ class Recipe:
         milestones: where "step" drops, as shares of the epochs.
         gamma: factor of each drop of "step".
         warmup_epochs: linear warm-up from zero.
-        momentum: of SGD (Nesterov).
+        momentum: of SGD.
+        nesterov: Nesterov's form of the momentum.
         weight_decay: of SGD.
         decay_weights_only: spare biases, normalisation layers and scalars the weight decay.
         label_smoothing: share of the target spread over all classes.
@@ -46,6 +58,8 @@ class Recipe:
     crop_padding: int = 0
     flip: bool = False
     model: str = "cifar/resnet8"
+    pretrained: str | None = None
+    freeze_backbone: bool = False
     attention: str = "none"
     attention_options: dict[str, Any] = field(default_factory=dict)
     sites: list[str] | None = None
@@ -60,6 +74,7 @@ class Recipe:
     gamma: float = 0.1
     warmup_epochs: float = 0.0
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
     decay_weights_only: bool = False
     label_smoothing: float = 0.0
@@ -71,9 +86,9 @@ class Recipe:
         """Refuse values that cannot be meant."""
         for name, kind in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
-            types = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}.get(kind)
+            types = _TYPES.get(kind)
             if types and type(value) not in types:
-                raise ValueError(f"recipe: {name} must be of type {kind.__name__}, got {value!r}")
+                raise ValueError(f"recipe: {name} must be of type {types[0].__name__}, got {value!r}")
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("crop_padding", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")

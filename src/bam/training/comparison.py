@@ -13,8 +13,8 @@ from bam.data import load
 from bam.files import write_atomically
 from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
+from bam.training.network import build_model
 from bam.training.run import check_folder, run
-from bam.training.session import build_model
 
 PLAN = "comparison.json"
 
@@ -101,9 +101,8 @@ def _check(
         check_folder(variant(recipe, attention).replace(seed=seed), _folder(out, attention, seed), device)
     with PartialState().main_process_first():  # it may download
         train, _ = load(recipe.data, data_root, **recipe.data_options)
-    height, width = train.images.shape[1:3]
     for attention in dict.fromkeys(name for _, name in variants):
-        build_model(variant(recipe, attention), len(train.classes), (height, width))
+        build_model(variant(recipe, attention), len(train.classes), train.image_size)
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
@@ -117,7 +116,8 @@ def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float
         folder = _folder(out, attention, seed)
         record = Record.read(folder)
         device = record.environment["device"]
-        model = build_model(Recipe(**record.recipe), record.num_classes, (record.image_size[0], record.image_size[1]))
+        height, width = record.image_size
+        model = build_model(Recipe(**record.recipe), record.num_classes, (height, width), to_train=False)
         models[attention] = model.to(device).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])

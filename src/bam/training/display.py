@@ -14,9 +14,9 @@ class Display:
     """
 
     def __init__(self, title: str, total_steps: int, done: int, visible: bool = True) -> None:
-        self.console = Console(highlight=False, quiet=not visible)
+        self.console = Console(highlight=False, markup=False, emoji=False, quiet=not visible)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TextColumn("{task.fields[status]}"),
@@ -56,5 +56,5 @@ class Display:
         )
 
     def say(self, message: str) -> None:
-        """One line of news."""
-        self.console.print(message, soft_wrap=True)
+        """One line of news; file names in it may be in no encoding."""
+        self.console.print(message.encode(errors="backslashreplace").decode(), soft_wrap=True)

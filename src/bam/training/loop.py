@@ -1,15 +1,18 @@
 """The loop: an epoch of training, and an evaluation."""
 
+import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from bam.data import Batches
+from bam.data import BatchSource, Unreadable
 from bam.recipes import Recipe
 from bam.training.display import Display
 from bam.training.optimization import learning_rate
@@ -23,6 +26,7 @@ class Progress:
         self.step_in_epoch = 0
         self.seconds = 0.0  #: of training in this epoch, up to when the clock was last read
         self.images = 0  #: seen by this process in this epoch
+        self.unreadable = Unreadable()  #: left out of the batches of this process in this epoch
         self.sums = torch.zeros(2, device=device, dtype=torch.float64)  # loss and errors, summed over these images
         self._losses: list[tuple[int, float, Tensor]] = []
         self.start_clock()
@@ -55,14 +59,14 @@ class Progress:
 
     def finish_epoch(self, accelerator: Accelerator) -> dict[str, float]:
         """The figures of the epoch that ends here, over all processes; the next one begins."""
-        images = self.images * accelerator.num_processes
-        loss, errors = (accelerator.reduce(self.sums.float(), "sum") / images).tolist()
+        seen = torch.tensor([self.images], device=self.sums.device)  # not all processes could read all of their images
+        loss, errors, images = accelerator.reduce(torch.cat([self.sums, seen]).float(), "sum").tolist()
         seconds = self.read_clock()
         self.epoch += 1
         row = {
             "epoch": self.epoch,
-            "train_loss": loss,
-            "train_error": errors,
+            "train_loss": loss / images,
+            "train_error": errors / images,
             "seconds": seconds,
             "images_per_second": images / seconds,
         }
@@ -70,14 +74,24 @@ class Progress:
         self.sums.zero_()
         return row
 
+    def take_unreadable(self) -> Unreadable:
+        """The images that were left out in this epoch, over all processes; counting begins anew."""
+        total = Unreadable()
+        for found in gather_object([dataclasses.astuple(self.unreadable)]):
+            total.add(Unreadable(*found))
+        self.unreadable = Unreadable()
+        return total
+
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on from here."""
         names = ("epoch", "step", "step_in_epoch", "seconds", "images")
-        return {name: getattr(self, name) for name in names} | {"sums": self.sums.cpu()}
+        unreadable = dataclasses.asdict(self.unreadable)
+        return {name: getattr(self, name) for name in names} | {"sums": self.sums.cpu(), "unreadable": unreadable}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.sums.copy_(state.pop("sums"))
+        self.unreadable = Unreadable(**state.pop("unreadable", {}))  # states of the first versions lack it
         self.__dict__.update(state)
 
 
@@ -85,45 +99,49 @@ def train_epoch(
     recipe: Recipe,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Batches,
+    batches: BatchSource,
     accelerator: Accelerator,
     progress: Progress,
     display: Display,
-) -> Iterator[None]:
-    """Train from where `progress` stands to the end of its epoch; yields after every optimisation step."""
+) -> Generator[None, None, None]:
+    """Train from where `progress` stands to the end of its epoch; yields after every optimisation step.
+
+    When it is closed, processes that decode images end.
+    """
     model.train()
     progress.start_clock()
     parts = recipe.accumulation
     steps = batches.steps // parts
-    stream = batches.train(recipe.seed, progress.epoch, progress.step_in_epoch * parts)
-    for _ in range(progress.step_in_epoch, steps):
-        lr = learning_rate(recipe, progress.step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        # Each step has a seed of its own: nothing random is left to save, and a resumed run draws the same.
-        torch.manual_seed((recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index)
-        losses, errors, images = [], [], 0
-        for _ in range(parts):
-            image, target = next(stream)
-            with accelerator.accumulate(model):
-                logits = model(image)
-                loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            losses.append(loss.detach())
-            errors.append((logits.argmax(1) != target).sum())
-            images += len(target)
-        progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images)
-        if display.due():
-            loss_now, error_now = (progress.sums / progress.images).tolist()
-            display.step(progress.step, loss_now, error_now, progress.images / progress.read_clock())
-        yield
+    with contextlib.closing(batches.train(recipe.seed, progress.epoch, progress.step_in_epoch * parts)) as stream:
+        for _ in range(progress.step_in_epoch, steps):
+            lr = learning_rate(recipe, progress.step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            # Each step has a seed of its own: nothing random is left to save, and a resumed run draws the same.
+            torch.manual_seed((recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index)
+            losses, errors, images = [], [], 0
+            for _ in range(parts):
+                image, target = next(stream)
+                with accelerator.accumulate(model):
+                    logits = model(image)
+                    loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+                    accelerator.backward(loss)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses.append(loss.detach())
+                errors.append((logits.argmax(1) != target).sum())
+                images += len(target)
+            progress.unreadable.add(batches.take_unreadable())
+            progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images)
+            if display.due():
+                loss_now, error_now = (progress.sums / progress.images).tolist()
+                display.step(progress.step, loss_now, error_now, progress.images / progress.read_clock())
+            yield
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, accelerator: Accelerator) -> dict[str, float]:
-    """Mean cross-entropy and top-1 error over all of `batches`."""
+def evaluate(model: nn.Module, batches: BatchSource, accelerator: Accelerator) -> dict[str, float]:
+    """Mean cross-entropy and top-1 error over all images of `batches` that can be read."""
     model.eval()
     sums = torch.zeros(3, device=accelerator.device)
     for image, target in batches.test():

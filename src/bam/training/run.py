@@ -16,6 +16,10 @@ from bam.records import Record
 from bam.training.session import Session
 from bam.training.states import has_state
 
+#: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
+#: cannot be read ends it.
+READING = ("workers", "unreadable")
+
 
 def run(
     recipe: Recipe,
@@ -109,7 +113,7 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
         if has_state(out):
             raise ValueError(f"{out} holds training states but no recipe.yaml to say whose; move it away")
         return None
-    differences = recipe.differences(Recipe.from_yaml(path))
+    differences = _without_reading(recipe).differences(_without_reading(Recipe.from_yaml(path)))
     if differences:
         listed = "; ".join(f"{key} is {there!r} there, not {asked!r}" for key, (asked, there) in differences.items())
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
@@ -117,3 +121,9 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
     if not resume and has_state(out) and not (record and record.complete):
         raise ValueError(f"{out} holds an unfinished run: add --resume to go on, or choose another --out")
     return record
+
+
+def _without_reading(recipe: Recipe) -> Recipe:
+    return recipe.replace(
+        data_options={key: recipe.data_options[key] for key in recipe.data_options if key not in READING}
+    )

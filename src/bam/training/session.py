@@ -5,67 +5,64 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor
 
 from bam.costs import cost
-from bam.data import Batches, Dataset
+from bam.data import BatchSource, LabelledImages
 from bam.files import append, write_atomically
-from bam.models import build
 from bam.recipes import Recipe
 from bam.records import Record, environment
-from bam.surgery import attach, attended
+from bam.surgery import attended
 from bam.training.display import Display
 from bam.training.loop import Progress, evaluate, train_epoch
+from bam.training.network import build_model
 from bam.training.optimization import optimizer
 from bam.training.states import load_state, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
+_SMALL = 64  #: side of images that are evaluated in larger batches than they are trained in, in pixels
 
 
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop and has saved its state; the message says how to go on."""
 
 
-def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """The recipe's network with its attention. The backbone's initial weights depend on the seed alone, not on it.
-
-    `image_size` is the height and width at which the sites are looked for.
-    """
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.model, num_classes)
-    if recipe.attention != "none":
-        torch.manual_seed(recipe.seed + 1)
-        options = {"sites": recipe.sites, "image": image_size, "identity": recipe.identity} | recipe.attention_options
-        attach(model, recipe.attention, **options)
-    return model
-
-
 class Session:
     """One run: network, data, optimiser, progress and record."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, accelerator: Accelerator, train: Dataset, test: Dataset, title: str
+        self,
+        recipe: Recipe,
+        out: Path,
+        accelerator: Accelerator,
+        train: LabelledImages,
+        test: LabelledImages,
+        title: str,
     ) -> None:
         self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
-        height, width = train.images.shape[1:3]
-        model = build_model(recipe, len(train.classes), (height, width))
+        statistics = train.statistics()
+        self.train_batches, self.test_batches = self._batches(train, test, statistics)
+        with accelerator.main_process_first():  # it may download pretrained weights
+            model = build_model(recipe, len(train.classes), train.image_size)
+        mean, std = ((values.double() / 255).tolist() for values in statistics)
         self.record = Record(
             recipe.as_dict(),
             environment(str(accelerator.device), recipe.precision),
-            cost=dataclasses.asdict(cost(model, (height, width))),
+            cost=dataclasses.asdict(cost(model, train.image_size)),
             sites=list(attended(model)),
             num_classes=len(train.classes),
-            image_size=[height, width],
+            classes=list(train.classes),
+            image_size=list(train.image_size),
+            normalization={"mean": mean, "std": std},
         )
-        self.train_batches, self.test_batches = self._batches(train, test)
         self.plain = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, recipe))
         if recipe.compile:
@@ -73,23 +70,22 @@ class Session:
         self.progress = Progress(accelerator.device)
         self.main = accelerator.is_main_process
 
-    def _batches(self, train: Dataset, test: Dataset) -> tuple[Batches, Batches]:
+    def _batches(
+        self, train: LabelledImages, test: LabelledImages, statistics: tuple[Tensor, Tensor]
+    ) -> tuple[BatchSource, BatchSource]:
         recipe, processes = self.recipe, self.accelerator.num_processes
-        if not len(test):
-            raise ValueError("there are no test images to evaluate on")
+        if len(test) < processes:
+            raise ValueError(f"{len(test)} test images are too few for {processes} processes to evaluate on")
         if recipe.batch_size > len(train):
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         part = recipe.batch_size // recipe.accumulation
         if part % processes:
             raise ValueError(f"batch_size {part} (after accumulation) is no multiple of the {processes} processes")
-        common = {
-            "statistics": train.statistics(),
-            "device": self.accelerator.device,
-            "shard": (self.accelerator.process_index, processes),
-        }
+        device, shard = self.accelerator.device, (self.accelerator.process_index, processes)
+        tested = part if max(test.image_size) > _SMALL else max(part, 256)
         return (
-            Batches(train, part, crop_padding=recipe.crop_padding, flip=recipe.flip, **common),
-            Batches(test, max(part, 256), **common),
+            train.batches(part, statistics, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard),
+            test.batches(tested, statistics, device, shard=shard),
         )
 
     def restore(self) -> None:
@@ -135,32 +131,40 @@ class Session:
         saved_at = time.monotonic()
         with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
             while self.progress.epoch < self.recipe.epochs:
-                for _ in train_epoch(
-                    self.recipe,
-                    self.model,
-                    self.optimizer,
-                    self.train_batches,
-                    self.accelerator,
-                    self.progress,
-                    display,
-                ):
-                    if self._all_stop(stop):
-                        self.save()
-                        where = f"step {self.progress.step} of {steps}"
-                        raise Interrupted(f"stopped after {where}; the state is saved in {self.out}")
-                    if time.monotonic() - saved_at > save_seconds:
-                        self.save()
-                        saved_at = time.monotonic()
-                row = self.progress.finish_epoch(self.accelerator)
-                self.record.history.append(row | evaluate(self.model, self.test_batches, self.accelerator))
-                self.progress.start_clock()
-                display.epoch(self.record.history[-1], self.recipe.epochs)
+                with contextlib.closing(self._epoch(display)) as epoch:
+                    for _ in epoch:
+                        if self._all_stop(stop):
+                            self.save()
+                            where = f"step {self.progress.step} of {steps}"
+                            raise Interrupted(f"stopped after {where}; the state is saved in {self.out}")
+                        if time.monotonic() - saved_at > save_seconds:
+                            self.save()
+                            saved_at = time.monotonic()
+                self._finish_epoch(display)
                 self.save()
                 saved_at = time.monotonic()
         self._finish()
         if stop:  # too late for this run, but not for those that a comparison would start next
             raise Interrupted(f"stopped; {self.out} is complete")
         return self.record
+
+    def _epoch(self, display: Display) -> Generator[None, None, None]:
+        parts = (self.recipe, self.model, self.optimizer, self.train_batches, self.accelerator, self.progress)
+        return train_epoch(*parts, display)
+
+    def _finish_epoch(self, display: Display) -> None:
+        """Evaluate, and enter and tell what came of the epoch."""
+        row = self.progress.finish_epoch(self.accelerator)
+        row |= evaluate(self.model, self.test_batches, self.accelerator)
+        self.progress.unreadable.add(self.test_batches.take_unreadable())
+        left_out = self.progress.take_unreadable()
+        if left_out.count:
+            row["unreadable"] = left_out.count
+        self.record.history.append(row)
+        self.progress.start_clock()
+        display.epoch(row, self.recipe.epochs)
+        if left_out.count:
+            display.say(f"unreadable images left out in this epoch: {left_out.count}, e.g. {left_out.example}")
 
     def _all_stop(self, stop: list[int]) -> bool:
         """Whether to stop now; several processes must agree on the step, and ask each other every 20 steps."""

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
 
-from bam.data import Batches, load
+from bam.data import epoch_generator, load
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training.session import WEIGHTS, build_model
+from bam.tensors import load_tensors, read_safetensors
+from bam.training.network import build_model
+from bam.training.session import WEIGHTS
 
 
 def trained_model(folder: Path) -> tuple[nn.Module, Record]:
@@ -23,17 +24,14 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
     height, width = record.image_size
-    model = build_model(Recipe(**record.recipe), record.num_classes, (height, width))
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{folder / WEIGHTS} does not fit the run's recipe or is damaged: {reason}") from None
+    model = build_model(Recipe(**record.recipe), record.num_classes, (height, width), to_train=False)
+    load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
 
 
 def training_images(record: Record, data_root: Path | None = None, count: int = 256) -> Tensor:
     """Random training images of a run's data, (count, 3, H, W), normalised as in training, not augmented."""
     train, _ = load(record.recipe["data"], data_root, **record.recipe["data_options"])
-    images, _ = next(Batches(train, min(count, len(train)), train.statistics()).train(record.recipe["seed"], 0))
+    chosen = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
+    images, _ = next(train.subset(chosen).batches(count, train.statistics()).test())
     return images

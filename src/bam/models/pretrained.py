@@ -1,0 +1,146 @@
+"""Pretrained weights for a plain network: torchvision's and timm's by tag, anybody's from a file."""
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bam.models.weights import read_weights
+
+#: Names in torchvision's published files that its networks have no longer.
+_RENAMED: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
+    "DenseNet": (re.compile(r"\.(norm|relu|conv)\.([12])\."), r".\1\2."),
+    "VisionTransformer": (re.compile(r"\.mlp\.linear_([12])\."), lambda found: f".mlp.{3 * (int(found[1]) - 1)}."),
+}
+
+
+def load_pretrained(model: nn.Module, name: str, pretrained: str, num_classes: int) -> nn.Module:
+    """Put pretrained weights into a plain network that `build(name, num_classes)` made; in place, returns `model`.
+
+    Everything but the classifier must come from the weights. A classifier that is not of the same shape there, or that
+    they lack, keeps its random weights; so do the auxiliary classifiers of GoogLeNet, Inception and timm's networks.
+
+    Args:
+        model: the network.
+        name: what `build` was given; tags are looked up by it.
+        pretrained: a file (.safetensors, or what torch.save wrote: a state dict, or a checkpoint that holds one as
+            "state_dict" or "model"), the folder of a complete run, a tag of torchvision's weights for a network of its
+            ("DEFAULT", "IMAGENET1K_V2"), or one of timm's ("default", "a1_in1k") for timm/<name>. What exists, ends
+            like a file of weights or contains a path separator is a path. Nothing in a file is executed.
+        num_classes: outputs of the network.
+
+    Raises:
+        ValueError: if the weights do not fit, are damaged or hold attention, or for an unknown tag; `model` is then
+            unchanged.
+        FileNotFoundError: if there is no such file, or no complete run in the folder.
+        OSError: if weights could not be downloaded.
+        ImportError: for a .safetensors file without safetensors.
+    """
+    own = model.state_dict()
+    source, values = read_weights(name, pretrained)
+    values = _current_names(values, model, own)
+    for head in _heads(model, num_classes):
+        entries = [key for key in own if key.startswith(f"{head}.")]
+        if not all(key in values and _is_like(values[key], own[key]) for key in entries):
+            values = {key: value for key, value in values.items() if not key.startswith(f"{head}.")}
+            values.update((key, own[key]) for key in entries)
+    _check_fit(model, values, f"{source} does not fit {name}")
+    complete = copy.copy(own)  # with its versions, which say that the names are the current ones
+    complete.update(values)
+    model.load_state_dict(complete)
+    return model
+
+
+def classifier_name(model: nn.Module, num_classes: int) -> str:
+    """The name of the classifier: the last linear layer or 1x1 convolution with `num_classes` outputs.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    names = [name for name, module in model.named_modules() if name and _gives(module, num_classes)]
+    if not names:
+        what = f"{type(model).__name__} has no classifier for {num_classes} classes"
+        raise ValueError(f"{what}: no linear layer or 1x1 convolution has that many outputs")
+    return names[-1]
+
+
+def _gives(module: nn.Module, outputs: int) -> bool:
+    if isinstance(module, nn.Linear):
+        return module.out_features == outputs
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.out_channels == outputs
+
+
+def _heads(model: nn.Module, num_classes: int) -> set[str]:
+    """The classifier and what else classifies: torchvision's auxiliary heads, those that timm tells of."""
+    names = {name for name, module in model.named_modules() if name and _gives(module, num_classes)}
+    heads = {name for name in names if name.lower().startswith("aux")}
+    config = getattr(model, "pretrained_cfg", None)
+    told = config.get("classifier") if isinstance(config, dict) else None
+    heads |= names & set([told] if isinstance(told, str) else told or [])
+    return heads | ({classifier_name(model, num_classes)} if names else set())
+
+
+def _current_names(values: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that `model` has, without what torch.compile, DataParallel and old files put there."""
+    values = {key.replace("_orig_mod.", ""): value for key, value in values.items()}
+    if all(key.startswith("module.") for key in values) and not any(key.startswith("module.") for key in own):
+        values = {key.removeprefix("module."): value for key, value in values.items()}
+    if type(model).__module__.startswith("torchvision.") and type(model).__name__ in _RENAMED:
+        old, new = _RENAMED[type(model).__name__]
+        values = {old.sub(new, key): value for key, value in values.items()}
+    counters = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")}
+    return counters | values  # normalisation counts batches only since PyTorch 0.4.1
+
+
+def _check_fit(model: nn.Module, values: Mapping[str, Tensor], what: str) -> None:
+    own = model.state_dict()
+    unexpected = [key for key in values if key not in own]
+    pairs = {key: (values[key], own[key]) for key in own if key in values}
+    problems = {
+        "missing": [key for key in own if key not in values],
+        "unexpected": unexpected,
+        "of another shape or kind": [
+            f"{key} {_kind(theirs)} for {_kind(ours)}"
+            for key, (theirs, ours) in pairs.items()
+            if not _is_like(theirs, ours)
+        ],
+    }
+    if not any(problems.values()):
+        return
+    listed = (f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys)
+    raise ValueError(f"{what}: {'; '.join(listed)}{_attention_hint(model, unexpected)}")
+
+
+def _is_like(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether `theirs` may be copied into `ours`; floating-point numbers of any precision may."""
+    return (
+        theirs.shape == ours.shape
+        and theirs.is_floating_point() == ours.is_floating_point()
+        and theirs.layout == ours.layout
+        and theirs.device.type != "meta"
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f"{tensor.dtype} ".removeprefix("torch.")
+    layout = "" if tensor.layout is torch.strided else f"{tensor.layout} ".removeprefix("torch.")
+    return f"{'meta ' if tensor.is_meta else ''}{layout}{kind}{tuple(tensor.shape)}"
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
+
+
+def _attention_hint(model: nn.Module, unexpected: list[str]) -> str:
+    modules = dict(model.named_modules())
+    sites = dict.fromkeys(key.partition(".attention.")[0] for key in unexpected if ".attention." in key)
+    named = ", ".join(site for site in sites if site in modules)
+    if not named:
+        return ""
+    return (
+        f". It holds attention at {named}, and these are weights for a plain network: save it again after "
+        "bam.detach(model). A network with its attention is what from_pretrained makes of such a file; "
+        "bam.load_attention adds what bam.save_attention has written"
+    )

@@ -1,0 +1,83 @@
+"""What this package counts for a row of the paper's tables."""
+
+import copy
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bam.attention import BAM
+from bam.costs import cost
+from bam.models import build
+from bam.models.residual import stride_first
+from bam.paper.tables import NOTES, Row
+from bam.placement import find_bottlenecks
+from bam.recipes import RECIPES, variant
+from bam.surgery import attach, attended
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters and multiply-adds of a row's network, with BAM in the paper's layout."""
+
+    params: int
+    released_params: int  #: with BAM in the layout of the authors' code
+    macs: int  #: with the strides of the paper's network
+    modern_macs: int  #: with the strides of torchvision's bottleneck blocks; the same for networks without such blocks
+
+
+def count(row: Row) -> Counts:
+    """Build the row's network (on the meta device: nothing is computed) and count."""
+    return _count(row.recipe, row.variant)
+
+
+@functools.cache
+def _count(name: str, text: str) -> Counts:
+    recipe = RECIPES[name]()
+    side = recipe.data_options.get("size", 32)
+    with torch.device("meta"):
+        net = build(_modern(recipe.model))
+        if text == "block":
+            _add_blocks(net, side)
+        elif text != "none":
+            recipe = variant(recipe, text)
+            attach(net, recipe.attention, sites=recipe.sites, image=side, **recipe.attention_options)
+        options = recipe.attention_options | {"layout": "released"}
+        modules = [module for module in attended(net).values() if isinstance(module, BAM)]
+        more = sum(_params(module) - _params(BAM(module.channels, **options)) for module in modules)
+    modern = cost(net, side)
+    macs = modern.macs if recipe.model == _modern(recipe.model) else cost(stride_first(net), side).macs
+    return Counts(modern.params, modern.params - more, macs, modern.macs)
+
+
+def unmet(row: Row, counts: Counts) -> dict[str, str]:
+    """Printed digits that the counts do not round to -> the reason, as far as one is known.
+
+    Raises:
+        KeyError: for one without an entry in `NOTES`.
+    """
+    pairs = ((row.params, counts.params / 1e6), (row.gflops, counts.macs / 1e9))
+    differing = [printed for printed, value in pairs if printed and not rounds_to(printed, value)]
+    return {printed: NOTES[row.recipe, row.variant, printed] for printed in differing}
+
+
+def rounds_to(printed: str, value: float) -> bool:
+    """Whether `value` is printed so."""
+    return f"{value:.{len(printed.partition('.')[2])}f}" == printed
+
+
+def _modern(model: str) -> str:
+    """The same network with strides on the 3x3 convolution of bottleneck blocks, by its name; itself without such."""
+    return model.removeprefix("paper/") if model.startswith("paper/res") else model.removesuffix("_v1")
+
+
+def _params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _add_blocks(net: nn.Module, side: int) -> None:
+    """At each bottleneck, after a stage, put one more block like the stage's last."""
+    sites = find_bottlenecks(net, side)
+    last = {site.channels: net.get_submodule(site.name)[-1] for site in sites}  # type: ignore[index]
+    attach(net, lambda channels: copy.deepcopy(last[channels]), sites=sites)

@@ -1,0 +1,143 @@
+"""Training from pretrained weights, with and without a frozen backbone."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import bam
+from bam.cli.training import train as train_verb
+from bam.flags import parse_flags
+from bam.models import build
+from bam.recipes import Recipe
+from bam.records import Record
+from bam.training import build_model, compare, run, trained_model
+from bam.training.optimization import optimizer
+from bam.training.session import Session
+from tests.conftest import restless
+
+DATA = {"num_train": 64, "num_test": 20, "canvas": 16}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights for 7 classes, as of a network trained elsewhere."""
+    torch.manual_seed(9)
+    save_file(restless(build("cifar/resnet8", 7)).state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def recipe(weights):
+    return Recipe(data_options=DATA, batch_size=16, epochs=1, precision="fp32", identity=True, pretrained=str(weights))
+
+
+def backbone(state):
+    return {name: value for name, value in state.items() if not name.startswith("fc.") and ".attention." not in name}
+
+
+def test_networks_start_from_the_pretrained_weights(recipe, weights):
+    plain, attended = (build_model(recipe.replace(attention=name), 10, (16, 16)).eval() for name in ("none", "bam"))
+    stored = load_file(weights)
+    for model in (plain, attended):
+        own = model.state_dict()
+        assert all(torch.equal(own[name], value) for name, value in backbone(stored).items())
+    assert plain.fc.out_features == 10 and torch.equal(plain.fc.weight, attended.fc.weight)  # paired, and fresh
+    other = build_model(recipe.replace(seed=1), 10, (16, 16))
+    assert not torch.equal(other.fc.weight, plain.fc.weight)
+    image = torch.randn(2, 3, 16, 16)
+    assert bam.attended(attended) and torch.equal(plain(image), attended(image))
+    same_classes = build_model(recipe, 7, (16, 16))
+    assert torch.equal(same_classes.fc.weight, stored["fc.weight"])
+
+
+@pytest.mark.parametrize("attention", ["none", "bam"])
+def test_a_frozen_backbone_stays_as_it_was(recipe, weights, tmp_path, attention, monkeypatch):
+    frozen = recipe.replace(freeze_backbone=True, attention=attention, epochs=2)
+    model = build_model(frozen, 10, (16, 16))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name in model.state_dict() if name not in backbone(model.state_dict())} & set(
+        dict(model.named_parameters())
+    )
+    assert sum(len(group["params"]) for group in optimizer(model, frozen).param_groups) == len(trained)
+    record = run(frozen, tmp_path / "whole")
+    result, stored = load_file(tmp_path / "whole" / "model.safetensors"), load_file(weights)
+    assert all(torch.equal(result[name], value) for name, value in backbone(stored).items())  # statistics, too
+    moved = [name for name in trained if not torch.equal(result[name], model.state_dict()[name])]
+    assert len(moved) == len(trained)
+
+    weights.rename(weights.with_name("moved.safetensors"))
+    again, _ = trained_model(tmp_path / "whole")  # needs the weights of the run alone
+    assert all(torch.equal(value, result[name]) for name, value in again.state_dict().items())
+    assert record.recipe["pretrained"] == str(weights) and all(p.requires_grad for p in again.parameters())
+    with pytest.raises(FileNotFoundError, match="weights.safetensors"):
+        run(frozen, tmp_path / "other")
+
+
+def test_a_frozen_run_resumes_bit_equal(recipe, tmp_path, monkeypatch):
+    frozen = recipe.replace(freeze_backbone=True, attention="bam", epochs=2)
+    run(frozen, tmp_path / "whole")
+
+    def save(self, original=Session.save):
+        original(self)
+        if self.progress.step == 6:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(Session, "save", save)
+        run(frozen, tmp_path / "parts", save_minutes=0)
+    run(frozen, tmp_path / "parts", resume=True)
+    first, second = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_comparison_of_frozen_networks(recipe, tmp_path):
+    compare(recipe.replace(freeze_backbone=True), ["none", "bam"], 1, tmp_path / "comparison")
+    rates = json.loads((tmp_path / "comparison" / "comparison.json").read_text())["latency_ms"]
+    assert set(rates) == {"none", "bam"} and min(rates.values()) > 0
+
+
+def test_freezing_needs_a_classifier_to_train(recipe):
+    with pytest.raises(ValueError, match="no classifier for 11 classes"):
+        build_model(
+            recipe.replace(
+                model="tests.training.test_finetuning:without_classifier", pretrained=None, freeze_backbone=True
+            ),
+            11,
+            (16, 16),
+        )
+
+
+def without_classifier():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 11, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+
+def test_flavours_of_momentum(recipe):
+    model = build("cifar/resnet8", 10)
+    for changes, nesterov in (({}, True), ({"nesterov": False}, False), ({"momentum": 0.0}, False)):
+        assert optimizer(model, recipe.replace(**changes)).defaults["nesterov"] == nesterov
+
+
+def test_flags_of_fine_tuning():
+    words = ["--recipe", "digits/small", "--pretrained", "DEFAULT", "--freeze-backbone", "--no-nesterov"]
+    recipe = parse_flags(train_verb, words)["recipe"]
+    assert (recipe.pretrained, recipe.freeze_backbone, recipe.nesterov) == ("DEFAULT", True, False)
+    assert parse_flags(train_verb, [*words[:2], "--pretrained", "12"])["recipe"].pretrained == "12"
+    assert parse_flags(train_verb, words[:2])["recipe"].pretrained is None
+    with pytest.raises(ValueError, match="pretrained must be of type str, got 12"):
+        Recipe(pretrained=12)
+
+
+def test_records_of_the_first_versions_are_read(recipe, tmp_path):
+    run(recipe, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert content["classes"] == list("0123456789") and set(content["normalization"]) == {"mean", "std"}
+    for name in ("classes", "normalization"):
+        del content[name]
+    for name in ("pretrained", "freeze_backbone", "nesterov"):
+        del content["recipe"][name]
+    (tmp_path / "run" / "record.json").write_text(json.dumps(content))
+    record = Record.read(tmp_path / "run")
+    assert record.classes == [] and record.normalization == {} and Recipe(**record.recipe).nesterov
+    assert trained_model(tmp_path / "run")[1] == record
