@@ -8,11 +8,14 @@ from safetensors.torch import load_file, save_file
 
 import bam
 from bam.cli.training import train as train_verb
+from bam.data import load
+from bam.export import save_pretrained
 from bam.flags import parse_flags
 from bam.models import build
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training import build_model, compare, run, trained_model
+from bam.training import build_model, compare, run, trained_model, training_images
+from bam.training.network import statistics
 from bam.training.optimization import optimizer
 from bam.training.session import Session
 from tests.conftest import restless
@@ -141,3 +144,38 @@ def test_records_of_the_first_versions_are_read(recipe, tmp_path):
     record = Record.read(tmp_path / "run")
     assert record.classes == [] and record.normalization == {} and Recipe(**record.recipe).nesterov
     assert trained_model(tmp_path / "run")[1] == record
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "mean"),
+    [
+        ("resnet18", "DEFAULT", [0.485, 0.456, 0.406]),
+        ("timm/resnet18", "default", [0.485, 0.456, 0.406]),
+        ("timm/mixnet_s", "ft_in1k", [0.485, 0.456, 0.406]),
+        ("timm/inception_v3", "tf_in1k", [0.5, 0.5, 0.5]),
+    ],
+)
+def test_images_are_normalised_as_for_the_pretrained_weights(model, pretrained, mean):
+    recipe = Recipe(model=model, pretrained=pretrained)
+    train, _ = load("digits", **DATA)
+    torch.testing.assert_close(statistics(recipe, train)[0], 255 * torch.tensor(mean))
+    own = recipe.replace(data_options={"mean": [0.1, 0.2, 0.3]})  # the recipe's word counts more; digits take none
+    assert torch.equal(statistics(own, train)[0], train.statistics()[0])
+    assert torch.equal(statistics(recipe.replace(pretrained=None), train)[0], train.statistics()[0])
+
+
+def test_a_run_hands_its_normalisation_on(recipe, weights, tmp_path):
+    first = run(recipe.replace(pretrained=None), tmp_path / "first")
+    record = tmp_path / "first" / "record.json"
+    told = json.loads(record.read_text())
+    told["normalization"] = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    record.write_text(json.dumps(told))
+    second = run(recipe.replace(pretrained=str(tmp_path / "first")), tmp_path / "second")
+    assert second.normalization == told["normalization"] != first.normalization
+    images = training_images(second, count=4)
+    assert (images.mean() - training_images(first, count=4).mean()).abs() > 0.1
+    export = tmp_path / "saved"
+    model, _ = trained_model(tmp_path / "second")
+    save_pretrained(model, export, backbone=recipe.model, **second.normalization)
+    third = recipe.replace(pretrained=str(export))
+    assert statistics(third, load("digits", **DATA)[0])[0].tolist() == [0.25 * 255, 0.5 * 255, 0.75 * 255]

@@ -1,5 +1,6 @@
 """Where pretrained weights come from: files, torchvision's and timm's published ones."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,45 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
     See `bam.models.load_pretrained`, also for the errors.
     """
     path = Path(pretrained).expanduser()
-    if path.exists() or pretrained.endswith(_SUFFIXES) or len(path.parts) > 1:
+    if _is_path(pretrained):
         source, content = _from_path(path)
     elif name.startswith("timm/"):
         source, content = _from_timm(name.removeprefix("timm/"), pretrained)
     else:
         source, content = _from_torchvision(name, pretrained)
     return source, _state_dict(content, source)
+
+
+def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel (0 to 1) that the images had with which these weights were trained.
+
+    torchvision and timm tell them of their weights, record.json of a run, config.json of a saved network; None where
+    nobody does.
+    """
+    path = Path(pretrained).expanduser()
+    if _is_path(pretrained):
+        for file, entry in (("record.json", "normalization"), ("config.json", None)):
+            if (path / file).is_file():
+                told = json.loads((path / file).read_text(encoding="utf-8"))
+                told = told.get(entry, {}) if entry else told
+                return (told["mean"], told["std"]) if told.get("mean") else None
+        return None
+    if name.startswith("timm/"):
+        import timm
+
+        config = timm.get_pretrained_cfg(
+            name.removeprefix("timm/") + ("" if pretrained == "default" else f".{pretrained}")
+        )
+        return (list(config.mean), list(config.std)) if config else None
+    from torchvision.models import get_model_weights
+
+    transform = get_model_weights(name)[pretrained].transforms()
+    return list(transform.mean), list(transform.std)
+
+
+def _is_path(pretrained: str) -> bool:
+    path = Path(pretrained).expanduser()
+    return path.exists() or pretrained.endswith(_SUFFIXES) or len(path.parts) > 1
 
 
 def _from_path(path: Path) -> tuple[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bam.recipes import cifar100, digits, imagenet
+from bam.recipes import cifar100, digits, folder, imagenet
 from bam.recipes.recipe import Recipe
 from bam.recipes.variants import folder_name, split_variants, variant
 
@@ -11,6 +11,7 @@ from bam.recipes.variants import folder_name, split_variants, variant
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits/small": digits.small,
     "digits/full": digits.full,
+    "folder/finetune": folder.finetune,
     "cifar100/resnet20": cifar100.resnet20,
     "cifar100/resnet18": cifar100.resnet18,
     "cifar100/resnet50": cifar100.resnet50,

@@ -33,6 +33,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
 
 def _variant(name: str, runs: dict[int, Record], latency: float | None) -> dict[str, Any]:
     errors = [100 * run.final["test_error"] for run in runs.values()]
+    top5 = [100 * run.final["test_error_top5"] for run in runs.values() if "test_error_top5" in run.final]
     some = next(iter(runs.values()))
     return {
         "name": name,
@@ -43,6 +44,7 @@ def _variant(name: str, runs: dict[int, Record], latency: float | None) -> dict[
         "errors": errors,
         "error_mean": fmean(errors),
         "error_std": standard_deviation(errors),
+        "error_top5_mean": fmean(top5) if len(top5) == len(runs) else None,
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
         "latency_ms": latency,
         "curves": [

@@ -1,10 +1,12 @@
 """The network of a recipe, ready to be trained."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bam.data import LabelledImages
 from bam.models import build
 from bam.models.pretrained import classifier_name, load_pretrained
+from bam.models.weights import normalization
 from bam.recipes import Recipe
 from bam.surgery import attach, freeze_backbone
 
@@ -32,3 +34,17 @@ def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int], *
         options = {"sites": recipe.sites, "image": image_size, "identity": recipe.identity} | recipe.attention_options
         attach(model, recipe.attention, **options)
     return freeze_backbone(model, trainable=trainable) if trainable else model
+
+
+def statistics(recipe: Recipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
+    """Mean and deviation that images are normalised by, on the scale 0 to 255: float32 (3,) each.
+
+    They are those that the recipe's pretrained weights were trained with, where that is known and its data options say
+    nothing else; otherwise those of the training set.
+    """
+    known = None
+    if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():
+        known = normalization(recipe.model, recipe.pretrained)
+    if known is None:
+        return train.statistics()
+    return 255 * torch.tensor(known[0]), 255 * torch.tensor(known[1])

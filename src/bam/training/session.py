@@ -22,7 +22,7 @@ from bam.records import Record, environment
 from bam.surgery import attended
 from bam.training.display import Display
 from bam.training.loop import Progress, evaluate, train_epoch
-from bam.training.network import build_model
+from bam.training.network import build_model, statistics
 from bam.training.optimization import optimizer
 from bam.training.states import load_state, save_state, set_aside_after
 
@@ -48,11 +48,11 @@ class Session:
         title: str,
     ) -> None:
         self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
-        statistics = train.statistics()
-        self.train_batches, self.test_batches = self._batches(train, test, statistics)
         with accelerator.main_process_first():  # it may download pretrained weights
             model = build_model(recipe, len(train.classes), train.image_size)
-        mean, std = ((values.double() / 255).tolist() for values in statistics)
+        normalized_by = statistics(recipe, train)
+        self.train_batches, self.test_batches = self._batches(train, test, normalized_by)
+        mean, std = ((values.double() / 255).tolist() for values in normalized_by)
         self.record = Record(
             recipe.as_dict(),
             environment(str(accelerator.device), recipe.precision),
@@ -71,7 +71,7 @@ class Session:
         self.main = accelerator.is_main_process
 
     def _batches(
-        self, train: LabelledImages, test: LabelledImages, statistics: tuple[Tensor, Tensor]
+        self, train: LabelledImages, test: LabelledImages, normalized_by: tuple[Tensor, Tensor]
     ) -> tuple[BatchSource, BatchSource]:
         recipe, processes = self.recipe, self.accelerator.num_processes
         if len(test) < processes:
@@ -84,8 +84,8 @@ class Session:
         device, shard = self.accelerator.device, (self.accelerator.process_index, processes)
         tested = part if max(test.image_size) > _SMALL else max(part, 256)
         return (
-            train.batches(part, statistics, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard),
-            test.batches(tested, statistics, device, shard=shard),
+            train.batches(part, normalized_by, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard),
+            test.batches(tested, normalized_by, device, shard=shard),
         )
 
     def restore(self) -> None:
@@ -180,14 +180,9 @@ class Session:
         last = self.record.history[-1]
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
-        self.record.final = {
-            "test_error": last["test_error"],
-            "test_loss": last["test_loss"],
-            "train_loss": last["train_loss"],
-            "train_error": last["train_error"],
-            "seconds": seconds,
-            "images_per_second": rates[len(rates) // 2],
-        }
+        kept = ("test_error", "test_error_top5", "test_loss", "train_loss", "train_error")
+        self.record.final = {name: last[name] for name in kept if name in last}
+        self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
         if self.main:
             weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
             write_atomically(self.out / WEIGHTS, save(weights))
