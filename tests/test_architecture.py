@@ -11,11 +11,11 @@ import bam
 
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
-    "files", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
-    "tensors", "models", "data", "recipes", "paper", "records", "reports", "training", "export", "coverage", "timm",
+    "files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
+    "models", "data", "recipes", "paper", "records", "reports", "training", "export", "coverage", "timm",
     "flags", "cli", "__main__",
 ]  # fmt: skip
-CORE = {"files", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}
+CORE = {"files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}
 PROBE = "import sys; {}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
 
 

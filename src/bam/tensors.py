@@ -61,20 +61,33 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
     network.load_state_dict(state)
 
 
-def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path, network: str) -> None:
-    """Raise a ValueError that lists how the tensors of `path` differ from a network's own in name, shape or kind."""
-    problems = []
-    both = [key for key in own if key in given]
-    for title, names in (
-        ("missing", [key for key in own if key not in given]),
-        ("unknown", [key for key in given if key not in own]),
-        ("of another shape", [_shapes(key, own, given) for key in both if own[key].shape != given[key].shape]),
-        ("of another type", [_types(key, own, given) for key in both if not _same_kind(own[key], given[key])]),
-    ):
-        if names:
-            problems.append(f"{title}: {listed(names)}")
-    if problems:
-        raise ValueError(f"{path} does not fit {network}; {'; '.join(problems)}")
+def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: Path | str, network: str) -> None:
+    """Raise a ValueError that lists how the tensors of `source` differ from a network's own in name, shape or kind."""
+    misfits = [
+        f"{key} {'meta ' * given[key].is_meta}{_kind(given[key])} (the network has {_kind(own[key])})"
+        for key in own
+        if key in given and not is_like(given[key], own[key])
+    ]
+    problems = {
+        "missing": [key for key in own if key not in given],
+        "unknown": [key for key in given if key not in own],
+        "of another shape or type": misfits,
+    }
+    told = [f"{title}: {listed(names)}" for title, names in problems.items() if names]
+    if told:
+        raise ValueError(f"{source} does not fit {network}; {'; '.join(told)}")
+
+
+def is_like(given: Tensor, own: Tensor) -> bool:
+    """Whether `given` may be copied into `own`: of its shape, floating point of any precision or of the same type."""
+    alike = given.dtype == own.dtype or (given.is_floating_point() and own.is_floating_point())
+    return alike and given.shape == own.shape and given.layout == torch.strided and not given.is_meta
+
+
+def _kind(tensor: Tensor) -> str:
+    unusual = [str(tensor.dtype)] if tensor.dtype != torch.float32 else []
+    unusual += [str(tensor.layout)] if tensor.layout != torch.strided else []
+    return " ".join([*(word.removeprefix("torch.") for word in unusual), str(tuple(tensor.shape))])
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
@@ -96,17 +109,3 @@ def safetensors() -> Any:
 def _need_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-
-
-def _shapes(key: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    return f"{key} {tuple(given[key].shape)} (the network has {tuple(own[key].shape)})"
-
-
-def _types(key: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    kinds = [str(tensor.dtype).removeprefix("torch.") for tensor in (given[key], own[key])]
-    return f"{key} {kinds[0]} (the network has {kinds[1]})"
-
-
-def _same_kind(own: Tensor, given: Tensor) -> bool:
-    """Whether both are floating point, of whatever precision, or of the same other type."""
-    return own.dtype == given.dtype or (own.is_floating_point() and given.is_floating_point())

@@ -85,7 +85,7 @@ def test_wrong_values(saved, field, value, told, tmp_path):
             "cifar/resnet20",
             "does not fit cifar/resnet20 with attention at layer1, layer2; missing: layer1.1.",
         ),
-        ("num_classes", 7, "of another shape: fc.weight (10, 64) (the network has (7, 64)), fc.bias"),
+        ("num_classes", 7, "of another shape or type: fc.weight (10, 64) (the network has (7, 64)), fc.bias"),
         ("sites", {}, "with attention at no site; unknown: layer1.attention."),
     ],
 )
@@ -150,7 +150,10 @@ def test_other_sites(saved, sites, told, tmp_path):
 @pytest.mark.parametrize(
     ("sites", "told"),
     [
-        (at(options={"reduction": 8}), "of another shape: layer1.attention.channel.reduce.weight (4, 16) (the network"),
+        (
+            at(options={"reduction": 8}),
+            "of another shape or type: layer1.attention.channel.reduce.weight (4, 16) (the network",
+        ),
         (at("layer3", channels=64), "missing: layer3.attention"),
         (at(options={"reduction": 4, "identity": True}), "missing: layer1.attention.scale"),
     ],

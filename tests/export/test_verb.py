@@ -56,7 +56,7 @@ def test_a_model_becomes_a_folder(tmp_path, capsys):
     words += [*options, "--weights", str(tmp_path / "weights.safetensors")]
     assert cli.main([*words, "--out", str(tmp_path / "same")]) == 0
     assert cli.main([*words[:6], "9", *words[7:], "--out", str(tmp_path / "other")]) == 1
-    told = "does not fit cifar/resnet8; of another shape: fc.weight (7, 64) (the network has (9, 64)), fc.bias"
+    told = "does not fit cifar/resnet8; of another shape or type: fc.weight (7, 64) (the network has (9, 64)), fc.bias"
     assert told in capsys.readouterr().err and not (tmp_path / "other").exists()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

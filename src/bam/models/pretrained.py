@@ -4,10 +4,10 @@ import copy
 import re
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from bam.models.weights import read_weights
+from bam.tensors import check_fit, is_like
 
 #: Names in torchvision's published files that its networks have no longer.
 _RENAMED: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
@@ -43,10 +43,13 @@ def load_pretrained(model: nn.Module, name: str, pretrained: str, num_classes: i
     values = _current_names(values, model, own)
     for head in _heads(model, num_classes):
         entries = [key for key in own if key.startswith(f"{head}.")]
-        if not all(key in values and _is_like(values[key], own[key]) for key in entries):
+        if not all(key in values and is_like(values[key], own[key]) for key in entries):
             values = {key: value for key, value in values.items() if not key.startswith(f"{head}.")}
             values.update((key, own[key]) for key in entries)
-    _check_fit(model, values, f"{source} does not fit {name}")
+    try:
+        check_fit(own, values, source, name)
+    except ValueError as error:
+        raise ValueError(f"{error}{_attention_hint(model, [key for key in values if key not in own])}") from None
     complete = copy.copy(own)  # with its versions, which say that the names are the current ones
     complete.update(values)
     model.load_state_dict(complete)
@@ -92,45 +95,6 @@ def _current_names(values: dict[str, Tensor], model: nn.Module, own: Mapping[str
         values = {old.sub(new, key): value for key, value in values.items()}
     counters = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")}
     return counters | values  # normalisation counts batches only since PyTorch 0.4.1
-
-
-def _check_fit(model: nn.Module, values: Mapping[str, Tensor], what: str) -> None:
-    own = model.state_dict()
-    unexpected = [key for key in values if key not in own]
-    pairs = {key: (values[key], own[key]) for key in own if key in values}
-    problems = {
-        "missing": [key for key in own if key not in values],
-        "unexpected": unexpected,
-        "of another shape or kind": [
-            f"{key} {_kind(theirs)} for {_kind(ours)}"
-            for key, (theirs, ours) in pairs.items()
-            if not _is_like(theirs, ours)
-        ],
-    }
-    if not any(problems.values()):
-        return
-    listed = (f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in problems.items() if keys)
-    raise ValueError(f"{what}: {'; '.join(listed)}{_attention_hint(model, unexpected)}")
-
-
-def _is_like(theirs: Tensor, ours: Tensor) -> bool:
-    """Whether `theirs` may be copied into `ours`; floating-point numbers of any precision may."""
-    return (
-        theirs.shape == ours.shape
-        and theirs.is_floating_point() == ours.is_floating_point()
-        and theirs.layout == ours.layout
-        and theirs.device.type != "meta"
-    )
-
-
-def _kind(tensor: Tensor) -> str:
-    kind = "" if tensor.is_floating_point() else f"{tensor.dtype} ".removeprefix("torch.")
-    layout = "" if tensor.layout is torch.strided else f"{tensor.layout} ".removeprefix("torch.")
-    return f"{'meta ' if tensor.is_meta else ''}{layout}{kind}{tuple(tensor.shape)}"
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "")
 
 
 def _attention_hint(model: nn.Module, unexpected: list[str]) -> str:

@@ -11,6 +11,7 @@ from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
 from bam.surgery.insertion import attended_modules, attention_factory, insert
+from bam.tensors import safetensors
 
 _METADATA = "bam.attention"
 
@@ -22,7 +23,7 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
         ValueError: if the model carries no attention, or options of it cannot be written as JSON.
         ImportError: without safetensors.
     """
-    save = _safetensors().torch.save
+    save = safetensors().torch.save
     modules = attended_modules(model)
     if not modules:
         raise ValueError("the model carries no attention to save: bam.attach(model) first")
@@ -82,7 +83,7 @@ def load_attention(
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    load = _safetensors().torch.load
+    load = safetensors().torch.load
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -90,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         origins = json.loads(header["__metadata__"][_METADATA])
-    except (_safetensors().SafetensorError, KeyError, ValueError) as error:
+    except (safetensors().SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
     kinds: dict[str, Any] = {"attention": (str, type(None)), "channels": int, "options": dict}
     whole = isinstance(origins, dict) and all(
@@ -112,14 +113,6 @@ def _check_origin(site: Site, own: dict[str, Any], theirs: dict[str, Any] | None
         raise ValueError(
             f"{path} holds {built[0]} for {site.label!r}, this model has {built[1]}; bam.detach(model) first"
         )
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ImportError("this needs safetensors: pip install 'bottleneck-attention[train]'") from None
-    return safetensors
 
 
 def _build(site: Site, origin: dict[str, Any], attention: Callable[..., nn.Module] | None, path: Path) -> nn.Module:
