@@ -28,8 +28,7 @@ def attended(backbone="resnet50", pretrained=False, attention="bam", identity=No
 
     model = build(backbone, num_classes)
     if pretrained:
-        default = "default" if backbone.startswith("timm/") else "DEFAULT"
-        load_pretrained(model, backbone, default if pretrained is True else pretrained, num_classes)
+        load_pretrained(model, backbone, "default" if pretrained is True else pretrained, num_classes)
     return attach(model, attention, identity=bool(pretrained) if identity is None else identity, **options)
 
 

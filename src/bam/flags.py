@@ -34,8 +34,16 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     arguments = {name: values[name] for name in parameters}
     if "recipe" in parameters:
         chosen = {name: values[name] for name in fields}
+        chosen["data_options"] = _data_options(base, chosen["data"], chosen["data_options"])
         arguments["recipe"] = base.replace(**chosen)
     return arguments
+
+
+def _data_options(base: "Recipe", data: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options given, beside those of the recipe: other images of its kind are read as it says, others are not."""
+    if data.partition(":")[0] == base.data.partition(":")[0]:
+        return base.data_options | given
+    return {} if given == base.data_options else given
 
 
 def _named_recipe(words: list[str]) -> "Recipe":

@@ -25,6 +25,7 @@ class Record:
     image_size: list[int] = field(default_factory=list)  #: height, width
     normalization: dict[str, list[float]] = field(default_factory=dict)  #: mean, std of the channels, from 0 to 1
     #: One entry an epoch; "unreadable", where there are any: images of training and test that were left out.
+    data: str = ""  #: fingerprint of the images, for training and for testing
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
     format: int = 1
@@ -47,6 +48,8 @@ class Record:
             ValueError: if it is not a record that this version reads.
         """
         path = folder / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:

@@ -222,7 +222,7 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
         "does not fit cifar/resnet20 with attention at layer1; missing: layer1.1.conv1.weight",
         backbone="cifar/resnet20",
     )
-    refused(r"shape: fc.weight \(10, 64\) \(the network has \(7, 64\)\)", num_classes=7)
+    refused(r"type: fc.weight \(10, 64\) \(the network has \(7, 64\)\)", num_classes=7)
     refused("sites: bam at layer1: the model has no module 'layer1'", backbone="vgg11")
     refused("classes: the model has 10 outputs, got 2 names", classes=["a", "b"], num_classes=None)
     refused("classes: expected null, or num_classes = 10 names, got ", classes=["a", "b"])

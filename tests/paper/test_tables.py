@@ -56,6 +56,7 @@ def test_printed_digits(printed, value, same):
 @pytest.mark.parametrize("name", sorted({row.recipe for row in ROWS}))
 def test_recipes_tell_what_is_printed_and_what_it_takes(name):
     doc = " ".join(RECIPES[name].__doc__.split())
+    assert f"{DIFFERENT[name, 'none'].error} %, with BAM {DIFFERENT[name, 'bam'].error} %" in doc
     for row in ROWS:
         if row.recipe == name and row.variant != "block":
             assert row.error in doc, row

@@ -15,7 +15,7 @@ from bam.placement.blocks import find_blocks
         ("resnet50", 64, 16, "layer1.0.bn3", "layer4.2.bn3"),
         ("cifar/resnet20", 32, 9, "layer1.0.bn2", "layer3.2.bn2"),
         ("mobilenet_v2", 64, 10, "features.3.conv", "features.16.conv"),  # as many blocks have a shortcut
-        ("convnext_tiny", 64, 18, "features.1.0.stochastic_depth", "features.7.2.stochastic_depth"),
+        ("convnext_tiny", 64, 18, "features.1.0.block", "features.7.2.block"),
         ("swin_t", 64, 24, "features.1.0.attn", "features.7.1.mlp"),  # an attention and an MLP each; the drop is shared
         ("timm/resnet26d", 64, 8, "layer1.0.bn3", "layer4.1.bn3"),  # shortcuts that pool
         ("timm/resnetv2_50", 64, 16, "stages.0.blocks.0.conv3", "stages.3.blocks.2.conv3"),  # pre-activation
@@ -38,6 +38,20 @@ class Block(nn.Module):
 
     def forward(self, x):
         return torch.add(self.shortcut(x), 0.5 * self.conv(x).tanh())
+
+
+def test_a_skip_over_many_blocks_is_no_block():
+    class Skipped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+            self.body = nn.Sequential(*(Block(nn.Identity()) for _ in range(3)))
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.last(self.body(x))
+
+    assert [site.label for site in find_blocks(Skipped(), 16)] == [f"body.{k}.conv" for k in range(3)]
 
 
 def test_a_branch_may_end_with_a_function():

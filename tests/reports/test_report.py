@@ -42,6 +42,16 @@ def test_summary(records):
     assert comparison["differences"] == pytest.approx([-1, -2, -1]) and comparison["seeds"] == [0, 1, 2]
 
 
+def test_top5_error(records, tmp_path):
+    for seed, run in enumerate(records["none"]):
+        run.final["test_error_top5"] = 0.01 * seed
+    records["bam"][0].final["test_error_top5"] = 0.02  # of one run alone: no mean over all
+    summary = summarize(records)
+    assert [v["error_top5_mean"] for v in summary["variants"]] == [pytest.approx(1), None]
+    write_report(tmp_path, summary, "bam compare")
+    assert "| 21.00 ± 1.00 % | 1.00 % |" in (tmp_path / "report.md").read_text()
+
+
 def test_only_complete_pairs_count(records):
     records["bam"][1] = record("bam", 1, 0.9, complete=False)
     comparison = summarize(records)["comparisons"][0]
@@ -65,7 +75,7 @@ def test_files(records, tmp_path):
     rows = (tmp_path / "summary.csv").read_text().splitlines()
     assert rows[1] == "none,0,20.0000,1234,5000000,1001.0,1.5" and len(rows) == 7
     markdown = (tmp_path / "report.md").read_text()
-    assert "| none | 1,234 | 5 M | 21.00 ± 1.00 % | 1,001 | 1.50 |\n| bam |" in markdown
+    assert "| none | 1,234 | 5 M | 21.00 ± 1.00 % | - | 1,001 | 1.50 |\n| bam |" in markdown
     assert "| 1 | 22.00 | 20.00 |\n" in markdown
     assert "**bam: no difference shown with n=3.** Test error -1.33 percentage points against none, 95 %" in markdown
     page = (tmp_path / "report.html").read_text()

@@ -100,8 +100,8 @@ class BAM(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("channels", channels), ("reduction", reduction), ("dilation", dilation)):
-            if value < 1:
-                raise ValueError(f"BAM: {name} must be at least 1, got {value}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"BAM: {name} must be a whole number, at least 1, got {value!r}")
         choices = {"combine": (combine, COMBINE), "branch": (branch, _BRANCHES), "layout": (layout, _LAYOUTS)}
         for name, (choice, known) in choices.items():
             if choice not in known:

@@ -38,8 +38,8 @@ class SE(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("channels", channels), ("reduction", reduction)):
-            if value < 1:
-                raise ValueError(f"SE: {name} must be at least 1, got {value}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"SE: {name} must be a whole number, at least 1, got {value!r}")
         self.channels, self.reduction = channels, reduction
         hidden = max(1, channels // reduction)
         self.reduce = nn.Linear(channels, hidden, device=device, dtype=dtype)

@@ -62,6 +62,8 @@ def cost(
 
     net = build(model, num_classes)
     plain = cost(net, image)
+    if attention == "none" and (attention_options or sites):
+        raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
     print(f"{model}: {plain}")
     if attention != "none":
         full = cost(attach(net, attention, sites=sites, image=image, **(attention_options or {})), image)
@@ -75,6 +77,7 @@ def export(
     model: str | None = None,
     attention: str = "none",
     attention_options: dict[str, Any] | None = None,
+    sites: list[str] | None = None,
     weights: Path | None = None,
     num_classes: int | None = None,
     image: int | None = None,
@@ -94,6 +97,7 @@ def export(
         model: network, see `bam models`, or such a folder.
         attention: module to put at the bottlenecks of the model, or "none".
         attention_options: passed to it, e.g. '{"layout": "released"}'.
+        sites: where to put it, see `bam sites` (default: the bottlenecks), e.g. "every block".
         weights: a .safetensors file for the model, its attention included (default: random weights).
         num_classes: outputs of the model (default: its own).
         image: side of the image in pixels to trace at (default: that of the run, or the network's own, or 224).
@@ -108,9 +112,11 @@ def export(
     if model is not None:
         if precision == "int8":
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
-        net, about = _network(model, attention, attention_options, weights, num_classes, image)
-    elif attention != "none" or attention_options or weights or num_classes:
-        raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
+        net, about = _network(model, attention, attention_options, sites, weights, num_classes, image)
+    elif attention != "none" or attention_options or sites or weights or num_classes:
+        raise ValueError(
+            "--attention, its options, --weights and --num-classes are for --model: a run has its own"
+        )
     else:
         from bam.training import trained_model, training_images
 
@@ -118,7 +124,9 @@ def export(
         about = _about(record)
         calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
     if not out.suffix:
-        _save(net, out, precision, about | ({"image_size": image, "resize": image} if image else {}))
+        if image and "resize" in about:  # the same share of the image is cropped
+            about["resize"] = round(image * about["resize"] / about["image_size"][0])
+        _save(net, out, precision, about | ({"image_size": image} if image else {}))
     else:
         _export(net, out, image or about.get("image_size"), dynamic, precision, calibration, latency)
 
@@ -127,30 +135,35 @@ def _network(
     model: str,
     attention: str,
     attention_options: dict[str, Any] | None,
+    sites: list[str] | None,
     weights: Path | None,
     num_classes: int | None,
     image: int | None,
 ) -> tuple[Any, dict[str, Any]]:
     """The network that the flags name, and what is known about it beside its weights."""
+    from bam.dryrun import image_shape
     from bam.export import IMAGENET, config_of, from_pretrained
     from bam.models import build
     from bam.surgery import attach
 
     if Path(model, "config.json").is_file():
-        if attention != "none" or attention_options or weights or num_classes:
+        if attention != "none" or attention_options or sites or weights or num_classes:
             raise ValueError(f"{model} is a saved network, which has its own attention, weights and classes")
         net = from_pretrained(model)
         return net, {field: getattr(config_of(net), field) for field in ("image_size", "resize")}
     net = build(model, num_classes)
     if attention != "none":
-        attach(net, attention, image=image, **(attention_options or {}))
-    elif attention_options:
-        raise ValueError("--attention-options are for an attention: give --attention, e.g. bam")
+        attach(net, attention, sites=sites, image=image, **(attention_options or {}))
+    elif attention_options or sites:
+        raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
     if weights is not None:
         from bam.tensors import load_tensors, read_safetensors
 
         load_tensors(net, read_safetensors(weights)[0], weights, model)
-    return net, {"backbone": model, "num_classes": num_classes, "mean": IMAGENET["mean"], "std": IMAGENET["std"]}
+    about = {"backbone": model, "num_classes": num_classes, "mean": IMAGENET["mean"], "std": IMAGENET["std"]}
+    side = image_shape(net)[-1]
+    crop = IMAGENET["resize"] / IMAGENET["image_size"][0] if side > 64 else 1
+    return net, about | {"image_size": (side, side), "resize": round(side * crop)}
 
 
 def _about(record: Any) -> dict[str, Any]:
@@ -174,7 +187,8 @@ def _save(net: Any, folder: Path, precision: str, about: dict[str, Any]) -> None
         raise ValueError(f"the run is of an earlier version of bam, which did not record its normalisation; {advice}")
     save_pretrained(net, folder, **about)
     size = (folder / "model.safetensors").stat().st_size / 1e6
-    print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}) gives the network back")
+    own = ", backbone=<the network>" if ":" in about.get("backbone", "") else ""
+    print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}{own}) gives the network back")
 
 
 def _export(net: Any, out: Path, size: Any, dynamic: str, precision: str, calibration: Any, latency: bool) -> None:

@@ -63,8 +63,10 @@ def train(
         device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
         save_minutes: minutes between saved states, besides one after every epoch.
     """
+    from bam.recipes import variant
     from bam.training import run
 
+    recipe = variant(recipe, recipe.attention)
     folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
     record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)
     print(f"test error {100 * record.final['test_error']:.2f} %; record and weights in {folder}")
@@ -105,7 +107,7 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
 
     recipe, names = Recipe(**summary["recipe"]), [variant["name"] for variant in summary["variants"]]
     known = recipe.name in RECIPES
-    source = recipe.name if known else str(out / f"{names[0]}-seed{recipe.seed}" / "recipe.yaml")
+    source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
     words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
     changes = RECIPES[recipe.name]().differences(recipe) if known else {}
@@ -116,7 +118,8 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
         if isinstance(value, bool):
             words += [flag if value else flag.replace("--", "--no-")]
         else:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else _text(value)]
+            text = ",".join(map(str, value)) if isinstance(value, list) else _text(value)
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return shlex.join(words)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bam.data.batches import Batches
+from bam.data.interface import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Dataset:
     def __len__(self) -> int:
         """How many images."""
         return len(self.images)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where number, order or classes of the images do."""
+        return fingerprint_of(self.classes, self.targets)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """What training asks of data, whether they lie in memory or in files."""
 
-from collections.abc import Generator
+import hashlib
+import json
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +55,10 @@ class LabelledImages(Protocol):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images that are served."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Differs where names, number, order or classes of the images do; their pixels are not looked at."""
+
     def __len__(self) -> int:
         """How many images."""
 
@@ -82,6 +88,12 @@ class LabelledImages(Protocol):
             flip: in training, mirror every other image at random.
             shard: (rank, number of processes); each process is served its part of every batch.
         """
+
+
+def fingerprint_of(classes: Sequence[str], targets: Tensor, names: Sequence[str] = ()) -> str:
+    """The digest of what a data set consists of."""
+    content = json.dumps([list(classes), targets.tolist(), list(names)])
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

@@ -134,7 +134,10 @@ def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
             isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size),
             "height and width in pixels",
         ),
-        "resize": (type(config.resize) is int and config.resize > 0, "pixels of the shorter side"),
+        "resize": (
+            type(config.resize) is int and isinstance(size, tuple) and config.resize >= min(size),
+            "pixels of the shorter side, not less than is cropped from it",
+        ),
         "bam_version": (isinstance(config.bam_version, str), "a version"),
     }
 

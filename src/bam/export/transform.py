@@ -30,10 +30,13 @@ def preprocessing(model: nn.Module | NetworkConfig) -> "Compose":
         )
     try:
         import torch
+        from PIL.Image import Image
         from torchvision.transforms import v2
+
+        from bam.data.folder.decoding import to_rgb
     except ImportError:
         raise ImportError("this needs torchvision: pip install 'bottleneck-attention[train]'") from None
-    colours = {1: [v2.Grayscale()], 3: [v2.RGB()]}
+    colours: dict[int, list[v2.Transform]] = {1: [v2.Grayscale()], 3: [v2.Lambda(to_rgb, Image), v2.RGB()]}
     return v2.Compose(
         [
             *colours.get(len(config.mean), []),

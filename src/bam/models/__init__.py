@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from bam.models.pretrained import classifier_name, load_pretrained
+from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
 from bam.models.reference import MODELS, Network
 
-__all__ = ["MODELS", "Network", "build", "classifier_name", "load_pretrained"]
+__all__ = ["MODELS", "Network", "build", "classifier_name", "classifier_names", "load_pretrained"]
 
 
 def build(name: str, num_classes: int | None = None) -> nn.Module:

@@ -41,7 +41,7 @@ def load_pretrained(model: nn.Module, name: str, pretrained: str, num_classes: i
     own = model.state_dict()
     source, values = read_weights(name, pretrained)
     values = _current_names(values, model, own)
-    for head in _heads(model, num_classes):
+    for head in classifier_names(model, num_classes):
         entries = [key for key in own if key.startswith(f"{head}.")]
         if not all(key in values and is_like(values[key], own[key]) for key in entries):
             values = {key: value for key, value in values.items() if not key.startswith(f"{head}.")}
@@ -75,14 +75,14 @@ def _gives(module: nn.Module, outputs: int) -> bool:
     return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.out_channels == outputs
 
 
-def _heads(model: nn.Module, num_classes: int) -> set[str]:
+def classifier_names(model: nn.Module, num_classes: int) -> list[str]:
     """The classifier and what else classifies: torchvision's auxiliary heads, those that timm tells of."""
     names = {name for name, module in model.named_modules() if name and _gives(module, num_classes)}
     heads = {name for name in names if name.lower().startswith("aux")}
     config = getattr(model, "pretrained_cfg", None)
     told = config.get("classifier") if isinstance(config, dict) else None
     heads |= names & set([told] if isinstance(told, str) else told or [])
-    return heads | ({classifier_name(model, num_classes)} if names else set())
+    return sorted(heads | ({classifier_name(model, num_classes)} if names else set()))
 
 
 def _current_names(values: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,6 +105,6 @@ def _attention_hint(model: nn.Module, unexpected: list[str]) -> str:
         return ""
     return (
         f". It holds attention at {named}, and these are weights for a plain network: save it again after "
-        "bam.detach(model). A network with its attention is what from_pretrained makes of such a file; "
-        "bam.load_attention adds what bam.save_attention has written"
+        "bam.detach(model). To use a run's network with its attention: bam export --run RUN --out FOLDER, and "
+        "bam.export.from_pretrained(FOLDER); what bam.save_attention has written is for bam.load_attention"
     )

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: files, torchvision's and timm's published ones."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from bam.tensors import read_pickle, read_safetensors
 
+_WEIGHTS = "model.safetensors"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin", ".ckpt")
 
 
@@ -18,9 +20,8 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
 
     See `bam.models.load_pretrained`, also for the errors.
     """
-    path = Path(pretrained).expanduser()
     if _is_path(pretrained):
-        source, content = _from_path(path)
+        source, content = _from_path(_path(pretrained))
     elif name.startswith("timm/"):
         source, content = _from_timm(name.removeprefix("timm/"), pretrained)
     else:
@@ -34,35 +35,40 @@ def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]]
     torchvision and timm tell them of their weights, record.json of a run, config.json of a saved network; None where
     nobody does.
     """
-    path = Path(pretrained).expanduser()
     if _is_path(pretrained):
+        path = _path(pretrained)
+        folder = path if path.is_dir() else path.parent
         for file, entry in (("record.json", "normalization"), ("config.json", None)):
-            if (path / file).is_file():
-                told = json.loads((path / file).read_text(encoding="utf-8"))
+            if (folder / file).is_file() and (path.is_dir() or path.name == _WEIGHTS):
+                told = json.loads((folder / file).read_text(encoding="utf-8"))
                 told = told.get(entry, {}) if entry else told
                 return (told["mean"], told["std"]) if told.get("mean") else None
         return None
     if name.startswith("timm/"):
         import timm
 
-        config = timm.get_pretrained_cfg(
-            name.removeprefix("timm/") + ("" if pretrained == "default" else f".{pretrained}")
-        )
+        base, _, named = name.removeprefix("timm/").partition(".")
+        tag = named if pretrained.lower() == "default" else pretrained
+        config = timm.get_pretrained_cfg(f"{base}.{tag}".rstrip("."))
         return (list(config.mean), list(config.std)) if config else None
     from torchvision.models import get_model_weights
 
-    transform = get_model_weights(name)[pretrained].transforms()
+    transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
     return list(transform.mean), list(transform.std)
 
 
 def _is_path(pretrained: str) -> bool:
-    path = Path(pretrained).expanduser()
+    path = _path(pretrained)
     return path.exists() or pretrained.endswith(_SUFFIXES) or len(path.parts) > 1
+
+
+def _path(pretrained: str) -> Path:
+    return Path(os.path.expanduser(pretrained))
 
 
 def _from_path(path: Path) -> tuple[str, Any]:
     if path.is_dir():
-        folder, path = path, path / "model.safetensors"
+        folder, path = path, path / _WEIGHTS
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no complete run: {path.name} is missing")
     return str(path), read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
@@ -74,12 +80,16 @@ def _from_torchvision(name: str, tag: str) -> tuple[str, Any]:
     if name not in list_models():
         what = f"there are no weights {tag!r} of {name}: tags are for torchvision's and timm's networks"
         raise ValueError(f"{what}; give the path of a file, e.g. weights/{tag}.safetensors")
-    weights = get_model_weights(name).__members__
+    weights, tag = get_model_weights(name).__members__, _torchvision_tag(tag)
     if tag not in weights:
         raise ValueError(_unknown_tag("torchvision", name, tag, list(weights)))
     source = f"torchvision's {name} {weights[tag].name}"
     options = {"progress": True, "check_hash": True, "weights_only": True}
     return source, _download(source, lambda: weights[tag].get_state_dict(**options))
+
+
+def _torchvision_tag(tag: str) -> str:
+    return "DEFAULT" if tag.lower() == "default" else tag  # as timm calls it
 
 
 def _from_timm(name: str, tag: str) -> tuple[str, Any]:
@@ -88,7 +98,7 @@ def _from_timm(name: str, tag: str) -> tuple[str, Any]:
     name, _, named = name.partition(".")
     published = [known.partition(".")[2] for known in timm.list_pretrained(name)]
     config = timm.get_pretrained_cfg(name)
-    wanted = (named or (config.tag if config else "") or "") if tag == "default" else tag
+    wanted = (named or (config.tag if config else "") or "") if tag.lower() == "default" else tag
     if wanted not in published:
         raise ValueError(_unknown_tag("timm", name, wanted or tag, ["default", *published] if published else []))
     full = f"{name}.{wanted}".rstrip(".")

@@ -1,5 +1,7 @@
 """The residual branch of every block: where SE, CBAM and the paper's "BAM-C" sit."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from bam.dryrun import Image
@@ -27,8 +29,8 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
     flow = trace(model, image)
     sums = [node for node in flow.nodes if node.op in _ADDITIONS and len(node.sources) == 2]
     branches = {sum.time: branch for sum in sums if (branch := _branch(flow, sum))}
-    inner = set[int]().union(*(alone for _, alone in branches.values()))  # sums inside of a branch are no blocks
-    found = (_site(flow, *branch) for time, branch in branches.items() if time not in inner)
+    left_out = _not_blocks(flow, branches)
+    found = (_site(flow, *branch) for time, branch in branches.items() if time not in left_out)
     sites = Sites(site for site in found if site)
     if not sites:
         raise ValueError(
@@ -37,6 +39,21 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
         )
     sites.image = image
     return sites
+
+
+def _not_blocks(flow: Flow, branches: Mapping[int, tuple[Node, set[int]]]) -> set[int]:
+    """Of sums within the branch of another, which is no block: the inner one if the same module adds both, as a part of
+    its block (Res2Net); else the outer one, which skips a row of blocks (EDSR).
+    """
+    adders = {time: _innermost(flow, time) for time in branches}
+    within = [(inner, outer) for outer, (_, alone) in branches.items() for inner in branches if inner in alone]
+    return {inner if adders[inner] == adders[outer] else outer for inner, outer in within}
+
+
+def _innermost(flow: Flow, time: int) -> str:
+    """The innermost module that runs at `time`."""
+    running = [(c.end - c.start, name) for name, calls in flow.calls.items() for c in calls if c.start <= time < c.end]
+    return min(running, default=(0, ""))[1]
 
 
 def _branch(flow: Flow, sum: Node) -> tuple[Node, set[int]] | None:
@@ -58,7 +75,7 @@ def _branch(flow: Flow, sum: Node) -> tuple[Node, set[int]] | None:
 def _site(flow: Flow, node: Node, branch: set[int]) -> Site | None:
     """The outermost module that returns `node`, or the map before it in the branch from which it is made point-wise."""
     while node.time in branch:
-        usable = [name for name in node.owners if name and len(flow.calls[name]) == 1]
+        usable = [name for name in node.owners if name and len(flow.calls[name]) == 1 and _computes(flow, name)]
         if usable:
             return site_at(flow, min(usable, key=lambda name: name.count(".")), node)
         inner = [source for source in node.sources if source.time in branch]
@@ -66,3 +83,9 @@ def _site(flow: Flow, node: Node, branch: set[int]) -> Site | None:
             return None
         node = inner[0]
     return None
+
+
+def _computes(flow: Flow, name: str) -> bool:
+    """Whether a module makes anything: those that drop branches in training return their input here."""
+    (call,) = flow.calls[name]
+    return call.end > call.start

@@ -27,11 +27,12 @@ class Recipe:
         crop_padding: random crops after padding by so many pixels; 0 for none.
         flip: mirror training images at random.
         model: network, see `bam models`.
-        pretrained: weights to start from: a file, or a tag of torchvision or timm, see `bam.models.pretrained`.
+        pretrained: weights to start from: a file, the folder of a run, or a tag of torchvision or timm ("default").
         freeze_backbone: train the attention and the classifier alone.
         attention: a name in `bam.ATTENTION`, or "none" for the network as it is.
         attention_options: passed to the attention module, e.g. {"reduction": 8}.
-        sites: modules to put attention after; default: the bottlenecks that `bam sites` finds.
+        sites: where attention goes, see `bam sites`: names, patterns, positions (--sites=-1), "every block"; default:
+            the bottlenecks.
         identity: insert attention so that the network starts with its own output exactly.
         seed: of initial weights, data order and augmentation.
         epochs: passes over the training images.
@@ -97,6 +98,8 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("recipe: lr must be positive, weight_decay not negative and label_smoothing in [0, 1)")
+        if self.freeze_backbone and self.pretrained is None:
+            raise ValueError("recipe: freeze_backbone would keep random weights: give pretrained, too")
         if self.batch_size % self.accumulation:
             raise ValueError(f"recipe: batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
 

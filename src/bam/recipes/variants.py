@@ -50,7 +50,7 @@ def variant(recipe: Recipe, text: str) -> Recipe:
     fields = {name: given.pop(name) for name in _FIELDS if name in given}
     if "sites" in fields:
         several = fields["sites"] if isinstance(fields["sites"], list) else [fields["sites"]]
-        fields["sites"] = [str(site) for site in several]
+        fields["sites"] = None if fields["sites"] is None else [str(site) for site in several]
     return recipe.replace(attention=parts[1], attention_options=recipe.attention_options | given, **fields)
 
 

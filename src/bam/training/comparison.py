@@ -15,6 +15,7 @@ from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
 from bam.training.network import build_model
 from bam.training.run import check_folder, run
+from bam.training.session import check_data
 
 PLAN = "comparison.json"
 
@@ -43,14 +44,18 @@ def compare(
     """
     if num_seeds < 1:
         raise ValueError(f"seeds: at least 1, got {num_seeds}")
-    if len(set(attentions)) < len(attentions) or not attentions:
-        raise ValueError(f"attention: each variant once, got {', '.join(attentions) or 'none at all'}")
+    folders = {folder_name(text) for text in attentions}
+    recipes = [variant(recipe, text) for text in attentions]
+    if not attentions or len(folders) < len(attentions) or any(one in recipes[:k] for k, one in enumerate(recipes)):
+        told = ", ".join(attentions) or "none at all"
+        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {told}")
     seeds = range(recipe.seed, recipe.seed + num_seeds)
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     _check(recipe, variants, out, data_root, device)
     latency = read_comparison(out)[1] if (out / PLAN).exists() else {}
     plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": list(seeds), "latency_ms": latency}
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+    write_atomically(out / "recipe.yaml", recipe.to_yaml())
     for number, (seed, attention) in enumerate(variants, start=1):
         folder = _folder(out, attention, seed)
         run(
@@ -100,7 +105,11 @@ def _check(
     for seed, attention in variants:
         check_folder(variant(recipe, attention).replace(seed=seed), _folder(out, attention, seed), device)
     with PartialState().main_process_first():  # it may download
-        train, _ = load(recipe.data, data_root, **recipe.data_options)
+        train, test = load(recipe.data, data_root, **recipe.data_options)
+    for seed, attention in variants:
+        folder = _folder(out, attention, seed)
+        if (folder / "record.json").exists():
+            check_data(Record.read(folder), train, test, folder)
     for attention in dict.fromkeys(name for _, name in variants):
         build_model(variant(recipe, attention), len(train.classes), train.image_size)
 

@@ -123,7 +123,7 @@ def train_epoch(
             for _ in range(parts):
                 image, target = next(stream)
                 with accelerator.accumulate(model):
-                    logits = model(image)
+                    logits = _logits(model(image))
                     loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
                     accelerator.backward(loss)
                     optimizer.step()
@@ -146,7 +146,7 @@ def evaluate(model: nn.Module, batches: BatchSource, accelerator: Accelerator) -
     sums = torch.zeros(4, device=accelerator.device)
     classes = 0
     for image, target in batches.test():
-        logits = model(image).float()
+        logits = _logits(model(image)).float()
         loss = F.cross_entropy(logits, target, reduction="sum")
         classes = logits.shape[1]
         missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
@@ -155,3 +155,12 @@ def evaluate(model: nn.Module, batches: BatchSource, accelerator: Accelerator) -
     loss_sum, errors, missed_sum, images = accelerator.reduce(sums, "sum").tolist()
     found = {"test_loss": loss_sum / images, "test_error": errors / images}
     return found | ({"test_error_top5": missed_sum / images} if classes > 5 else {})
+
+
+def _logits(output: Any) -> Tensor:
+    """The class logits (N, num_classes) of a network's output; GoogLeNet's and Inception's auxiliary ones are left."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"the network returns {what}, and no class logits (N, classes): it is no classifier of images")
+    return logits

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from bam.data import LabelledImages
 from bam.models import build
-from bam.models.pretrained import classifier_name, load_pretrained
+from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
 from bam.models.weights import normalization
 from bam.recipes import Recipe
 from bam.surgery import attach, freeze_backbone
@@ -28,11 +28,17 @@ def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int], *
     model = build(recipe.model, num_classes)
     if to_train and recipe.pretrained is not None:
         model = load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
-    trainable = [classifier_name(model, num_classes)] if to_train and recipe.freeze_backbone else []
+    trainable: list[str] = []
+    if to_train and recipe.freeze_backbone:
+        classifier_name(model, num_classes)  # raises if there is none
+        trainable = classifier_names(model, num_classes)
     if recipe.attention != "none":
         torch.manual_seed(recipe.seed + 1)
         options = {"sites": recipe.sites, "image": image_size, "identity": recipe.identity} | recipe.attention_options
-        attach(model, recipe.attention, **options)
+        try:
+            attach(model, recipe.attention, **options)
+        except TypeError as error:  # what Python says of options that a module does not take
+            raise ValueError(f"attention {recipe.attention} with {recipe.attention_options}: {error}") from None
     return freeze_backbone(model, trainable=trainable) if trainable else model
 
 

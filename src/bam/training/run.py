@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from bam.data import load
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training.session import Session
+from bam.training.session import Session, check_data
 from bam.training.states import has_state
 
 #: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
@@ -57,6 +57,8 @@ def run(
             return record
         with accelerator.main_process_first():  # it may download
             train, test = load(recipe.data, data_root, **recipe.data_options)
+        if record is not None:
+            check_data(record, train, test, out)
         session = Session(recipe, out, accelerator, train, test, title or out.name)
         if resume:
             session.restore()

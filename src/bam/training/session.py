@@ -52,7 +52,7 @@ class Session:
             model = build_model(recipe, len(train.classes), train.image_size)
         normalized_by = statistics(recipe, train)
         self.train_batches, self.test_batches = self._batches(train, test, normalized_by)
-        mean, std = ((values.double() / 255).tolist() for values in normalized_by)
+        mean, std = ([round(float(value) / 255, 6) for value in values] for values in normalized_by)
         self.record = Record(
             recipe.as_dict(),
             environment(str(accelerator.device), recipe.precision),
@@ -62,6 +62,7 @@ class Session:
             classes=list(train.classes),
             image_size=list(train.image_size),
             normalization={"mean": mean, "std": std},
+            data=fingerprint(train, test),
         )
         self.plain = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, recipe))
@@ -196,6 +197,20 @@ class Session:
         # The last row may have been cut short by a kill, or damaged by a power failure.
         kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) < step]
         write_atomically(path, "".join(",".join(row) + "\n" for row in [["step", "lr", "loss"], *kept]))
+
+
+def fingerprint(train: LabelledImages, test: LabelledImages) -> str:
+    """Of all images of a run."""
+    return f"{train.fingerprint} {test.fingerprint}"
+
+
+def check_data(record: Record, train: LabelledImages, test: LabelledImages, out: Path) -> None:
+    """Raise ValueError if the run in `out` had other images than these."""
+    if record.data and record.data != fingerprint(train, test):
+        raise ValueError(
+            f"{out} holds a run on other images: files were added, removed or renamed, or the classes have changed; "
+            "bring them back, or choose another --out"
+        )
 
 
 @contextlib.contextmanager

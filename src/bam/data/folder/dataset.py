@@ -1,6 +1,7 @@
 """Images in files, and their classes."""
 
 import dataclasses
+import os
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from bam.data.folder.batches import FolderBatches
 from bam.data.folder.options import FolderOptions
+from bam.data.interface import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class FolderDataset:
     def __len__(self) -> int:
         """How many images."""
         return len(self.paths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs where names, number, order or classes of the images do; not with the place of the folder."""
+        start = len(os.path.commonpath(self.paths))
+        return fingerprint_of(self.classes, self.targets, [path[start:] for path in self.paths])
 
     @property
     def image_size(self) -> tuple[int, int]:

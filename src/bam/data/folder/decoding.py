@@ -78,7 +78,7 @@ def read_rgb(path: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which change no pixel
             with open(path, "rb") as file, Image.open(file) as image:
-                return _to_rgb(image)
+                return to_rgb(image)
     except UnidentifiedImageError:
         raise ValueError("it is empty, or no image of a known format") from None
     except OSError as error:
@@ -87,7 +87,8 @@ def read_rgb(path: str) -> Image.Image:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB with 8 bits a channel; raises ValueError if its values have no known range."""
     if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN_BITS):
         raise ValueError("its values have no known range; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
