@@ -174,6 +174,12 @@ def test_models_and_recipes(capsys):
         (["report", "--out", "/nowhere"], 1, "holds no comparison"),
         (["compare", "--recipe", "digits/small", "--seeds", "0"], 1, "at least 1"),
         (["compare", "--recipe", "digits/small", "--attention", "none,bam(8)"], 1, "'8' is not OPTION=VALUE"),
+        (["compare", "--recipe", "digits/small", "--attention", "bam,bam()"], 1, "each variant once"),
+        (["compare", "--recipe", "digits/small", "--attention", "bam(sites=l?),bam(sites=l*)"], 1, "one name"),
+        (["compare", "--recipe", "digits/small", "--attention", "se(dilation=2)"], 1, "argument 'dilation'"),
+        (["compare", "--recipe", "digits/small", "--attention", "bam(reduction=big)"], 1, "whole number, at least 1"),
+        (["cost", "--model", "resnet18", "--sites", "layer1"], 1, "give --attention"),
+        (["train", "--recipe", "folder/finetune", "--pretrained", "~nobody/x.pth"], 1, "there is no folder"),
         (["cost", "--model", "resnet18", "--attention", "bam", "--attention-options", '{"ratio": 2}'], 1, "'ratio'"),
     ],
 )
@@ -198,3 +204,38 @@ def test_wrong_flags_leave_with_two(capsys):
 def test_the_command_is_installed():
     command = Path(sys.executable).with_name("bam")
     assert subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout == "bam 0.1.0\n"
+
+
+def test_data_options_are_added_to_those_of_the_recipe():
+    def options(*words):
+        return parse_flags(train, [*words])["recipe"].data_options
+
+    few = ("--data-options", '{"unreadable": "skip"}')
+    assert options("--recipe", "imagenet/mobilenet_192", *few) == {"size": 192, "unreadable": "skip"}
+    assert options("--recipe", "imagenet/mobilenet_192", "--data", "folder:mine") == {"size": 192}
+    assert options("--recipe", "digits/small", "--data", "folder:mine") == {}
+    assert options("--recipe", "digits/small", "--data", "folder:mine", *few) == {"unreadable": "skip"}
+
+
+def test_a_variant_is_trained_alone(tmp_path, capsys):
+    words = ["train", "--recipe", "digits/small", *TINY, "--attention", "bam(reduction=4, sites=layer1)"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    recipe = json.loads((tmp_path / "run" / "record.json").read_text())["recipe"]
+    assert (recipe["attention"], recipe["attention_options"], recipe["sites"]) == ("bam", {"reduction": 4}, ["layer1"])
+    export = ["export", "--model", "resnet18", "--attention", "se", "--sites", "every block", "--out"]
+    assert cli.main([*export, str(tmp_path / "saved")]) == 0
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert len(config["sites"]) == 8 and (config["image_size"], config["resize"]) == ([224, 224], 256)
+
+
+def test_the_command_to_repeat_is_understood(tmp_path, capsys):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(Recipe(sites=["-1"], epochs=1).to_yaml())
+    words = ["compare", "--recipe", str(mine), *TINY, "--attention", "bam(reduction=4),bam", "--seeds", "1"]
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    command = (tmp_path / "out" / "report.md").read_text().rsplit("```", 2)[1].strip()
+    repeated, original = (parse_flags(compare, w)["recipe"] for w in (shlex.split(command)[2:], words[1:]))
+    assert set(repeated.differences(original)) <= {"precision"}
+    known = _compare_command(tmp_path, {"recipe": Recipe(name="digits/small", sites=["-2", "-1"]).as_dict(),
+                                        "variants": [{"name": "bam", "seeds": [0]}]})  # fmt: skip
+    assert parse_flags(compare, shlex.split(known)[2:])["recipe"].sites == ["-2", "-1"]

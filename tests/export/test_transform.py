@@ -49,3 +49,13 @@ def test_a_folder_of_images_is_tested_with_the_same(tmp_path):
     transform = preprocessing(NetworkConfig("resnet18", 2, None, {}, mean, std, (32, 32), 40))
     expected = torch.stack([transform(Image.open(path)) for path in test.paths])
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+
+
+def test_sixteen_bits_are_read_as_in_training(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 24), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    config = NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (24, 24), 24)
+    given = preprocessing(config)(Image.open(tmp_path / "deep.png"))
+    torch.testing.assert_close(given[0].double(), torch.from_numpy((values >> 8) / 255), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="resize: expected pixels of the shorter side, not less than is cropped"):
+        NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (96, 96), 32)

@@ -179,3 +179,32 @@ def test_a_run_hands_its_normalisation_on(recipe, weights, tmp_path):
     save_pretrained(model, export, backbone=recipe.model, **second.normalization)
     third = recipe.replace(pretrained=str(export))
     assert statistics(third, load("digits", **DATA)[0])[0].tolist() == [0.25 * 255, 0.5 * 255, 0.75 * 255]
+
+
+def test_all_classifiers_learn_on_a_frozen_backbone(tmp_path):
+    """RepViT has two, for distillation."""
+    torch.manual_seed(3)
+    save_file(build("timm/repvit_m0_9", 12).state_dict(), tmp_path / "net.safetensors")
+    recipe = Recipe(model="timm/repvit_m0_9", pretrained=str(tmp_path / "net.safetensors"), freeze_backbone=True)
+    trained = {name for name, p in build_model(recipe, 10, (64, 64)).named_parameters() if p.requires_grad}
+    assert trained == {f"head.{head}.l.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
+
+
+def test_random_weights_are_not_frozen():
+    with pytest.raises(ValueError, match="freeze_backbone would keep random weights: give pretrained, too"):
+        Recipe(freeze_backbone=True)
+
+
+def test_a_file_beside_its_record_is_normalised_as_told(recipe, tmp_path):
+    first = run(recipe.replace(pretrained=None), tmp_path / "first")
+    for pretrained in (tmp_path / "first", tmp_path / "first" / "model.safetensors"):
+        mean, _ = statistics(recipe.replace(pretrained=str(pretrained), data="folder:x"), None)
+        torch.testing.assert_close(mean, 255 * torch.tensor(first.normalization["mean"]))
+
+
+def test_google_nets_are_trained_by_their_main_classifier(tmp_path):
+    options = {"num_train": 4, "num_test": 2, "canvas": 64}
+    record = run(Recipe(model="googlenet", data_options=options, batch_size=4, epochs=1), tmp_path / "run")
+    assert record.complete
+    with pytest.raises(ValueError, match="returns a .*OrderedDict, and no class logits"):
+        run(Recipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1), tmp_path / "other")

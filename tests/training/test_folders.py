@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bam.data import load
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.training import run, training_images
+from bam.training import compare, run, training_images
 from bam.training.session import Session
 from tests.training.test_training import in_mid_epoch, wait_for
 
@@ -157,3 +157,22 @@ def test_two_processes_train_though_one_cannot_read_its_share(shapes, tmp_path):
     record = Record.read(tmp_path / "run")
     assert record.complete and [row["unreadable"] for row in record.history] == 2 * [len(damaged)]
     assert load_file(tmp_path / "run" / "model.safetensors")
+
+
+def test_a_run_goes_on_with_its_own_images_only(shapes, tmp_path):
+    recipe = recipe_of(shapes, epochs=1)
+    compare(recipe, ["none"], 1, tmp_path / "out")
+    before = load(f"folder:{shapes}")[0].fingerprint
+    moved = shapes.rename(tmp_path / "moved")  # the place does not matter, the files do
+    assert load(f"folder:{moved}")[0].fingerprint == before
+    moved.rename(shapes)
+    (shapes / "bright" / "3.png").rename(shapes / "bright" / "333.png")
+    with pytest.raises(
+        ValueError, match="none-seed0 holds a run on other images: files were added, removed or renamed"
+    ):
+        compare(recipe, ["none"], 2, tmp_path / "out")
+    record = Record.read(tmp_path / "out" / "none-seed0")
+    record.final = {}
+    record.write(tmp_path / "out" / "none-seed0")
+    with pytest.raises(ValueError, match="holds a run on other images"):
+        run(recipe.replace(attention="none"), tmp_path / "out" / "none-seed0", resume=True)
