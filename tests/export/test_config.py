@@ -63,7 +63,11 @@ WRONG = {
         ([32, 32.0], "got (32, 32.0)"),
         (["32", "32"], "got ('32', '32')"),
     ],
-    "resize": [(0, "expected pixels of the shorter side, got 0"), (None, "got None"), (float("nan"), "got nan")],
+    "resize": [
+        (0, "expected pixels of the shorter side, not less than is cropped from it, got 0"),
+        (None, "got None"),
+        (float("nan"), "got nan"),
+    ],
     "bam_version": [(1, "expected a version, got 1")],
     "bam_format": [(2, "this version of bam reads 1, got 2; update bottleneck-attention"), ("1", "got '1'")],
 }
@@ -132,8 +136,8 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
         (at("stride 2"), "stride 2"),
         (at("every block"), ""),
         (at("before layer2"), "'before layer2' and 'layer2' are one module"),
-        (at(options={"reduction": "4"}), "bam at layer1: '<' not supported"),
-        (at(options={"reduction": -4}), "bam at layer1: BAM: reduction must be at least 1, got -4"),
+        (at(options={"reduction": "4"}), "bam at layer1: BAM: reduction must be a whole number"),
+        (at(options={"reduction": -4}), "BAM: reduction must be a whole number, at least 1, got -4"),
         (at(options={"combine": []}), "bam at layer1: "),
         (at(options={"dilation": 10**30}), "bam at layer1: "),
         (at(options={"speed": 3}), "bam at layer1: BAM.__init__() got an unexpected keyword argument 'speed'"),
@@ -201,7 +205,7 @@ def test_files_of_others(saved, content, told, tmp_path):
         ("sites", at(options={"reduction": 4, "combine": "max"})),  # of the same tensors
         ("mean", [0.5, 0.5, 0.5]),
         ("std", [0.5, 0.5, 0.5]),
-        ("image_size", [64, 64]),
+        ("image_size", [24, 24]),
         ("resize", 64),
         ("bam_version", "0.0"),
     ],

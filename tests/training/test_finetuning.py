@@ -101,11 +101,14 @@ def test_a_comparison_of_frozen_networks(recipe, tmp_path):
     assert set(rates) == {"none", "bam"} and min(rates.values()) > 0
 
 
-def test_freezing_needs_a_classifier_to_train(recipe):
+def test_freezing_needs_a_classifier_to_train(recipe, tmp_path):
+    save_file(without_classifier().state_dict(), tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="no classifier for 11 classes"):
         build_model(
             recipe.replace(
-                model="tests.training.test_finetuning:without_classifier", pretrained=None, freeze_backbone=True
+                model="tests.training.test_finetuning:without_classifier",
+                pretrained=str(tmp_path / "net.safetensors"),
+                freeze_backbone=True,
             ),
             11,
             (16, 16),

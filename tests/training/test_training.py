@@ -193,7 +193,7 @@ def test_states_without_a_recipe_are_refused(tmp_path):
 def test_a_comparison_is_checked_before_anything_is_trained_or_written(tmp_path):
     with pytest.raises(ValueError, match="unknown attention 'bma'"):
         compare(TINY, ["none", "bma"], 1, tmp_path / "a")
-    with pytest.raises(ValueError, match="reduction must be at least 1"):
+    with pytest.raises(ValueError, match="reduction must be a whole number, at least 1"):
         compare(TINY.replace(attention_options={"reduction": 0}), ["none", "bam"], 1, tmp_path / "a")
     assert not (tmp_path / "a").exists()
     compare(TINY.replace(epochs=1), ["none", "bam"], 1, tmp_path / "b")

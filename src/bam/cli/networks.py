@@ -114,9 +114,7 @@ def export(
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
         net, about = _network(model, attention, attention_options, sites, weights, num_classes, image)
     elif attention != "none" or attention_options or sites or weights or num_classes:
-        raise ValueError(
-            "--attention, its options, --weights and --num-classes are for --model: a run has its own"
-        )
+        raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
     else:
         from bam.training import trained_model, training_images
 
@@ -124,9 +122,7 @@ def export(
         about = _about(record)
         calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
     if not out.suffix:
-        if image and "resize" in about:  # the same share of the image is cropped
-            about["resize"] = round(image * about["resize"] / about["image_size"][0])
-        _save(net, out, precision, about | ({"image_size": image} if image else {}))
+        _save(net, out, precision, about, image)
     else:
         _export(net, out, image or about.get("image_size"), dynamic, precision, calibration, latency)
 
@@ -176,7 +172,7 @@ def _about(record: Any) -> dict[str, Any]:
     return about | {"classes": record.classes or None} | record.normalization
 
 
-def _save(net: Any, folder: Path, precision: str, about: dict[str, Any]) -> None:
+def _save(net: Any, folder: Path, precision: str, about: dict[str, Any], image: int | None) -> None:
     """Write the folder that gives the network back."""
     from bam.export import save_pretrained
 
@@ -185,7 +181,9 @@ def _save(net: Any, folder: Path, precision: str, about: dict[str, Any]) -> None
     if "backbone" in about and "mean" not in about:
         advice = "bam.export.save_pretrained(bam.training.trained_model(run)[0], folder, mean=..., std=...) takes it"
         raise ValueError(f"the run is of an earlier version of bam, which did not record its normalisation; {advice}")
-    save_pretrained(net, folder, **about)
+    if image and "resize" in about:  # the same share of the image is cropped
+        about["resize"] = round(image * about["resize"] / about["image_size"][0])
+    save_pretrained(net, folder, **about | ({"image_size": image} if image else {}))
     size = (folder / "model.safetensors").stat().st_size / 1e6
     own = ", backbone=<the network>" if ":" in about.get("backbone", "") else ""
     print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}{own}) gives the network back")

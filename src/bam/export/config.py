@@ -112,6 +112,7 @@ def sites_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
     """Field -> (whether it is valid, what would be)."""
     count, names, size = config.num_classes, config.classes, config.image_size
+    are_sides = isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     mean, std = config.mean, config.std
     return {
         "backbone": (isinstance(config.backbone, str) and config.backbone != "", "the name of a network"),
@@ -130,12 +131,9 @@ def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
             _are_numbers(std) and all(0 < value <= 1 for value in std) and _are_numbers(mean) and len(std) == len(mean),
             "a deviation above 0 and up to 1 for each of the channels that mean has",
         ),
-        "image_size": (
-            isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size),
-            "height and width in pixels",
-        ),
+        "image_size": (are_sides, "height and width in pixels"),
         "resize": (
-            type(config.resize) is int and isinstance(size, tuple) and config.resize >= min(size),
+            type(config.resize) is int and config.resize >= (min(size) if are_sides else 1),
             "pixels of the shorter side, not less than is cropped from it",
         ),
         "bam_version": (isinstance(config.bam_version, str), "a version"),
