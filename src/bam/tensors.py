@@ -22,7 +22,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     library = safetensors()
     try:
         with library.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (library.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from None
 

@@ -12,7 +12,7 @@ from bam.dryrun import Image, left_as_it_was
 from bam.export.formats import FORMATS, need_onnx, open_file
 from bam.export.parity import TOLERANCE, Check, compare, gather, images_at
 from bam.export.precision import to_fp16, to_int8
-from bam.export.reasons import REFUSALS, reason
+from bam.export.reasons import REFUSALS, reason, refuse_wrapped
 from bam.export.sizes import AXES, Shape, sizes_to_check
 from bam.files import write_atomically
 
@@ -80,10 +80,7 @@ def export_model(
 
 def _check_request(model: nn.Module, path: Path, dynamic: Sequence[str], precision: str, calibrated: bool) -> None:
     """Raise for what can be seen without running anything."""
-    inner = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-    wrapper = type(model).__name__
-    if wrapper in inner:
-        raise ValueError(f"the model is wrapped in {wrapper}: export model.{inner[wrapper]}")
+    refuse_wrapped(model, "export")
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: the suffix chooses the format, one of {', '.join(FORMATS)}; got {path.suffix!r}")
     if set(dynamic) - set(AXES):

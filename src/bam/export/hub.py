@@ -58,7 +58,7 @@ class HubModel(
         save_pretrained(self.network, save_directory, attention=self._attention)
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]
+    def _from_pretrained(  # type: ignore[override]  # the mixin calls it by keywords, of which this takes some
         cls,
         *,
         model_id: str,

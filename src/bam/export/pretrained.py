@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bam.dryrun import image_shape
 from bam.export.config import NetworkConfig, config_of, sites_of
+from bam.export.reasons import refuse_wrapped
 from bam.export.rebuild import build_backbone, build_own, check_same, outputs, rebuild
 from bam.files import write_atomically
 from bam.tensors import listed, read_safetensors, safetensors
@@ -136,10 +137,7 @@ def _folder(source: Path | str, revision: str | None) -> Path:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what the model's state dict holds; tied tensors are written under each of their names."""
-    wrapped = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-    kind = type(model).__name__
-    if kind in wrapped:
-        raise ValueError(f"the model is wrapped in {kind}: save model.{wrapped[kind]}")
+    refuse_wrapped(model, "save")
     state = model.state_dict()
     strange = [key for key, value in state.items() if not isinstance(value, Tensor) or value.device.type == "meta"]
     if strange:

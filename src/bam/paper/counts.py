@@ -79,5 +79,5 @@ def _params(module: nn.Module) -> int:
 def _add_blocks(net: nn.Module, side: int) -> None:
     """At each bottleneck, after a stage, put one more block like the stage's last."""
     sites = find_bottlenecks(net, side)
-    last = {site.channels: net.get_submodule(site.name)[-1] for site in sites}  # type: ignore[index]
+    last = {site.channels: net.get_submodule(site.name)[-1] for site in sites}  # type: ignore[index]  # stages are sequences
     attach(net, lambda channels: copy.deepcopy(last[channels]), sites=sites)
