@@ -11,7 +11,7 @@ from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
 from bam.surgery.insertion import attended_modules, attention_factory, insert
-from bam.tensors import safetensors
+from bam.tensors import read_safetensors, safetensors
 
 _METADATA = "bam.attention"
 
@@ -83,15 +83,10 @@ def load_attention(
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    load = safetensors().torch.load
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = path.read_bytes()
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        origins = json.loads(header["__metadata__"][_METADATA])
-    except (safetensors().SafetensorError, KeyError, ValueError) as error:
+        tensors, metadata = read_safetensors(path)
+        origins = json.loads(metadata[_METADATA])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
     kinds: dict[str, Any] = {"attention": (str, type(None)), "channels": int, "options": dict}
     whole = isinstance(origins, dict) and all(
