@@ -21,7 +21,7 @@ class ChannelBranch(nn.Module):
     """Mc(F) = BN(W1 ReLU(BN(W0 AvgPool(F) + b0)) + b1): "what" (equation 3).
 
     The closing BN is the paper's; the inner BN and the ReLU are the released code's, kept in both layouts because they
-    reproduce the paper's parameter counts. The reduction W0 AvgPool(F) + b0 is computed by the caller.
+    reproduce the paper's parameter counts. The average pooling is the caller's.
     """
 
     def __init__(self, channels: int, hidden: int, closing: bool, **factory: Any) -> None:
@@ -31,9 +31,9 @@ class ChannelBranch(nn.Module):
         self.expand = nn.Linear(hidden, channels, **factory)  # W1, b1
         self.closing = BatchNorm(channels, **factory) if closing else nn.Identity()
 
-    def forward(self, reduced: Tensor) -> Tensor:
-        """(N, C/r), the reduced average-pooled features -> channel logits (N, C, 1, 1)."""
-        return self.closing(self.expand(self.norm(reduced).relu()))[:, :, None, None]
+    def forward(self, averages: Tensor) -> Tensor:
+        """AvgPool(F), (N, C) -> channel logits (N, C, 1, 1)."""
+        return self.closing(self.expand(self.norm(self.reduce(averages)).relu()))[:, :, None, None]
 
 
 class SpatialBranch(nn.Module):
@@ -73,6 +73,8 @@ class BAM(nn.Module):
         combine: "sum" (the paper), "product" (the released code and its weights) or "max".
         branch: "both", or "channel" or "spatial" alone: M(F) = sigmoid(Mc(F)) or sigmoid(Ms(F)) (the paper's ablation).
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
+        recompute: keep nothing of the size of F for the backward pass but F itself: the map M(F) is computed again. Under
+            torch.compile, the compiler decides that.
         identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: where the parameters are created.
@@ -95,6 +97,7 @@ class BAM(nn.Module):
         branch: Literal["both", "channel", "spatial"] = "both",
         layout: Literal["paper", "released"] = "paper",
         identity: bool = False,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -107,7 +110,7 @@ class BAM(nn.Module):
             if choice not in known:
                 raise ValueError(f"BAM: {name} must be one of {', '.join(known)}, got {choice!r}")
         self.channels, self.reduction, self.dilation = channels, reduction, dilation
-        self.combine, self.branch, self.layout = combine, branch, layout
+        self.combine, self.branch, self.layout, self.recompute = combine, branch, layout, recompute
         hidden, closing = max(1, channels // reduction), layout == "paper"
         factory = {"device": device, "dtype": dtype}
         self.channel = ChannelBranch(channels, hidden, closing, **factory) if branch != "spatial" else None
@@ -116,26 +119,24 @@ class BAM(nn.Module):
 
     def branches(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W); None for one left out."""
-        check_features(features, self.channels, "BAM")
-        if self.spatial is None:
-            assert self.channel is not None
-            return self.channel(self.channel.reduce(features.mean((2, 3)))), None
-        if self.channel is None:
-            return None, self.spatial(self.spatial.reduce(features))
-        assert self.spatial.reduce.bias is not None
-        for_channels, for_places = pool_and_reduce(
-            features,
-            self.channel.reduce.weight,
-            self.channel.reduce.bias,
-            self.spatial.reduce.weight,
-            self.spatial.reduce.bias,
-        )
-        return self.channel(for_channels), self.spatial(for_places)
+        return self._branches(features)[1:]
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
-        channel_logits, spatial_logits = self.branches(features)
-        return gate(features, channel_logits, spatial_logits, self.combine, self.scale)
+        return gate(*self._branches(features), self.combine, self.scale, self.recompute)
+
+    def _branches(self, features: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(F, Mc(F), Ms(F)); the caller goes on with this F, see `pool_and_reduce`."""
+        check_features(features, self.channels, "BAM")
+        if self.spatial is None:
+            assert self.channel is not None
+            return features, self.channel(features.mean((2, 3))), None
+        if self.channel is None:
+            return features, None, self.spatial(self.spatial.reduce(features))
+        reduce = self.spatial.reduce
+        assert reduce.bias is not None
+        features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
+        return features, self.channel(averages), self.spatial(reduced)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

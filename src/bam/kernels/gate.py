@@ -1,10 +1,14 @@
-"""The gate F' = F + F * sigmoid(Mc + Ms): the eager specification."""
+"""The gate F' = F + F * sigmoid(Mc + Ms): its formula, and its eager computation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula
 
 #: How the two branches become one map, before the sigmoid (paper, ablation over combining; "sum" is its choice).
 COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
@@ -16,62 +20,107 @@ def gate(
     spatial_logits: Tensor | None,
     combine: str = "sum",
     scale: Tensor | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)) (BAM, equations 1 and 2, https://arxiv.org/abs/1807.06514).
 
     Shapes: features (N, C, H, W), channel_logits (N, C, 1, 1), spatial_logits (N, 1, H, W), scale (1,). One of the
     logits may be None; the map is then the sigmoid of the other. With `scale` s the map is weighed:
-    F' = F + s * F * M(F). Type and memory layout of `features` are kept.
+    F' = F + s * F * M(F). Type and memory layout of `features` are kept. With `recompute`, eager training does not keep
+    M(F) for the backward pass but computes it again.
     """
-    logits = [t for t in (channel_logits, spatial_logits) if t is not None]
     if is_channels_last(features):
         # (N, C, 1, 1) + (N, 1, H, W) has no layout of its own and would become NCHW: work on the NHWC view instead.
-        features, *logits = (t.permute(0, 2, 3, 1) for t in (features, *logits))
-        return _gate(features, logits, combine, scale).permute(0, 3, 1, 2)
-    return _gate(features, logits, combine, scale)
+        views = [None if t is None else t.permute(0, 2, 3, 1) for t in (features, channel_logits, spatial_logits)]
+        return _gate(views, (1, 2), combine, scale, recompute).permute(0, 3, 1, 2)
+    return _gate([features, channel_logits, spatial_logits], (2, 3), combine, scale, recompute)
 
 
-def _gate(features: Tensor, logits: list[Tensor], combine: str, scale: Tensor | None) -> Tensor:
-    first, *others = (t.to(features.dtype) for t in logits)
-    attention = COMBINE[combine](first, *others).sigmoid_() if others else first.sigmoid()
-    if scale is not None:
-        attention = attention * scale.to(features.dtype)
-    attention = attention.expand_as(features)  # from one branch alone it is smaller
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # compilers know better than _Refine
-        return torch.addcmul(features, features, attention)
-    return _Refine.apply(features, attention)
-
-
-class _Refine(torch.autograd.Function):
-    """F + F * M with a backward of two passes; autograd's own for `addcmul(F, F, M)` makes six."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(features: Tensor, attention: Tensor) -> Tensor:
-        return torch.addcmul(features, features, attention)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        features, attention = ctx.saved_tensors
-        for_features, for_attention = ctx.needs_input_grad
-        return (
-            torch.addcmul(gradient, gradient, attention) if for_features else None,
-            gradient * features if for_attention else None,
+def _gate(
+    tensors: list[Tensor | None], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool
+) -> Tensor:
+    features, *logits = tensors
+    assert features is not None
+    operands = [features, *(None if t is None else t.to(features.dtype) for t in (*logits, scale))]
+    if not is_ordinary(operands):
+        return _formula(*operands, combine)
+    if combine == "max":
+        formula = (
+            partial(checkpoint, _formula, use_reentrant=False, preserve_rng_state=False) if recompute else _formula
         )
+        return formula(*operands, combine)
+    flat = (t if t is None or t is operands[3] else t.flatten(*places) for t in operands)
+    return _Gate.apply(*flat, combine, recompute).view(features.shape)
+
+
+def _formula(
+    features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
+) -> Tensor:
+    attention = _attention(channel_logits, spatial_logits, combine)
+    return torch.addcmul(features, features, attention if scale is None else attention * scale)
+
+
+def _attention(channel_logits: Tensor | None, spatial_logits: Tensor | None, combine: str) -> Tensor:
+    if channel_logits is not None and spatial_logits is not None:
+        return COMBINE[combine](channel_logits, spatial_logits).sigmoid_()
+    alone = spatial_logits if channel_logits is None else channel_logits
+    assert alone is not None
+    return alone.sigmoid()
+
+
+class _Gate(torch.autograd.Function):
+    """The formula, with a backward pass of few passes over tensors of the size of F; not for "max"."""
 
     @staticmethod
-    def jvp(ctx: Any, features_tangent: Tensor | None, attention_tangent: Tensor | None) -> Tensor:
-        features, attention = ctx.saved_tensors
-        tangent = torch.zeros_like(features)
-        if features_tangent is not None:
-            tangent = tangent + features_tangent * (1 + attention)
-        return tangent if attention_tangent is None else tangent + features * attention_tangent
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        mc: Tensor | None,
+        ms: Tensor | None,
+        scale: Tensor | None,
+        combine: str,
+        recompute: bool,
+    ) -> Tensor:
+        attention = _attention(mc, ms, combine)
+        ctx.combine = combine
+        ctx.save_for_backward(features, mc, ms, scale, None if recompute else attention)
+        return torch.addcmul(features, features, attention if scale is None else attention * scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, attention = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:4]
+        if wants_formula():
+            return *gradients_of_formula(partial(_formula, combine=ctx.combine), inputs, needed, [gradient]), None, None
+        features, mc, ms, scale = inputs
+        attention = _attention(mc, ms, ctx.combine) if attention is None else attention
+        weighed = attention if scale is None else attention * scale
+        for_features = torch.addcmul(gradient, gradient, weighed) if needed[0] else None
+        for_mc = for_ms = for_scale = None
+        if any(needed[1:]):
+            for_attention = _sum(gradient * features, attention.shape)
+            if needed[3]:
+                for_scale = (for_attention * attention).sum().view_as(scale)
+            if scale is not None:
+                for_attention *= scale
+            for_logits = torch.ops.aten.sigmoid_backward(for_attention, attention)
+            for_mc = _for_branch(for_logits, mc, ms, ctx.combine) if needed[1] else None
+            for_ms = _for_branch(for_logits, ms, mc, ctx.combine) if needed[2] else None
+        return for_features, for_mc, for_ms, for_scale, None, None
+
+
+def _for_branch(for_logits: Tensor, own: Tensor, other: Tensor | None, combine: str) -> Tensor:
+    """The gradient of the logits of one branch, of the gradient of what it is combined to with those of the other."""
+    return _sum(for_logits if other is None or combine == "sum" else for_logits * other, own.shape)
+
+
+def _sum(values: Tensor, shape: torch.Size) -> Tensor:
+    """`values` (N, a, b) summed to `shape`; on a CPU as matrix products, which are much faster there for bfloat16."""
+    if values.device.type != "cpu" or values.dtype == torch.float16:
+        return values.sum_to_size(shape)
+    if shape[1] != values.shape[1]:
+        values = values.new_ones(1, 1, values.shape[1]).expand(len(values), -1, -1) @ values
+    return values @ values.new_ones(values.shape[2], 1) if shape[2] != values.shape[2] else values
 
 
 def is_channels_last(features: Tensor) -> bool:

@@ -1,0 +1,51 @@
+"""Hand-written backward passes for ordinary eager training, and when they must give way to the formula itself."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether these tensors are computed with in plain eager mode, where autograd runs a Function's backward as written.
+
+    Compilers, exporters and tracers know better than such a Function; `torch.func` and forward-mode differentiation
+    want the formula.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or any(forward_ad.unpack_dual(t).tangent is not None for t in tensors if t is not None)
+    )
+
+
+def wants_formula() -> bool:
+    """In a backward pass: whether it will itself be differentiated, or runs for many gradients at once (vmap)."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
+def gradients_of_formula(
+    formula: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """What autograd makes of `formula(*inputs)` for the gradients of its outputs: differentiable if grad mode is on."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs = formula(*inputs)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    told = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None]
+    wanted = [t for t, need in zip(inputs, needed, strict=True) if t is not None and need]
+    found = iter(
+        torch.autograd.grad(
+            [output for output, _ in told],
+            wanted,
+            [gradient for _, gradient in told],
+            create_graph=differentiable,
+            allow_unused=True,
+        )
+    )
+    return [next(found) if need else None for need in needed]
