@@ -73,8 +73,8 @@ class BAM(nn.Module):
         combine: "sum" (the paper), "product" (the released code and its weights) or "max".
         branch: "both", or "channel" or "spatial" alone: M(F) = sigmoid(Mc(F)) or sigmoid(Ms(F)) (the paper's ablation).
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
-        recompute: keep nothing of the size of F for the backward pass but F itself: the map M(F) is computed again. Under
-            torch.compile, the compiler decides that.
+        recompute: compute the map M(F) again in the backward pass instead of keeping it, which saves memory of the size
+            of F for a tenth of the module's time; under torch.compile the compiler decides.
         identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: where the parameters are created.

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 
 def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether these tensors are computed with in plain eager mode, where autograd runs a Function's backward as written.
+    """Whether these tensors are computed with in plain eager mode, where a Function's backward runs as it is written.
 
     Compilers, exporters and tracers know better than such a Function; `torch.func` and forward-mode differentiation
     want the formula.

@@ -36,12 +36,9 @@ def gate(
     return _gate([features, channel_logits, spatial_logits], (2, 3), combine, scale, recompute)
 
 
-def _gate(
-    tensors: list[Tensor | None], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool
-) -> Tensor:
-    features, *logits = tensors
-    assert features is not None
-    operands = [features, *(None if t is None else t.to(features.dtype) for t in (*logits, scale))]
+def _gate(tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool) -> Tensor:
+    features = tensors[0]
+    operands: tuple[Any, ...] = tuple(None if t is None else t.to(features.dtype) for t in (*tensors, scale))
     if not is_ordinary(operands):
         return _formula(*operands, combine)
     if combine == "max":

@@ -15,14 +15,13 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
 
     Shapes: features (N, C, H, W), weight (c, C, 1, 1), bias (c,); returns (N, C, H, W), (N, C) and (N, c, H, W).
 
-    The features come back so that the caller goes on with them: in eager training with channels_last features, the
-    gradient that reaches them there is added to by one matrix product, in place, where autograd would write three
-    tensors of the size of F and add them up.
+    The features come back so that the caller goes on with them: in eager training, one matrix product adds to the
+    gradient that reaches them there, in place, where autograd would write three tensors of the size of F and sum them.
     """
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    together = is_channels_last(features) and features.dtype == dtype and is_ordinary((features, weight, bias))
-    if not together:
+    slow = kind == "cpu" and dtype == torch.float16  # products and sums of which are slow there, and may overflow
+    if features.dtype != dtype or slow or not is_ordinary((features, weight, bias)):
         return _formula(features, weight, bias)
     return _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
 
@@ -32,43 +31,56 @@ def _formula(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Te
 
 
 class _PoolAndReduce(torch.autograd.Function):
-    """The formula for channels_last features."""
+    """The formula in batched matrix products, on (N, H W, C) where F is channels_last, else on (N, C, H W)."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(features, weight, bias)
         ctx.set_materialize_grads(False)
-        return features.view_as(features), _averages(features), F.conv2d(features, weight, bias)
+        last = is_channels_last(features)
+        if last:
+            reduced = F.conv2d(features, weight, bias)
+        else:
+            kernels = weight.flatten(1).expand(len(features), -1, -1)
+            reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
+        return features.view_as(features), _averages(_flat(features, last), last), reduced
 
     @staticmethod
     def backward(
         ctx: Any, for_features: Tensor | None, for_averages: Tensor | None, for_reduced: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        features, weight, bias = inputs = ctx.saved_tensors
+        features, weight, _ = inputs = ctx.saved_tensors
         gradients = (for_features, for_averages, for_reduced)
         if for_features is None or for_averages is None or for_reduced is None or wants_formula():
             return tuple(gradients_of_formula(_formula, inputs, ctx.needs_input_grad, gradients))
-        places, for_places = _rows(features), _rows(for_reduced)
-        for_weight = for_places.flatten(0, 1).t() @ places.flatten(0, 1) if ctx.needs_input_grad[1] else None
+        last = is_channels_last(features)
+        maps, for_maps = _flat(features, last), _flat(for_reduced, last)
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            flipped = for_maps.flatten(0, 1).t() @ maps.flatten(0, 1) if last else for_maps @ maps.transpose(1, 2)
+            for_weight = flipped.sum_to_size(weight.shape[:2]).view_as(weight)
         if ctx.needs_input_grad[0]:
-            # What flows into F at a place is (its reduced gradient, 1) times (the weight; the averages' gradient / H W).
-            left = torch.cat([for_places, for_places.new_ones(1, 1, 1).expand(*for_places.shape[:2], 1)], 2)
-            average = for_averages[:, None] / places.shape[1]
+            # What flows into F at a place: (gradient of f0(F), 1) times (weight; gradient of the averages / (H W)).
+            left = torch.cat([for_maps, torch.ones_like(for_maps.narrow(2 if last else 1, 0, 1))], 2 if last else 1)
+            average = for_averages[:, None] / features.shape[2:].numel()
             right = torch.cat([weight.flatten(1).expand(len(average), -1, -1), average], 1)
-            for_features = _rows(for_features).baddbmm_(left, right)
-            for_features = for_features.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
-        return for_features, None if for_weight is None else for_weight.view_as(weight), for_reduced.sum((0, 2, 3))
+            total = _flat(for_features, last)
+            total = total.baddbmm_(left, right) if last else total.baddbmm_(right.transpose(1, 2), left)
+            for_features = total.unflatten(1 if last else 2, features.shape[2:])
+            for_features = for_features.permute(0, 3, 1, 2) if last else for_features
+        return for_features, for_weight, for_reduced.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
-def _rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H W, C): a view if it is channels_last."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+def _flat(maps: Tensor, last: bool) -> Tensor:
+    """(N, C, H, W) as (N, H W, C) for channels_last maps, else as (N, C, H W)."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2) if last else maps.flatten(2)
 
 
-def _averages(features: Tensor) -> Tensor:
-    """AvgPool(F), (N, C), of channels_last features; on a CPU a matrix product, which is much faster for bfloat16."""
-    if features.device.type != "cpu" or features.dtype == torch.float16:  # whose range a sum may leave
-        return features.mean((2, 3))
-    places = _rows(features)
-    ones = places.new_ones(1, 1, places.shape[1]).expand(len(places), -1, -1)
-    return (ones @ places).squeeze(1) / places.shape[1]
+def _averages(maps: Tensor, last: bool) -> Tensor:
+    """AvgPool(F), (N, C), of flattened maps; on a CPU a matrix product, which is much faster for bfloat16."""
+    places = maps.shape[1 if last else 2]
+    if maps.device.type != "cpu":
+        return maps.mean(1 if last else 2)
+    if last:
+        return (maps.new_ones(1, 1, places).expand(len(maps), -1, -1) @ maps).squeeze(1) / places
+    return (maps @ maps.new_ones(places, 1)).squeeze(2) / places
