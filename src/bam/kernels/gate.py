@@ -38,16 +38,16 @@ def gate(
 
 def _gate(tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool) -> Tensor:
     features = tensors[0]
-    operands: tuple[Any, ...] = tuple(None if t is None else t.to(features.dtype) for t in (*tensors, scale))
+    operands: list[Any] = [None if t is None else t.to(features.dtype) for t in (*tensors, scale)]
     if not is_ordinary(operands):
-        return _formula(*operands, combine)
+        return _formula(*operands, combine=combine)
     if combine == "max":
         formula = (
             partial(checkpoint, _formula, use_reentrant=False, preserve_rng_state=False) if recompute else _formula
         )
-        return formula(*operands, combine)
-    flat = (t if t is None or t is operands[3] else t.flatten(*places) for t in operands)
-    return _Gate.apply(*flat, combine, recompute).view(features.shape)
+        return formula(*operands, combine=combine)
+    flat = [t if t is None else t.flatten(*places) for t in operands[:3]]
+    return _Gate.apply(*flat, operands[3], combine, recompute).view(features.shape)
 
 
 def _formula(
