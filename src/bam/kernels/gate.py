@@ -38,16 +38,15 @@ def gate(
 
 def _gate(tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool) -> Tensor:
     features = tensors[0]
-    operands: list[Any] = [None if t is None else t.to(features.dtype) for t in (*tensors, scale)]
-    if not is_ordinary(operands):
-        return _formula(*operands, combine=combine)
+    mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (*tensors[1:], scale))
+    if not is_ordinary((features, mc, ms, scale)):
+        return _formula(features, mc, ms, scale, combine)
+    if combine == "max" and recompute:
+        return checkpoint(_formula, features, mc, ms, scale, combine, use_reentrant=False, preserve_rng_state=False)
     if combine == "max":
-        formula = (
-            partial(checkpoint, _formula, use_reentrant=False, preserve_rng_state=False) if recompute else _formula
-        )
-        return formula(*operands, combine=combine)
-    flat = [t if t is None else t.flatten(*places) for t in operands[:3]]
-    return _Gate.apply(*flat, operands[3], combine, recompute).view(features.shape)
+        return _formula(features, mc, ms, scale, combine)
+    flat = (t if t is None else t.flatten(*places) for t in (features, mc, ms))
+    return _Gate.apply(*flat, scale, combine, recompute).view(features.shape)
 
 
 def _formula(
