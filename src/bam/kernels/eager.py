@@ -11,14 +11,18 @@ def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
     """Whether these tensors are computed with in plain eager mode, where a Function's backward runs as it is written.
 
     Compilers, exporters and tracers know better than such a Function; `torch.func` and forward-mode differentiation
-    want the formula.
+    want the formula, and so do the meta device, where networks are counted, and devices on which nobody has tried it.
     """
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
-        or any(forward_ad.unpack_dual(t).tangent is not None for t in tensors if t is not None)
+        or any(t.device.type not in ("cpu", "cuda") or _has_tangent(t) for t in tensors if t is not None)
     )
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def wants_formula() -> bool:

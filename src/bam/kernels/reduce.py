@@ -18,10 +18,12 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     The features come back so that the caller goes on with them: in eager training, one matrix product adds to the
     gradient that reaches them there, in place, where autograd would write three tensors of the size of F and sum them.
     """
+    if not is_ordinary((features, weight, bias)):
+        return _formula(features, weight, bias)
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     slow = kind == "cpu" and dtype == torch.float16  # products and sums of which are slow there, and may overflow
-    if features.dtype != dtype or slow or not is_ordinary((features, weight, bias)):
+    if features.dtype != dtype or slow:
         return _formula(features, weight, bias)
     return _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
 

@@ -143,16 +143,17 @@ def train_epoch(
 def evaluate(model: nn.Module, batches: BatchSource, accelerator: Accelerator) -> dict[str, float]:
     """Mean cross-entropy, top-1 and (of more than 5 classes) top-5 error over all images that can be read."""
     model.eval()
-    sums = torch.zeros(4, device=accelerator.device)
-    classes = 0
+    sums = torch.zeros(3, device=accelerator.device)
+    classes = seen = 0
     for image, target in batches.test():
         logits = _logits(model(image)).float()
         loss = F.cross_entropy(logits, target, reduction="sum")
         classes = logits.shape[1]
         missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
-        counts = [(logits.argmax(1) != target).sum(), missed.sum(), torch.tensor(len(target), device=loss.device)]
-        sums += torch.stack([loss, *counts])
-    loss_sum, errors, missed_sum, images = accelerator.reduce(sums, "sum").tolist()
+        sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum()])
+        seen += len(target)
+    total = torch.cat([sums, torch.tensor([seen], device=sums.device)])
+    loss_sum, errors, missed_sum, images = accelerator.reduce(total, "sum").tolist()
     found = {"test_loss": loss_sum / images, "test_error": errors / images}
     return found | ({"test_error_top5": missed_sum / images} if classes > 5 else {})
 

@@ -70,20 +70,29 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
     """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
     recipe = _resolved(recipe, device)
     accelerator = Accelerator(
-        mixed_precision=recipe.precision.replace("fp32", "no"),
+        mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
         cpu=device == "cpu",
         gradient_accumulation_steps=recipe.accumulation,
     )
-    switches: Any = torch.utils.deterministic
-    before = (torch.are_deterministic_algorithms_enabled(), switches.fill_uninitialized_memory)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(recipe.deterministic)
-    switches.fill_uninitialized_memory = False
+    switches: list[tuple[Any, str, bool]] = [
+        (torch.utils.deterministic, "fill_uninitialized_memory", False),
+        (torch.backends.cudnn, "benchmark", not recipe.deterministic),
+    ]
+    if recipe.precision in ("fp32", "tf32"):
+        products = (torch.backends.cudnn, torch.backends.cuda.matmul)
+        switches += [(product, "allow_tf32", recipe.precision == "tf32") for product in products]
+    before = [getattr(room, name) for room, name, _ in switches]
+    for room, name, value in switches:
+        setattr(room, name, value)
     try:
         yield accelerator, recipe
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        switches.fill_uninitialized_memory = before[1]
+        torch.use_deterministic_algorithms(deterministic)
+        for (room, name, _), value in zip(switches, before, strict=True):
+            setattr(room, name, value)
 
 
 def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
@@ -97,6 +106,8 @@ def _resolved(recipe: Recipe, device: str | None) -> Recipe:
     found = PartialState(cpu=device == "cpu").device
     if device and device.split(":")[0] != found.type:
         raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
+    if recipe.precision == "tf32" and found.type != "cuda":
+        raise ValueError(f"precision tf32 is one of NVIDIA GPUs, and this is {found.type!r}: choose fp32 or bf16")
     if recipe.precision != "auto":
         return recipe
     return recipe.replace(precision="bf16" if _fast_bf16(found) else "fp32")
