@@ -1,4 +1,4 @@
-"""What every module in ATTENTION must survive: the matrix runs over the whole table, and over BAM's single branches."""
+"""What every module in ATTENTION must survive: the matrix runs over the whole table, and over more forms of BAM."""
 
 import copy
 import pickle
@@ -13,6 +13,7 @@ from bam import BAM
 from tests.conftest import restless
 
 ATTENTION = bam.ATTENTION | {f"bam, {branch} alone": partial(BAM, branch=branch) for branch in ("channel", "spatial")}
+ATTENTION |= {"bam, recomputing": partial(BAM, recompute=True)}
 pytestmark = pytest.mark.parametrize("name", list(ATTENTION))
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
