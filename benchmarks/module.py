@@ -1,69 +1,105 @@
-"""BAM against the authors' structure at ResNet-50's three sites: time of a training step of the module, on a CPU.
+"""The module at ResNet-50's three sites: BAM against the released and the plain structure, eager and compiled.
 
     python benchmarks/module.py
+    python benchmarks/module.py --compile --device cuda --batch 256
 
-"authors" is a restatement of the authors' code (expand both maps, multiply, average-pool). "released" is `bam.BAM` with
-the same layers and results (`layout="released", combine="product"`), "bam" is `bam.BAM` as it comes, the paper's.
+"released" restates the structure of the authors' code and "plain" the paper's equations; "bam" is `bam.BAM`. A floor is
+the time in which the same bytes are moved: F read twice and F' written, F and the gradient read twice each and the
+gradient written, in units of a copy of F that takes its turn with the others.
 """
 
+import argparse
+from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from timing import interleave, report
-from torch import nn
+from structures import Plain, Released
+from timing import DTYPES, LAYOUTS, autocast, flags, interleave, report
+from torch import Tensor, nn
 
 from bam import BAM
+from bam.costs import saved_bytes
 
 SITES = ((256, 56), (512, 28), (1024, 14))
-BATCH = 16
+STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
+    "released": Released,
+    "plain": Plain,
+    "bam": BAM,
+    "bam recompute": partial(BAM, recompute=True),
+}
+COPIES = {"forward": 1.5, "training": 4.0}  #: of F, that move what must be moved: 3 and 8 times the bytes of F
 
 
-class Authors(nn.Module):
-    """The structure of the authors' code, on the layers of a `BAM`."""
-
-    def __init__(self, layers: BAM) -> None:
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) in and out."""
-        channel, spatial = self.layers.channel, self.layers.spatial
-        pooled = F.avg_pool2d(x, x.shape[2], stride=x.shape[2]).flatten(1)
-        what = channel.expand(F.relu(channel.norm(channel.reduce(pooled))))[:, :, None, None].expand_as(x)
-        where = spatial.project(spatial.context(F.relu(spatial.norm(spatial.reduce(x))))).expand_as(x)
-        return (1 + torch.sigmoid(what * where)) * x
+def maps(args: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
+    """(F, its gradient) of each site."""
+    found = []
+    for channels, side in SITES:
+        side = max(1, side // args.shrink)
+        x = torch.randn(args.batch, channels, side, side, device=args.device, dtype=DTYPES[args.dtype])
+        x = x.to(memory_format=LAYOUTS[args.layout]).requires_grad_()
+        found.append((x, torch.randn_like(x)))
+    return found
 
 
-def step(module: nn.Module, x: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Forward and backward under bf16 autocast."""
-    x.grad = None
-    with torch.autocast("cpu", torch.bfloat16):
-        y = module(x)
-    torch.autograd.backward(y, gradient.to(y.dtype))
+def modules(args: argparse.Namespace) -> dict[str, list[nn.Module]]:
+    """Path -> a module for each site."""
+    structures = dict(STRUCTURES)
+    if args.device == "cuda":
+        structures["bam triton"] = partial(BAM, kernel="triton")
+    paths = {name: [build(channels).to(args.device) for channels, _ in SITES] for name, build in structures.items()}
+    if args.compile:
+        for name in ("released", "plain", "bam"):
+            paths[f"{name}, compiled"] = [torch.compile(module, dynamic=False) for module in paths[name]]
+    return paths
+
+
+def check(args: argparse.Namespace) -> None:
+    """What is compared must compute the same."""
+    x = torch.randn(2, 64, 7, 9, device=args.device)
+    for structure in (Released, Plain):
+        module = structure(64).to(args.device)
+        torch.testing.assert_close(module(x), module.layers(x), rtol=1e-4, atol=1e-4)
 
 
 def main() -> None:
-    """Check that what should be equal is, then time a step of all three sites in turn."""
-    torch.manual_seed(0)
-    modules: dict[str, list[nn.Module]] = {"authors": [], "released": [], "bam": []}
-    inputs = []
-    for channels, side in SITES:
-        released = BAM(channels, layout="released", combine="product")
-        for name, module in (("authors", Authors(released)), ("released", released), ("bam", BAM(channels))):
-            modules[name].append(module)
-        x = torch.randn(BATCH, channels, side, side, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-        inputs.append((x.requires_grad_(), torch.randn_like(x)))
-        torch.testing.assert_close(released(x.float()), Authors(released)(x.float()), rtol=1e-4, atol=1e-4)
+    """Time a forward pass, and a forward and backward pass, of all three sites in turn."""
+    args = flags(__doc__, batch=16, shrink=1)
+    check(args)
+    inputs, paths = maps(args), modules(args)
 
-    def steps(name: str) -> None:
-        for module, (x, gradient) in zip(modules[name], inputs, strict=True):
-            step(module, x, gradient)
+    def forward(name: str) -> list[Tensor]:
+        with autocast(args):
+            return [module(x) for module, (x, _) in zip(paths[name], inputs, strict=True)]
 
-    for threads in sorted({1, torch.get_num_threads()}):
-        torch.set_num_threads(threads)
-        times = interleave({name: partial(steps, name) for name in modules}, rounds=25)
-        report("module", f"resnet50 sites, batch {BATCH}, bf16 channels_last, training", times)
+    def inference(name: str) -> None:
+        with torch.no_grad():
+            forward(name)
+
+    def training(name: str) -> None:
+        for module, (x, gradient) in zip(paths[name], inputs, strict=True):
+            x.grad = None
+            with autocast(args):
+                y = module(x)
+            y.backward(gradient.to(y.dtype))
+
+    def copy() -> None:
+        for x, _ in inputs:
+            x.detach().clone()
+
+    whole = sum(x.nbytes for x, _ in inputs)
+    known = [x for x, _ in inputs]
+    saved = {}
+    for name, of_sites in paths.items():
+        own = [t for module in of_sites for t in (*module.parameters(), *module.buffers())]
+        saved[name] = saved_bytes(partial(forward, name), *known, *own) / whole
+    shape = f"batch {args.batch}" + f" side / {args.shrink}" * (args.shrink > 1)
+    for phase, call in (("forward", inference), ("training", training)):
+        times = interleave(
+            {name: partial(call, name) for name in paths} | {"copy of F": copy}, args.rounds, args.device
+        )
+        floor = [COPIES[phase] * ms for ms in times["copy of F"]]
+        kept = saved if phase == "training" else None
+        report("module", args, "BAM at ResNet-50's sites", shape, phase, times, "released", kept, floor)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds and time."""
+"""What a network costs: parameters, multiply-adds, time, and memory in training."""
 
 import statistics
 import time
@@ -70,3 +70,23 @@ def latency_ms(
                 if number >= 3:  # the first passes warm up
                     times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def saved_bytes(compute: Callable[[], Any], *known: torch.Tensor) -> int:
+    """Bytes of memory that `compute()` keeps for a backward pass; that of the tensors `known` does not count.
+
+    `known` are those that are in memory anyway: parameters, buffers, the input.
+    """
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = compute()  # kept until all is counted, so that no memory is used twice
+    for tensor in known:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    del output
+    return sum(storages.values())

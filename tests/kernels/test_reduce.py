@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from bam import BAM
+from bam.costs import saved_bytes
 from bam.kernels import gate, pool_and_reduce
 from tests.conftest import restless
-from tests.kernels.saved import bytes_saved
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -102,7 +102,7 @@ def test_recomputing_gives_the_same_bits_and_saves_no_map(combine, memory_format
     found = []
     for recompute in (False, True):
         inputs = [t.clone().requires_grad_() for t in (x, *logits)]
-        saved = bytes_saved(lambda given=inputs, how=recompute: gate(*given, combine, recompute=how), *inputs)
+        saved = saved_bytes(lambda given=inputs, how=recompute: gate(*given, combine, recompute=how), *inputs)
         assert saved == (0 if recompute else x.nbytes) or combine == "max"
         assert not recompute or saved < x.nbytes / 2
         gate(*inputs, combine, recompute=recompute).square().sum().backward()
@@ -117,5 +117,5 @@ def test_what_the_module_saves(recompute, most):
     x = torch.randn(4, 256, 56, 56, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
     known = [x, *module.parameters(), *module.buffers()]
     with torch.autocast("cpu", torch.bfloat16):
-        share = bytes_saved(lambda: module(x), *known) / x.nbytes
+        share = saved_bytes(lambda: module(x), *known) / x.nbytes
     assert 0.2 < share - (not recompute) and share <= most

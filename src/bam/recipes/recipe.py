@@ -104,8 +104,8 @@ class Recipe:
             raise ValueError("recipe: freeze_backbone would keep random weights: give pretrained, too")
         if self.compile and self.compile_mode != "default" and self.accumulation > 1:
             raise ValueError(
-                f"recipe: with compile_mode {self.compile_mode} CUDA graphs reuse the gradients' memory, which cannot be "
-                "accumulated: choose accumulation 1, or compile_mode default"
+                f"recipe: with compile_mode {self.compile_mode} CUDA graphs reuse the memory of gradients, which "
+                "then cannot be accumulated: choose accumulation 1, or compile_mode default"
             )
         if self.batch_size % self.accumulation:
             raise ValueError(f"recipe: batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Everything that wants a GPU: correctness, the benchmarks, and the paper's CIFAR-100 rows with paired seeds.
+#
+#     benchmarks/gpu.sh                    all parts, in order
+#     benchmarks/gpu.sh module network     some of them
+#
+# A part takes less than ten minutes. Parts that are done are skipped, and training goes on where it stopped: run the
+# same command until it says that all is done. Rows go to benchmarks/results.csv, runs and logs to $WORK (gpu-runs).
+# For CIFAR-100, BAM_DATA names the folder that holds cifar-100-python. EPOCHS and SEEDS are those of the CIFAR rows.
+# SMALL=1 DEVICE=cpu tries all of it in a few minutes at a tiny size.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=${WORK:-gpu-runs} device=${DEVICE:-cuda} python=${PYTHON:-python} minutes=${MINUTES:-9}
+results=${RESULTS:-benchmarks/results.csv}
+export PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$work"
+
+if [ -n "${SMALL:-}" ]; then
+    module=(--batch 2 --shrink 8 --rounds 3) network=(--batch 2 --image 64 --rounds 3) compiled=()
+    loop=(--batch 8 --steps 2 --rounds 3 --files 16) scaling=(--batch 2 --image 64 --rounds 3 --values 1)
+    tests=(tests/kernels/test_gate.py)
+    cifar=(--recipe digits/small --data-options '{"num_train": 320, "num_test": 100, "canvas": 16}' --epochs "${EPOCHS:-1}")
+    cifar50=("${cifar[@]}")
+else
+    module=(--batch 256 --rounds 50) network=(--batch 256 --rounds 30) compiled=(--compile)
+    loop=(--model resnet18 --batch 512 --steps 50 --files 4096) scaling=(--batch 64 --rounds 30)
+    tests=(tests/kernels tests/attention tests/ecosystem/test_torch.py tests/training/test_loop.py)
+    fast=(--compile --compile-mode reduce-overhead --no-deterministic --epochs "${EPOCHS:-60}")
+    cifar=(--recipe cifar100/resnet18 "${fast[@]}") cifar50=(--recipe cifar100/resnet50 "${fast[@]}")
+fi
+
+benchmark() { # NAME ARGUMENTS...
+    "$python" "benchmarks/$1.py" --device "$device" --results "$results" "${@:2}"
+}
+
+compare() { # NAME ARGUMENTS...: stops after $minutes with its state saved
+    timeout --signal=TERM $((minutes * 60)) "$python" -m bam compare "${@:2}" --attention none,bam \
+        --seeds "${SEEDS:-3}" --device "$device" --out "$work/$1"
+}
+
+part() {
+    case $1 in
+    correctness) "$python" -m pytest -p no:cacheprovider "${tests[@]}" ;;
+    module) benchmark module "${module[@]}" "${compiled[@]}" ;;
+    network) benchmark network "${network[@]}" ;;
+    network-compiled) benchmark network "${network[@]}" "${compiled[@]}" ;;
+    loop) benchmark loop "${loop[@]}" "${compiled[@]}" ;;
+    scaling) benchmark scaling "${scaling[@]}" ;;
+    cifar-resnet50) compare cifar-resnet50 "${cifar50[@]}" ;;
+    cifar-resnet18) compare cifar-resnet18 "${cifar[@]}" ;;
+    *) echo "no part $1; there are: ${parts[*]}" >&2 && return 2 ;;
+    esac
+}
+
+parts=(correctness module network network-compiled loop scaling cifar-resnet50 cifar-resnet18)
+left=()
+for name in "${@:-${parts[@]}}"; do
+    if [ -e "$work/$name.done" ]; then
+        echo "== $name: done before"
+        continue
+    fi
+    echo "== $name"
+    if (part "$name") 2>&1 | tee "$work/$name.log"; then
+        touch "$work/$name.done"
+    else
+        left+=("$name")
+    fi
+done
+if [ ${#left[@]} -gt 0 ]; then
+    echo "== not done: ${left[*]}; their logs are in $work, and the same command goes on with them"
+    exit 1
+fi
+echo "== all done; python benchmarks/page.py writes docs/performance.md from $results"

@@ -1,0 +1,81 @@
+"""A whole training step and a whole forward pass of a network: what BAM at its bottlenecks adds to it.
+
+    python benchmarks/network.py
+    python benchmarks/network.py --compile --device cuda --batch 256
+
+"none" is the network alone, "released", "plain" and "bam" have that structure at ResNet-50's three bottlenecks. A step
+is forward, loss, backward and SGD with momentum.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from structures import Plain, Released
+from timing import LAYOUTS, autocast, flags, interleave, report
+from torch import nn
+
+import bam
+from bam.models import build
+
+STRUCTURES: dict[str, Callable[[int], nn.Module] | None] = {
+    "none": None,
+    "released": Released,
+    "plain": Plain,
+    "bam": bam.BAM,
+    "bam recompute": partial(bam.BAM, recompute=True),
+}
+
+
+class Steps:
+    """Training steps and forward passes of one network on one batch."""
+
+    def __init__(self, model: nn.Module, args: argparse.Namespace) -> None:
+        self.args = args
+        self.model = model.to(args.device).to(memory_format=LAYOUTS[args.layout])
+        self.run = torch.compile(self.model) if args.compile else self.model
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=args.device == "cuda")
+        images = torch.randn(args.batch, 3, args.image, args.image, device=args.device)
+        self.images = images.to(memory_format=LAYOUTS[args.layout])
+        self.targets = torch.randint(1000, (args.batch,), device=args.device)
+
+    def training(self) -> None:
+        """One step."""
+        self.model.train()
+        with autocast(self.args):
+            loss = F.cross_entropy(self.run(self.images).float(), self.targets)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def inference(self) -> None:
+        """One forward pass in eval mode."""
+        self.model.eval()
+        with torch.no_grad(), autocast(self.args):
+            self.run(self.images)
+
+
+def network(structure: Callable[[int], nn.Module] | None, args: argparse.Namespace) -> Steps:
+    """ResNet-50 with the structure at its bottlenecks."""
+    model = build("resnet50", 1000)
+    if structure is not None:
+        bam.attach(model, structure, image=args.image)
+    return Steps(model, args)
+
+
+def main() -> None:
+    """Time the networks in turn."""
+    args = flags(__doc__, batch=16, image=224)
+    networks = {name: network(structure, args) for name, structure in STRUCTURES.items()}
+    if args.device == "cuda":
+        networks["bam triton"] = network(partial(bam.BAM, kernel="triton"), args)
+    shape = f"batch {args.batch}, {args.image} x {args.image}" + ", compiled" * args.compile
+    for phase, call in (("training", Steps.training), ("forward", Steps.inference)):
+        times = interleave({name: partial(call, steps) for name, steps in networks.items()}, args.rounds, args.device)
+        report("network", args, "ResNet-50", shape, phase, times, "none")
+
+
+if __name__ == "__main__":
+    main()
