@@ -1,0 +1,124 @@
+"""The loop itself: nothing in an epoch makes the host wait for the device."""
+
+import dataclasses
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bam.data import Batches, load
+from bam.recipes import Recipe
+from bam.training import build_model
+from bam.training.display import Display
+from bam.training.loop import Progress, evaluate, train_epoch
+from bam.training.optimization import optimizer
+from bam.training.run import _settings
+
+RECIPE = Recipe(
+    data_options={"num_train": 96, "num_test": 64, "canvas": 16},
+    attention="bam",
+    attention_options={"identity": True},
+    batch_size=32,
+    crop_padding=2,
+    flip=True,
+    precision="fp32",
+    label_smoothing=0.1,
+    decay_weights_only=True,
+)
+#: Operations whose result, or its size, the host has to know before it can go on.
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "repeat_interleave"}
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a GPU would be waited for; counts operations, so that one can see that it looked."""
+
+    seen = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen += 1
+        name = function.overloadpacket.__name__
+        masked = name == "index" and any(t is not None and t.dtype == torch.bool for t in args[1])
+        assert name not in WAITING and not masked, f"{name} waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+def parts(recipe):
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), gradient_accumulation_steps=recipe.accumulation)
+    train, test = load(recipe.data, **recipe.data_options)
+    model = build_model(recipe, len(train.classes), train.image_size).to(accelerator.device)
+    model, stepper = accelerator.prepare(model, optimizer(model, recipe))
+    batch = recipe.batch_size // recipe.accumulation
+    batches, tested = (
+        Batches(data, batch, train.statistics(), accelerator.device, crop_padding=padding, flip=flip)
+        for data, padding, flip in ((train, recipe.crop_padding, recipe.flip), (test, 0, False))
+    )
+    return accelerator, model, stepper, batches, tested
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_no_step_waits_for_the_device(accumulation):
+    recipe = RECIPE.replace(accumulation=accumulation)
+    accelerator, model, stepper, batches, _ = parts(recipe)
+    progress = Progress(accelerator.device)
+    display = Display("", 1, 0, visible=False)
+    epoch = train_epoch(recipe, model, stepper, batches, accelerator, progress, display)
+    next(epoch)  # the epoch's order is drawn on the host and sent to the device; optimiser states are made
+    if torch.cuda.is_available():
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with NoWaiting() as mode:
+            for _ in epoch:
+                pass
+    finally:
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+    assert progress.step == 3 and mode.seen > 500
+    assert progress.finish_epoch(accelerator)["train_loss"] > 0
+
+
+def test_evaluation_waits_once(monkeypatch):
+    accelerator, model, _, _, tested = parts(RECIPE)
+    expected = evaluate(model, tested, accelerator)
+    last = {}
+
+    def reduce(total, how):
+        last.update(total=total, seen=mode.seen)
+        mode.__exit__(None, None, None)
+        return total
+
+    monkeypatch.setattr(accelerator, "reduce", reduce)
+    mode = NoWaiting().__enter__()
+    assert evaluate(model, tested, accelerator) == expected
+    assert last["seen"] > 50 and last["total"][3] == len(tested.images)
+
+
+def test_the_guard_sees_waiting():
+    with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense waits"):
+        torch.ones(3).sum().item()
+    with NoWaiting(), pytest.raises(AssertionError, match="waits"):
+        torch.arange(3)[torch.tensor([True, False, True])]
+
+
+def test_switches_of_a_run_are_put_back():
+    before = (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    with _settings(RECIPE.replace(deterministic=False), "cpu"):
+        assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.allow_tf32
+        assert not torch.are_deterministic_algorithms_enabled()
+    after = (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    assert after == before
+
+
+def test_tf32_is_for_gpus():
+    if torch.cuda.is_available():  # where it is what was asked for
+        with _settings(RECIPE.replace(precision="tf32"), None):
+            assert torch.backends.cuda.matmul.allow_tf32
+    with pytest.raises(ValueError, match="NVIDIA"), _settings(RECIPE.replace(precision="tf32"), "cpu"):
+        pass
+
+
+def test_graphs_and_accumulation_exclude_each_other():
+    options = {"compile": True, "compile_mode": "reduce-overhead", "accumulation": 2}
+    with pytest.raises(ValueError, match="accumulation 1"):
+        RECIPE.replace(**options)
+    assert dataclasses.replace(RECIPE, **options | {"accumulation": 1}).compile_mode == "reduce-overhead"
