@@ -13,6 +13,7 @@ from bam.surgery import (
     detach,
     extend_optimizer,
     freeze_backbone,
+    fuse,
     load_attention,
     save_attention,
     without_attention,
@@ -21,6 +22,6 @@ from bam.surgery import (
 __version__ = "0.1.0"
 __all__ = [
     "ATTENTION", "BAM", "SE", "Cost", "Site", "Sites", "attach", "attended", "attention_groups", "cost", "detach",
-    "extend_optimizer", "find_blocks", "find_bottlenecks", "freeze_backbone", "load_attention", "save_attention",
-    "select_sites", "without_attention",
+    "extend_optimizer", "find_blocks", "find_bottlenecks", "freeze_backbone", "fuse", "load_attention",
+    "save_attention", "select_sites", "without_attention",
 ]  # fmt: skip

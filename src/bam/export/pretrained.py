@@ -14,6 +14,7 @@ from bam.export.config import NetworkConfig, config_of, sites_of
 from bam.export.reasons import refuse_wrapped
 from bam.export.rebuild import build_backbone, build_own, check_same, outputs, rebuild
 from bam.files import write_atomically
+from bam.surgery.fusion import is_fused
 from bam.tensors import listed, read_safetensors, safetensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # as huggingface_hub's PyTorchModelHubMixin names them
@@ -138,6 +139,8 @@ def _folder(source: Path | str, revision: str | None) -> Path:
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what the model's state dict holds; tied tensors are written under each of their names."""
     refuse_wrapped(model, "save")
+    if is_fused(model):
+        raise ValueError("its attention is fused, which no folder gives back: save the model that bam.fuse was given")
     state = model.state_dict()
     strange = [key for key, value in state.items() if not isinstance(value, Tensor) or value.device.type == "meta"]
     if strange:

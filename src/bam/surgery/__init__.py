@@ -1,10 +1,11 @@
-"""Attention goes into a network, is trained there, saved alone, switched off and taken out again."""
+"""Attention goes into a network, is trained, saved alone, switched off, fused for inference and taken out again."""
 
 from bam.surgery.adapter import load_attention, save_attention
 from bam.surgery.finetuning import attention_groups, extend_optimizer, freeze_backbone
+from bam.surgery.fusion import fuse
 from bam.surgery.insertion import attach, attended, attention_factory, detach, without_attention
 
 __all__ = [
     "attach", "attended", "attention_factory", "attention_groups", "detach", "extend_optimizer",
-    "freeze_backbone", "load_attention", "save_attention", "without_attention",
+    "freeze_backbone", "fuse", "load_attention", "save_attention", "without_attention",
 ]  # fmt: skip

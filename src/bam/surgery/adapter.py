@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
+from bam.surgery.fusion import is_fused
 from bam.surgery.insertion import attended_modules, attention_factory, insert
 from bam.tensors import read_safetensors, safetensors
 
@@ -20,13 +21,15 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
     """Write the attention of `model`, and where it sits, to a safetensors file; the backbone is not in it.
 
     Raises:
-        ValueError: if the model carries no attention, or options of it cannot be written as JSON.
+        ValueError: if the model carries no attention, or a fused one, or options of it cannot be written as JSON.
         ImportError: without safetensors.
     """
     save = safetensors().torch.save
     modules = attended_modules(model)
     if not modules:
         raise ValueError("the model carries no attention to save: bam.attach(model) first")
+    if any(is_fused(module.attention) for module in modules.values()):
+        raise ValueError("the attention is fused, and no file gives it back: save the model that bam.fuse was given")
     tensors = {
         f"{site.name}.attention.{key}": value.detach().cpu().contiguous()
         for site, module in modules.items()

@@ -96,13 +96,14 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
 
 def _freeze_statistics(norm: _NormBase, frozen: bool) -> None:
     for key, hook in list(norm._forward_pre_hooks.items()):
-        if hook is _normalize_by_running_statistics:
+        if hook is normalize_by_running_statistics:
             del norm._forward_pre_hooks[key]
     if frozen:
-        norm.register_forward_pre_hook(_normalize_by_running_statistics)
+        norm.register_forward_pre_hook(normalize_by_running_statistics)
 
 
-def _normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
+def normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
+    """The hook of a frozen BatchNorm, before its forward pass."""
     norm.training = False
 
 

@@ -41,7 +41,7 @@ def attach(
         ValueError: for a site that does not exist, carries attention already or is no single feature map; a model
             already wrapped or compiled; an unknown attention name. The model is then unchanged.
     """
-    _refuse_wrapped(model)
+    refuse_wrapped(model, "attach")
     build = attention_factory(attention)
     if identity:
         options["identity"] = True
@@ -73,21 +73,21 @@ def insert(
         module = _on_device_of(module, base, model)
         placed.append(Attended(base, module, before=site.before, layout=site.layout, origin=origins[site]))
     for carrier in placed:
-        _replace(model, carrier.base, carrier)
+        replace(model, carrier.base, carrier)
     run = calls(model, list(modules), image)
     idle = [site.label for site in modules if f"{site.name}.attention" not in run]
     if idle:
         for carrier in reversed(placed):
-            _replace(model, carrier, carrier.base)
+            replace(model, carrier, carrier.base)
         what = f"attention at {', '.join(idle)} would never run: the network calls what is there past its name"
         raise ValueError(f"{what} (from a list of its own, say); choose other sites, or call it by its name")
 
 
 def detach(model: nn.Module) -> nn.Module:
     """Take all attention out of `model`, in place: what remains is the original. Returns `model`."""
-    _refuse_wrapped(model)
+    refuse_wrapped(model, "detach")
     for module in [m for m in model.modules() if isinstance(m, Attended)]:
-        _replace(model, module, module.base)
+        replace(model, module, module.base)
     return model
 
 
@@ -143,7 +143,7 @@ def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn
     return attention.train(base.training)
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` hangs in `model` (a module may hang in several places)."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -169,9 +169,10 @@ def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
             )
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
+def refuse_wrapped(model: nn.Module, verb: str) -> None:
+    """Raise ValueError if `model` is wrapped for compiling or for several devices; `verb` is what was to be done."""
     wrappers = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
     wrappers |= {"ScriptModule"}
     found = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in wrappers), None)
     if found:
-        raise ValueError(f"the model is wrapped in {found}: attach or detach before wrapping it")
+        raise ValueError(f"the model is wrapped in {found}: {verb} before wrapping it")
