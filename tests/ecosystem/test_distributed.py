@@ -1,5 +1,7 @@
 """Attended networks on several processes: two on this machine, which talk over gloo."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from torch import distributed, nn
@@ -16,14 +18,20 @@ IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 TARGETS = torch.arange(8)
 
 
-def network():
+#: Ways in which the gate is computed.
+PATHS = {"torch": {}, "recompute": {"recompute": True}}
+if find_spec("triton") and not torch.cuda.is_available():  # on a CPU: in its interpreter, which conftest asks for then
+    PATHS["triton"] = {"kernel": "triton"}
+
+
+def network(**options):
     """An attended network, the same in every process.
 
     In eval mode: its batch norms then use their running statistics, and the mean loss of a batch is the mean over its
     halves. In training each process would normalise by the statistics of its own half, which is another function.
     """
     torch.manual_seed(0)
-    return restless(bam.attach(build("cifar/resnet8", 10), image=16)).eval()
+    return restless(bam.attach(build("cifar/resnet8", 10), image=16, **options)).eval()
 
 
 def backward(model, images, targets):
@@ -48,8 +56,8 @@ def two_steps(model, images, targets):
     return first, model.state_dict()
 
 
-def replicated(half):
-    model = network()
+def replicated(half, options):
+    model = network(**options)
     first, _ = two_steps(DistributedDataParallel(model), IMAGES[half], TARGETS[half])
     return {
         "gradients": {name.removeprefix("module."): value for name, value in first.items()},
@@ -76,24 +84,28 @@ def one_of_two(rank, folder):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     half = slice(4 * rank, 4 * rank + 4)
     try:
-        torch.save((replicated(half), sharded(half)), f"{folder}/{rank}.pt")
+        replicas = {name: replicated(half, options) for name, options in PATHS.items()}
+        torch.save((replicas, sharded(half)), f"{folder}/{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
-    """What each of the two processes has found: ((replicated, sharded) of rank 0, (replicated, sharded) of rank 1)."""
+    """What each of the two processes has found: ({path: replicated}, sharded)."""
     folder = tmp_path_factory.mktemp("group")
     torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
-def test_data_parallel_steps_are_those_of_one_process(of_two):
+@pytest.mark.parametrize("path", list(PATHS))
+def test_data_parallel_steps_are_those_of_one_process(of_two, path):
     first, state = two_steps(network(), IMAGES, TARGETS)
-    for replica, _ in of_two:
+    replicas = [replicas[path] for replicas, _ in of_two]
+    for replica in replicas:
         torch.testing.assert_close(replica["gradients"], first)
         torch.testing.assert_close(dict(replica["state"]), dict(state))
+    assert all(torch.equal(value, replicas[1]["gradients"][name]) for name, value in replicas[0]["gradients"].items())
 
 
 def test_shards_compute_the_same(of_two):
