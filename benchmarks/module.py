@@ -61,19 +61,25 @@ def check(args: argparse.Namespace) -> None:
         torch.testing.assert_close(module(x), module.layers(x), rtol=1e-4, atol=1e-4)
 
 
+def saved(modules: list[nn.Module], inputs: list[tuple[Tensor, Tensor]], args: argparse.Namespace) -> float:
+    """What the modules keep for their backward passes besides F and their parameters, in units of F."""
+    kept = 0
+    for module, (x, _) in zip(modules, inputs, strict=True):
+        with autocast(args):
+            kept += saved_bytes(partial(module, x), x, *module.parameters(), *module.buffers())
+    return kept / sum(x.nbytes for x, _ in inputs)
+
+
 def main() -> None:
     """Time a forward pass, and a forward and backward pass, of all three sites in turn."""
     args = flags(__doc__, batch=16, shrink=1)
     check(args)
     inputs, paths = maps(args), modules(args)
 
-    def forward(name: str) -> list[Tensor]:
-        with autocast(args):
-            return [module(x) for module, (x, _) in zip(paths[name], inputs, strict=True)]
-
-    def inference(name: str) -> None:
-        with torch.no_grad():
-            forward(name)
+    def forward(name: str) -> None:
+        with torch.no_grad(), autocast(args):
+            for module, (x, _) in zip(paths[name], inputs, strict=True):
+                module(x)
 
     def training(name: str) -> None:
         for module, (x, gradient) in zip(paths[name], inputs, strict=True):
@@ -86,19 +92,13 @@ def main() -> None:
         for x, _ in inputs:
             x.detach().clone()
 
-    whole = sum(x.nbytes for x, _ in inputs)
-    known = [x for x, _ in inputs]
-    saved = {}
-    for name, of_sites in paths.items():
-        own = [t for module in of_sites for t in (*module.parameters(), *module.buffers())]
-        saved[name] = saved_bytes(partial(forward, name), *known, *own) / whole
     shape = f"batch {args.batch}" + f" side / {args.shrink}" * (args.shrink > 1)
-    for phase, call in (("forward", inference), ("training", training)):
+    for phase, call in (("forward", forward), ("training", training)):
         times = interleave(
             {name: partial(call, name) for name in paths} | {"copy of F": copy}, args.rounds, args.device
         )
         floor = [COPIES[phase] * ms for ms in times["copy of F"]]
-        kept = saved if phase == "training" else None
+        kept = {name: saved(paths[name], inputs, args) for name in paths} if phase == "training" else None
         report("module", args, "BAM at ResNet-50's sites", shape, phase, times, "released", kept, floor)
 
 

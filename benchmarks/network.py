@@ -2,9 +2,10 @@
 
     python benchmarks/network.py
     python benchmarks/network.py --compile --device cuda --batch 256
+    python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
 
-"none" is the network alone, "released", "plain" and "bam" have that structure at ResNet-50's three bottlenecks. A step
-is forward, loss, backward and SGD with momentum.
+"none" is the network alone, "released", "plain" and "bam" have that structure at the network's bottlenecks. A step is
+forward, loss, backward and SGD with momentum.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Steps:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=args.device == "cuda")
         images = torch.randn(args.batch, 3, args.image, args.image, device=args.device)
         self.images = images.to(memory_format=LAYOUTS[args.layout])
-        self.targets = torch.randint(1000, (args.batch,), device=args.device)
+        self.targets = torch.randint(100, (args.batch,), device=args.device)
 
     def training(self) -> None:
         """One step."""
@@ -58,8 +59,8 @@ class Steps:
 
 
 def network(structure: Callable[[int], nn.Module] | None, args: argparse.Namespace) -> Steps:
-    """ResNet-50 with the structure at its bottlenecks."""
-    model = build("resnet50", 1000)
+    """The network with the structure at its bottlenecks."""
+    model = build(args.model, 100)
     if structure is not None:
         bam.attach(model, structure, image=args.image)
     return Steps(model, args)
@@ -67,14 +68,14 @@ def network(structure: Callable[[int], nn.Module] | None, args: argparse.Namespa
 
 def main() -> None:
     """Time the networks in turn."""
-    args = flags(__doc__, batch=16, image=224)
+    args = flags(__doc__, model="resnet50", batch=16, image=224)
     networks = {name: network(structure, args) for name, structure in STRUCTURES.items()}
     if args.device == "cuda":
         networks["bam triton"] = network(partial(bam.BAM, kernel="triton"), args)
     shape = f"batch {args.batch}, {args.image} x {args.image}" + ", compiled" * args.compile
     for phase, call in (("training", Steps.training), ("forward", Steps.inference)):
         times = interleave({name: partial(call, steps) for name, steps in networks.items()}, args.rounds, args.device)
-        report("network", args, "ResNet-50", shape, phase, times, "none")
+        report("network", args, args.model, shape, phase, times, "none")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,12 @@ WHY = """## What makes it fast, and what limits it
   released structure turns a channels_last F into NCHW, for itself and for all that comes after it.
 - The average pooling and the sums of the backward pass are matrix products with ones on a CPU, where they are two to
   six times faster than sums and means for bfloat16.
-- What is left is the gate's arithmetic, a kernel of eager PyTorch at a time: sum, sigmoid and multiply-add forward, three
-  products and a sigmoid's derivative backward, each over all of F. On one thread the sigmoid alone takes as long as two
-  copies of F, also when its input lies in cache. That is why an eager forward pass stays above 5 floors.
+- What is left is the gate's arithmetic, one kernel of eager PyTorch at a time: sum, sigmoid and multiply-add forward,
+  three products and a sigmoid's derivative backward, each over all of F. On one thread the sigmoid alone takes as long
+  as two copies of F, also when its input lies in cache. That is why an eager forward pass stays above 5 floors.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
-- Tensors of the size of F come in fresh pages, each of which costs a fault. On the virtual machine of these figures this
-  is a fifth of the time of the module alone, and of every other path; `bam train` therefore keeps freed memory (see
-  `training/memory.py`), and these benchmarks do not.
+- Tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these figures a
+  fifth of the time of the module alone, in every path alike.
 """
 
 
@@ -75,7 +74,7 @@ def _targets() -> list[Target]:
         return 100 * (ratio - 1)
 
     cheaper, least, most = "module, training: times cheaper than released", operator.ge, operator.le
-    step, loop = _row("network", "ResNet-50", "training", "bam"), _row("loop", "", "training", "loop")
+    step, loop = _row("network", "resnet50", "training", "bam"), _row("loop", "", "training", "loop")
     del loop["subject"]
     return [
         Target(cheaper, module("training", "bam"), "ratio", least, 2, times),
@@ -111,8 +110,8 @@ def targets(rows: list[Row]) -> Iterable[str]:
         cells = []
         for machine in machines:
             found = [row for row in rows if _machine(row) == machine and target.row.items() <= row.items()]
-            values = [target.turn(float(row[target.column])) for row in found]
-            cells.append(", ".join(f"{v:.2f}{'' if target.reached(v, target.goal) else ' (missed)'}" for v in values))
+            values = [round(target.turn(float(row[target.column])), 2) for row in found]
+            cells.append(", ".join(f"{v:g}{'' if target.reached(v, target.goal) else ' (missed)'}" for v in values))
         sign = "at least" if target.reached is operator.ge else "at most"
         yield f"| {target.text} | {sign} {target.goal:g} | " + " | ".join(cells) + " |"
 

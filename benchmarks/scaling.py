@@ -50,9 +50,9 @@ def of_a_module(args: argparse.Namespace) -> None:
 
 def of_a_network(args: argparse.Namespace) -> None:
     """Sites."""
-    networks = {"none": Steps(build("resnet50", 1000), args)}
+    networks = {"none": Steps(build("resnet50", 100), args)}
     for name, sites in SITES.items():
-        networks[name] = Steps(bam.attach(build("resnet50", 1000), sites=sites, image=args.image), args)
+        networks[name] = Steps(bam.attach(build("resnet50", 100), sites=sites, image=args.image), args)
     calls = {name: steps.training for name, steps in networks.items()}
     times = interleave(calls, max(3, args.rounds // 2), args.device)
     report(

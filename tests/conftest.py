@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton, whose kernels a CPU can interpret, reads it when it is imported, which torch may do at any time.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

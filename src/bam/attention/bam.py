@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bam.attention.contract import check_features
 from bam.attention.normalization import BatchNorm
 from bam.kernels import COMBINE, gate, pool_and_reduce
+from bam.kernels.backend import named
 
 # Each of these looks at the shape or the layout of its input: symbolic tracing (torch.fx) must not enter them.
 for _name in ("check_features", "gate", "pool_and_reduce"):
@@ -75,6 +76,9 @@ class BAM(nn.Module):
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
         recompute: compute the map M(F) again in the backward pass instead of keeping it, which saves memory of the size
             of F for a tenth of the module's time; under torch.compile the compiler decides.
+        kernel: what computes the gate: "torch", "triton" (on a GPU; an error where it cannot, and torch in exported
+            programs), or "auto", at present torch everywhere. None takes BAM_KERNEL from the environment, when the
+            module is made, or else "auto".
         identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: where the parameters are created.
@@ -86,6 +90,7 @@ class BAM(nn.Module):
     Raises:
         ValueError: for an unknown option, or an input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
+        RuntimeError: from the forward pass, if the kernel is "triton" where that cannot compute.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class BAM(nn.Module):
         layout: Literal["paper", "released"] = "paper",
         identity: bool = False,
         recompute: bool = False,
+        kernel: Literal["auto", "torch", "triton"] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -111,6 +117,7 @@ class BAM(nn.Module):
                 raise ValueError(f"BAM: {name} must be one of {', '.join(known)}, got {choice!r}")
         self.channels, self.reduction, self.dilation = channels, reduction, dilation
         self.combine, self.branch, self.layout, self.recompute = combine, branch, layout, recompute
+        self.kernel = named(kernel)
         hidden, closing = max(1, channels // reduction), layout == "paper"
         factory = {"device": device, "dtype": dtype}
         self.channel = ChannelBranch(channels, hidden, closing, **factory) if branch != "spatial" else None
@@ -123,7 +130,7 @@ class BAM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return gate(*self._branches(features), self.combine, self.scale, self.recompute)
+        return gate(*self._branches(features), self.combine, self.scale, self.recompute, self.kernel)
 
     def _branches(self, features: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(F, Mc(F), Ms(F)); the caller goes on with this F, see `pool_and_reduce`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bam.kernels.backend import takes_triton
 from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula
 
 #: How the two branches become one map, before the sigmoid (paper, ablation over combining; "sum" is its choice).
@@ -21,6 +22,7 @@ def gate(
     combine: str = "sum",
     scale: Tensor | None = None,
     recompute: bool = False,
+    kernel: str | None = None,
 ) -> Tensor:
     """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)) (BAM, equations 1 and 2, https://arxiv.org/abs/1807.06514).
 
@@ -28,30 +30,46 @@ def gate(
     logits may be None; the map is then the sigmoid of the other. With `scale` s the map is weighed:
     F' = F + s * F * M(F). Type and memory layout of `features` are kept. With `recompute`, eager training does not keep
     M(F) for the backward pass but computes it again.
+
+    `kernel` is "auto", "torch" or "triton"; None is what BAM_KERNEL says in the environment now (under
+    torch.compile, when it compiles), or else "auto". Triton never keeps M(F); `takes_triton` tells what is refused.
     """
+    triton = takes_triton(kernel, (features, channel_logits, spatial_logits, scale))
+    if triton:
+        near = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
+        features = features if features.is_contiguous() else features.contiguous(memory_format=near)
     if is_channels_last(features):
         # (N, C, 1, 1) + (N, 1, H, W) has no layout of its own and would become NCHW: work on the NHWC view instead.
         views = [None if t is None else t.permute(0, 2, 3, 1) for t in (features, channel_logits, spatial_logits)]
-        return _gate(views, (1, 2), combine, scale, recompute).permute(0, 3, 1, 2)
-    return _gate([features, channel_logits, spatial_logits], (2, 3), combine, scale, recompute)
+        return _gate(views, (1, 2), combine, scale, recompute, triton).permute(0, 3, 1, 2)
+    return _gate([features, channel_logits, spatial_logits], (2, 3), combine, scale, recompute, triton)
 
 
-def _gate(tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool) -> Tensor:
+def _gate(
+    tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool, triton: bool
+) -> Tensor:
     features = tensors[0]
+    if triton:
+        from bam.kernels import triton_gate
+
+        maps, mc, ms = (None if t is None else t.flatten(*places) for t in tensors)
+        rows, columns = (mc, ms) if places == (2, 3) else (ms, mc)
+        return triton_gate.gate(maps, rows, columns, scale, combine).view(features.shape)
     mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (*tensors[1:], scale))
     if not is_ordinary((features, mc, ms, scale)):
-        return _formula(features, mc, ms, scale, combine)
+        return formula(features, mc, ms, scale, combine)
     if combine == "max" and recompute:
-        return checkpoint(_formula, features, mc, ms, scale, combine, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(formula, features, mc, ms, scale, combine, use_reentrant=False, preserve_rng_state=False)
     if combine == "max":
-        return _formula(features, mc, ms, scale, combine)
+        return formula(features, mc, ms, scale, combine)
     flat = (t if t is None else t.flatten(*places) for t in (features, mc, ms))
     return _Gate.apply(*flat, scale, combine, recompute).view(features.shape)
 
 
-def _formula(
+def formula(
     features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
 ) -> Tensor:
+    """The gate of torch's operations; all tensors of one type, in any shapes that broadcast."""
     attention = _attention(channel_logits, spatial_logits, combine)
     return torch.addcmul(features, features, attention if scale is None else attention * scale)
 
@@ -87,7 +105,7 @@ class _Gate(torch.autograd.Function):
         *inputs, attention = ctx.saved_tensors
         needed = ctx.needs_input_grad[:4]
         if wants_formula():
-            return *gradients_of_formula(partial(_formula, combine=ctx.combine), inputs, needed, [gradient]), None, None
+            return *gradients_of_formula(partial(formula, combine=ctx.combine), inputs, needed, [gradient]), None, None
         features, mc, ms, scale = inputs
         attention = _attention(mc, ms, ctx.combine) if attention is None else attention
         weighed = attention if scale is None else attention * scale
