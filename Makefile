@@ -31,8 +31,13 @@ format: setup ## put the code into its style
 	$(BIN)/ruff format .
 
 bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
-	$(BIN)/python benchmarks/module.py
+	$(BIN)/python benchmarks/module.py --compile
+	$(BIN)/python benchmarks/module.py --threads 1
+	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/page.py
 
 coverage: setup ## docs/coverage.md again, from networks not tried yet (half an hour if docs/coverage.csv is removed first)
 	$(BIN)/bam coverage --out docs

@@ -69,9 +69,10 @@ def test_frozen_inputs(frozen):
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("arriving", FORMATS)
-def test_a_gradient_of_another_layout(layout, arriving):
+@pytest.mark.parametrize("combine", ["sum", "product", "max"])
+def test_a_gradient_of_another_layout(layout, arriving, combine):
     """A gradient that reaches the module NCHW though the features are NHWC, or the other way round."""
-    module = restless(BAM(16))
+    module = restless(BAM(16, combine=combine))
     x = torch.randn(2, 16, 5, 6).to(memory_format=layout).requires_grad_()
     gradient = torch.randn(2, 16, 5, 6).to(memory_format=arriving)
     kept = gradient.clone()

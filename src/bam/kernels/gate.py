@@ -63,7 +63,8 @@ def _gate(
     if combine == "max":
         return formula(features, mc, ms, scale, combine)
     flat = (t if t is None else t.flatten(*places) for t in (features, mc, ms))
-    return _Gate.apply(*flat, scale, combine, recompute).view(features.shape)
+    keep = torch.is_grad_enabled() and not recompute
+    return _Gate.apply(*flat, scale, combine, keep).view(features.shape)
 
 
 def formula(
@@ -93,12 +94,16 @@ class _Gate(torch.autograd.Function):
         ms: Tensor | None,
         scale: Tensor | None,
         combine: str,
-        recompute: bool,
+        keep: bool,
     ) -> Tensor:
         attention = _attention(mc, ms, combine)
         ctx.combine = combine
-        ctx.save_for_backward(features, mc, ms, scale, None if recompute else attention)
-        return torch.addcmul(features, features, attention if scale is None else attention * scale)
+        ctx.save_for_backward(features, mc, ms, scale, attention if keep else None)
+        if keep:
+            return torch.addcmul(features, features, attention if scale is None else attention * scale)
+        attention = attention if scale is None else attention.mul_(scale)
+        whole = attention.shape == features.shape  # then its memory can take the output
+        return torch.addcmul(features, features, attention, out=attention if whole else None)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
