@@ -42,8 +42,10 @@ WHY = """## What makes it fast, and what limits it
   three products and a sigmoid's derivative backward, each over all of F. On one thread the sigmoid alone takes as long
   as two copies of F, also when its input lies in cache. That is why an eager forward pass stays above 5 floors.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
-- Tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these figures a
-  fifth of the time of the module alone, in every path alike.
+- By default tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these
+  figures up to a third of the time of the module alone. `bam train` and `bam compare` therefore keep freed memory
+  (`training/memory.py`), and so do these benchmarks: 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, in
+  three pairs of processes that took turns, one thread each.
 """
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from bam.records import environment
+from bam.training import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = (
@@ -39,6 +40,7 @@ def flags(documentation: str, **defaults: int | str) -> argparse.Namespace:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU here")
+    keep_freed_memory()  # as `bam train` does; else how many fresh pages a path gets depends on what ran before it
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     return args

@@ -1,6 +1,8 @@
 """The loop itself: nothing in an epoch makes the host wait for the device."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -122,3 +124,20 @@ def test_graphs_and_accumulation_exclude_each_other():
     with pytest.raises(ValueError, match="accumulation 1"):
         RECIPE.replace(**options)
     assert dataclasses.replace(RECIPE, **options | {"accumulation": 1}).compile_mode == "reduce-overhead"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="faults are counted, and memory kept, on Linux alone")
+def test_kept_memory_does_not_fault_again():
+    probe = (
+        "import resource, sys, torch; from bam.training import keep_freed_memory as keep; keep() if {} else None\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    [torch.ones(4_000_000) for _ in range(20)]; [torch.ones(20_000_000) for _ in range(3)]\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(); print(faults())"
+    )
+    default, kept = (
+        int(subprocess.run([sys.executable, "-c", probe.format(keep)], capture_output=True, text=True).stdout)
+        for keep in (False, True)
+    )
+    assert kept < default / 10

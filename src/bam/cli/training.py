@@ -38,6 +38,7 @@ def compare(
     from bam.recipes import split_variants
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
+    training.keep_freed_memory()
     training.compare(
         recipe, split_variants(attention), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
     )
@@ -64,8 +65,9 @@ def train(
         save_minutes: minutes between saved states, besides one after every epoch.
     """
     from bam.recipes import variant
-    from bam.training import run
+    from bam.training import keep_freed_memory, run
 
+    keep_freed_memory()
     recipe = variant(recipe, recipe.attention)
     folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
     record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)

@@ -1,0 +1,61 @@
+"""The benchmarks run, and docs/performance.md is what they make of results.csv."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def small(name, results, *arguments):
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--rounds", "3", "--threads", "1", *arguments]
+    subprocess.run([*command, "--results", str(results)], check=True, capture_output=True, text=True)
+    with open(results, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_module_is_compared_with_both_structures(tmp_path):
+    rows = small("module", tmp_path / "results.csv", "--batch", "2", "--shrink", "8")
+    paths = ["released", "plain", "bam", "bam recompute", "copy of F"]
+    assert [(row["phase"], row["path"]) for row in rows] == [
+        (phase, p) for phase in ("forward", "training") for p in paths
+    ]
+    assert all(float(row["p20_ms"]) <= float(row["p50_ms"]) <= float(row["p80_ms"]) for row in rows)
+    assert {row["over"] for row in rows} == {"released"} and {row["ratio"] for row in rows[::5]} == {"1.000"}
+    assert {row["floors"] for row in rows if row["path"] == "copy of F"} == {"0.67", "0.25"}
+    saved = [float(row["saved"]) for row in rows[5:9]]
+    assert saved[0] > saved[2] > saved[3]
+
+
+def test_the_page_is_made_from_the_rows(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import page
+
+    written = (ROOT / "docs" / "performance.md").read_text()
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    page.main()
+    assert (tmp_path / "performance.md").read_text() == written, "python benchmarks/page.py writes it again"
+    assert (tmp_path / "performance.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_the_gpu_script_does_everything_at_a_small_size(tmp_path):
+    variables = {"SMALL": "1", "DEVICE": "cpu", "SEEDS": "1", "PYTHON": sys.executable, "WORK": str(tmp_path / "work")}
+    results = tmp_path / "results.csv"
+    command = [str(BENCHMARKS / "gpu.sh")]
+    environment = os.environ | variables | {"RESULTS": str(results)}
+    broken = environment | {"EPOCHS": "none"}  # a part that fails does not keep the others from running
+    run = subprocess.run(command, env=broken, capture_output=True, text=True)
+    assert run.returncode == 1 and "not done: cifar-resnet50 cifar-resnet18" in run.stdout, run.stdout
+    with open(results, newline="") as file:
+        assert {row["benchmark"] for row in csv.DictReader(file)} == {"module", "network", "loop", "scaling"}
+    rows = results.read_text()
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0 and "module: done before" in run.stdout and "all done" in run.stdout, run.stdout
+    assert results.read_text() == rows
+    assert (tmp_path / "work" / "cifar-resnet50" / "report.html").exists()
