@@ -63,8 +63,7 @@ def _gate(
     if combine == "max":
         return formula(features, mc, ms, scale, combine)
     flat = (t if t is None else t.flatten(*places) for t in (features, mc, ms))
-    keep = torch.is_grad_enabled() and not recompute
-    return _Gate.apply(*flat, scale, combine, keep).view(features.shape)
+    return _Gate.apply(*flat, scale, combine, recompute).view(features.shape)
 
 
 def formula(
@@ -94,16 +93,12 @@ class _Gate(torch.autograd.Function):
         ms: Tensor | None,
         scale: Tensor | None,
         combine: str,
-        keep: bool,
+        recompute: bool,
     ) -> Tensor:
         attention = _attention(mc, ms, combine)
         ctx.combine = combine
-        ctx.save_for_backward(features, mc, ms, scale, attention if keep else None)
-        if keep:
-            return torch.addcmul(features, features, attention if scale is None else attention * scale)
-        attention = attention if scale is None else attention.mul_(scale)
-        whole = attention.shape == features.shape  # then its memory can take the output
-        return torch.addcmul(features, features, attention, out=attention if whole else None)
+        ctx.save_for_backward(features, mc, ms, scale, None if recompute else attention)
+        return torch.addcmul(features, features, attention if scale is None else attention * scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -121,7 +116,7 @@ class _Gate(torch.autograd.Function):
             if needed[3]:
                 for_scale = (for_attention * attention).sum().view_as(scale)
             if scale is not None:
-                for_attention *= scale
+                for_attention = for_attention * scale
             for_logits = torch.ops.aten.sigmoid_backward(for_attention, attention)
             for_mc = _for_branch(for_logits, mc, ms, ctx.combine) if needed[1] else None
             for_ms = _for_branch(for_logits, ms, mc, ctx.combine) if needed[2] else None
