@@ -3,7 +3,8 @@
     python benchmarks/module.py
     python benchmarks/module.py --compile --device cuda --batch 256
 
-"released" restates the structure of the authors' code and "plain" the paper's equations; "bam" is `bam.BAM`. A floor is
+"released" restates the structure of the authors' code and "plain" the paper's equations; "bam" is `bam.BAM`, and "gate
+alone" its last step, on logits that are there already. A floor is
 the time in which the same bytes are moved: F read twice and F' written, F and the gradient read twice each and the
 gradient written, in units of a copy of F that takes its turn with the others.
 """
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bam import BAM
 from bam.costs import saved_bytes
+from bam.kernels import gate
 
 SITES = ((256, 56), (512, 28), (1024, 14))
 STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
@@ -28,6 +30,22 @@ STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
     "bam recompute": partial(BAM, recompute=True),
 }
 COPIES = {"forward": 1.5, "training": 4.0}  #: of F, that move what must be moved: 3 and 8 times the bytes of F
+
+
+class Gate(nn.Module):
+    """The gate, on random logits."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channel_logits = nn.Parameter(torch.randn(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in and out."""
+        spatial_logits = self.channel_logits[:, :1].expand(len(x), 1, *x.shape[2:])
+        return gate(x, self.channel_logits.expand(len(x), -1, -1, -1), spatial_logits)
+
+
+STRUCTURES["gate alone"] = Gate
 
 
 def maps(args: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:

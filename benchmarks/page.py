@@ -38,10 +38,14 @@ WHY = """## What makes it fast, and what limits it
   released structure turns a channels_last F into NCHW, for itself and for all that comes after it.
 - The average pooling and the sums of the backward pass are matrix products with ones on a CPU, where they are two to
   six times faster than sums and means for bfloat16.
-- What is left is the gate's arithmetic, one kernel of eager PyTorch at a time: sum, sigmoid and multiply-add forward,
-  three products and a sigmoid's derivative backward, each over all of F. On one thread the sigmoid alone takes as long
-  as two copies of F, also when its input lies in cache. That is why an eager forward pass stays above 5 floors.
+- What is left forward is the gate's arithmetic, one kernel of eager PyTorch at a time: sum, sigmoid and multiply-add,
+  each over all of F (*gate alone*; the sigmoid is bound by arithmetic: it takes as long in cache), and the convolutions
+  and batch statistics of the branches. A compiler makes one pass of the gate and no less of the branches; neither way
+  does a forward pass get to 5 floors here.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
+- Folders of JPEGs, on a CPU: a process that decodes beside the network takes its cores, and its threads then wait for
+  each other: with one worker two steps took 13.5 s, without 4.5 s (`benchmarks/loop.py --workers 0`). The default there is
+  none; on a GPU it is one for each free core.
 - By default tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these
   figures up to a third of the time of the module alone. `bam train` and `bam compare` therefore keep freed memory
   (`training/memory.py`), and so do these benchmarks: 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, in
@@ -101,6 +105,12 @@ def latest(path: Path) -> list[Row]:
             rows.pop(key, None)
             rows[key] = row
     return list(rows.values())
+
+
+def conditions(rows: list[Row]) -> str:
+    """With what and when the rows were measured."""
+    versions, dates = (sorted({row[name] for row in rows}) for name in ("versions", "date"))
+    return f"Measured with {'; '.join(versions)} on {', '.join(dates)}."
 
 
 def targets(rows: list[Row]) -> Iterable[str]:
@@ -178,7 +188,8 @@ def main() -> None:
         INTRODUCTION,
         "## Targets\n",
         *targets(rows),
-        "" if gpu else "\nNothing was measured on a GPU yet: none was to be had. `benchmarks/gpu.sh` does all of it.",
+        f"\n{conditions(rows)}",
+        "" if gpu else "Nothing was measured on a GPU yet: none was to be had. `benchmarks/gpu.sh` does all of it.",
         f"\n{WHY}",
         "## How the cost grows\n",
         "One module, forward and backward: 16 images, 28 x 28 and 256 channels, of which one is varied.\n",

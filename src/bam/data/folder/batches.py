@@ -49,7 +49,9 @@ class FolderBatches:
         self.decoder = Decoder(dataset.options, flip)
         self.unreadable = Unreadable()
         workers = dataset.options.workers
-        self.num_workers = default_workers(len(dataset) // shard[1], shard[1]) if workers is None else workers
+        if workers is None:  # on a CPU they would take from the network the cores that it computes on
+            workers = 0 if self.device.type == "cpu" else default_workers(len(dataset) // shard[1], shard[1])
+        self.num_workers = workers
 
     @property
     def steps(self) -> int:

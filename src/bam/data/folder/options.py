@@ -16,8 +16,8 @@ class FolderOptions:
         resize: what the shorter side is scaled to before the centre is cut out for testing; default: size * 256 / 224.
         scale: least and greatest share of the area that a training crop covers.
         ratio: least and greatest width of a training crop, in heights.
-        workers: processes that decode; 0 decodes in the training process itself. Default: none for a small set, else
-            one for each core but that of the training process, 16 at the most.
+        workers: processes that decode; 0 decodes in the training process itself. Default: none for a small set or
+            where the network trains on the CPU, else one for each core but that of the training process, 16 at most.
         unreadable: "stop" at a damaged image, or "skip" it: it is left out of its batch, counted and told.
         val_share: of a folder without train/ and val/: the share of each class that is kept for testing; default: 0.2.
         mean: of each channel, from 0 to 1; default: ImageNet's.
