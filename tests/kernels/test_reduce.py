@@ -36,7 +36,8 @@ def test_derivatives_forward_backward_and_second(memory_format, size):
 
     def function(*inputs):
         features, averages, reduced = pool_and_reduce(*inputs)
-        return features * features, averages, reduced
+        together = features * features * averages[:, :, None, None] * reduced.sum(1, keepdim=True)
+        return together, averages, reduced  # of the first all three have a gradient, of the others one
 
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, inputs)
@@ -58,13 +59,69 @@ def test_outputs_that_nobody_uses(used):
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias", "both", "features"])
-def test_frozen_inputs(frozen):
-    x, weight, bias = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 1, 1), torch.randn(2)
-    x.requires_grad_(frozen != "features")
-    weight.requires_grad_(frozen not in ("weight", "both"))
-    bias.requires_grad_(frozen not in ("bias", "both"))
-    (sum(t.sum() for t in pool_and_reduce(x, weight, bias))).backward()
-    assert [t.grad is not None for t in (x, weight, bias)] == [t.requires_grad for t in (x, weight, bias)]
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_frozen_inputs(frozen, memory_format):
+    found = []
+    for function in (pool_and_reduce, lambda x, w, b: (x, x.mean((2, 3)), torch.nn.functional.conv2d(x, w, b))):
+        torch.manual_seed(0)
+        x, weight, bias = (
+            torch.randn(2, 3, 4, 5).to(memory_format=memory_format),
+            torch.randn(2, 3, 1, 1),
+            torch.randn(2),
+        )
+        x.requires_grad_(frozen != "features")
+        weight.requires_grad_(frozen not in ("weight", "both"))
+        bias.requires_grad_(frozen not in ("bias", "both"))
+        features, averages, reduced = function(x, weight, bias)
+        # Gradients that share memory, expanded and with others' gradients, as no caller has them to itself.
+        (features.sum() + (features + x).square().sum() + averages.square().sum() + reduced.square().sum()).backward()
+        assert [t.grad is not None for t in (x, weight, bias)] == [t.requires_grad for t in (x, weight, bias)]
+        found.append([t.grad for t in (x, weight, bias) if t.requires_grad])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_gradients_of_a_module_used_twice(memory_format):
+    """Also differentiable ones: what the second use reads comes from the parameters, too."""
+    module = restless(BAM(8, identity=True)).double().eval()
+    torch.nn.init.constant_(module.scale, 0.7)
+    x = torch.randn(2, 8, 4, 5, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    inputs = [x, *module.parameters()]
+
+    def gradients(**options):
+        return torch.autograd.grad(module(module(x)).square().sum(), inputs, **options)
+
+    plain = gradients()
+    torch.testing.assert_close(gradients(create_graph=True), plain)
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        loss = module(module(x)).square().sum()
+    with torch.autocast("cpu", torch.bfloat16):  # a backward pass called there computes in its own types
+        torch.testing.assert_close(torch.autograd.grad(loss, inputs), plain)
+    directions = torch.randn(3, *x.shape, dtype=torch.float64)
+    batched = torch.autograd.grad(module(x), inputs, directions, is_grads_batched=True)
+    for k in range(3):
+        torch.testing.assert_close([t[k] for t in batched], list(torch.autograd.grad(module(x), inputs, directions[k])))
+    channel, spatial = module.branches(x * (sum(module.branches(x))))
+    assert torch.autograd.grad((channel + spatial).sum(), [x])[0].isfinite().all()
+
+
+def test_the_output_is_no_view():
+    """In-place operations after it (a residual addition, a ReLU) would copy what it is a view of."""
+    for memory_format in FORMATS:
+        y = BAM(8)(torch.randn(2, 8, 4, 5).to(memory_format=memory_format).requires_grad_())
+        assert not y._is_view() and y.is_contiguous(memory_format=memory_format)
+
+
+def test_a_reduction_that_wants_to_be_called():
+    """With hooks, or replaced by another layer."""
+    module = BAM(8).eval()
+    x = torch.randn(2, 8, 4, 5)
+    expected = module(x)
+    handle = module.spatial.reduce.register_forward_hook(lambda layer, inputs, output: output + 1)
+    assert not torch.allclose(module(x), expected)
+    handle.remove()
+    module.spatial.reduce = torch.nn.Sequential(module.spatial.reduce)
+    torch.testing.assert_close(module(x), expected)
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -85,6 +142,8 @@ def test_a_gradient_of_another_layout(layout, arriving, combine):
             mine.load_state_dict(theirs.state_dict())
     restored(twin).backward(gradient.double())
     torch.testing.assert_close(x.grad, twin.grad.float(), rtol=1e-4, atol=1e-5)
+    for mine, theirs in zip(restored.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, mine.grad.float(), rtol=1e-3, atol=1e-4)
 
 
 def test_backward_twice_through_a_kept_graph():

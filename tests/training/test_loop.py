@@ -35,7 +35,15 @@ WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 class NoWaiting(TorchDispatchMode):
     """Fails where a GPU would be waited for; counts operations, so that one can see that it looked."""
 
-    seen = 0
+    seen, active = 0, 0
+
+    def __enter__(self):
+        NoWaiting.active += 1
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        NoWaiting.active -= 1
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.seen += 1
@@ -56,6 +64,19 @@ def parts(recipe):
         for data, padding, flip in ((train, recipe.crop_padding, recipe.flip), (test, 0, False))
     )
     return accelerator, model, stepper, batches, tested
+
+
+@pytest.fixture(autouse=True)
+def _no_copies_to_the_host(monkeypatch):
+    """On a CPU these are no operations that a mode sees: while one is active, they fail."""
+    for name in ("tolist", "numpy", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def refused(tensor, *args, _original=original, _name=name, **kwargs):
+            assert not NoWaiting.active, f"{_name} waits for the device"
+            return _original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, refused)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -98,6 +119,8 @@ def test_evaluation_waits_once(monkeypatch):
 def test_the_guard_sees_waiting():
     with NoWaiting(), pytest.raises(AssertionError, match="_local_scalar_dense waits"):
         torch.ones(3).sum().item()
+    with NoWaiting(), pytest.raises(AssertionError, match="tolist waits"):
+        torch.ones(3).tolist()
     with NoWaiting(), pytest.raises(AssertionError, match="waits"):
         torch.arange(3)[torch.tensor([True, False, True])]
 

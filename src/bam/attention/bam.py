@@ -141,6 +141,8 @@ class BAM(nn.Module):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
+        if type(reduce) is not nn.Conv2d or reduce._forward_hooks or reduce._forward_pre_hooks:  # it wants to be called
+            return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
         return features, self.channel(averages), self.spatial(reduced)

@@ -95,12 +95,16 @@ def config_of(model: nn.Module) -> NetworkConfig | None:
     return config if isinstance(config, NetworkConfig) else None
 
 
+#: Options of attention that say where and how it is computed, not what.
+_OF_THIS_MACHINE = ("device", "dtype", "kernel", "recompute")
+
+
 def sites_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Where `model` carries attention and how each was built, as far as JSON can tell."""
     sites = {}
     for site, carrier in attended_modules(model).items():
         origin = carrier.attention_origin
-        options = {key: value for key, value in origin["options"].items() if key not in ("device", "dtype")}
+        options = {key: value for key, value in origin["options"].items() if key not in _OF_THIS_MACHINE}
         try:
             options = json.loads(json.dumps(options, allow_nan=False))
         except (TypeError, ValueError) as error:

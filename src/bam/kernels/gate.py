@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bam.kernels.backend import takes_triton
-from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula
+from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula, without_autocast
 
 #: How the two branches become one map, before the sigmoid (paper, ablation over combining; "sum" is its choice).
 COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
@@ -34,43 +34,43 @@ def gate(
     `kernel` is "auto", "torch" or "triton"; None is what BAM_KERNEL says in the environment now (under
     torch.compile, when it compiles), or else "auto". Triton never keeps M(F); `takes_triton` tells what is refused.
     """
-    triton = takes_triton(kernel, (features, channel_logits, spatial_logits, scale))
-    if triton:
-        near = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
-        features = features if features.is_contiguous() else features.contiguous(memory_format=near)
-    if is_channels_last(features):
-        # (N, C, 1, 1) + (N, 1, H, W) has no layout of its own and would become NCHW: work on the NHWC view instead.
-        views = [None if t is None else t.permute(0, 2, 3, 1) for t in (features, channel_logits, spatial_logits)]
-        return _gate(views, (1, 2), combine, scale, recompute, triton).permute(0, 3, 1, 2)
-    return _gate([features, channel_logits, spatial_logits], (2, 3), combine, scale, recompute, triton)
-
-
-def _gate(
-    tensors: list[Any], places: tuple[int, int], combine: str, scale: Tensor | None, recompute: bool, triton: bool
-) -> Tensor:
-    features = tensors[0]
-    if triton:
-        from bam.kernels import triton_gate
-
-        maps, mc, ms = (None if t is None else t.flatten(*places) for t in tensors)
-        rows, columns = (mc, ms) if places == (2, 3) else (ms, mc)
-        return triton_gate.gate(maps, rows, columns, scale, combine).view(features.shape)
-    mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (*tensors[1:], scale))
+    logits = (channel_logits, spatial_logits)
+    if takes_triton(kernel, (features, *logits, scale)):
+        return _by_triton(features, *logits, scale, combine)
+    mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (*logits, scale))
     if not is_ordinary((features, mc, ms, scale)):
         return formula(features, mc, ms, scale, combine)
-    if combine == "max" and recompute:
+    if combine != "max" and all(len(t) == len(features) for t in (mc, ms) if t is not None):
+        return _Gate.apply(features, mc, ms, scale, combine, recompute)
+    if recompute:
         return checkpoint(formula, features, mc, ms, scale, combine, use_reentrant=False, preserve_rng_state=False)
-    if combine == "max":
-        return formula(features, mc, ms, scale, combine)
-    flat = (t if t is None else t.flatten(*places) for t in (features, mc, ms))
-    return _Gate.apply(*flat, scale, combine, recompute).view(features.shape)
+    return formula(features, mc, ms, scale, combine)
+
+
+def _by_triton(
+    features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
+) -> Tensor:
+    from bam.kernels import triton_gate
+
+    near = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
+    features = features if features.is_contiguous() else features.contiguous(memory_format=near)
+    last = is_channels_last(features)
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.permute(0, 2, 3, 1).flatten(1, 2) if last else tensor.flatten(2)
+
+    mc, ms = (None if t is None else flat(t) for t in (channel_logits, spatial_logits))
+    output = triton_gate.gate(flat(features), ms if last else mc, mc if last else ms, scale, combine)
+    if last:
+        return output.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+    return output.view(features.shape)
 
 
 def formula(
     features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
 ) -> Tensor:
     """The gate of torch's operations; all tensors of one type, in any shapes that broadcast."""
-    attention = _attention(channel_logits, spatial_logits, combine)
+    attention = _attention_like(features, channel_logits, spatial_logits, combine)
     return torch.addcmul(features, features, attention if scale is None else attention * scale)
 
 
@@ -95,19 +95,20 @@ class _Gate(torch.autograd.Function):
         combine: str,
         recompute: bool,
     ) -> Tensor:
-        attention = _attention(mc, ms, combine)
         ctx.combine = combine
+        attention = _attention_like(features, mc, ms, combine)
         ctx.save_for_backward(features, mc, ms, scale, None if recompute else attention)
         return torch.addcmul(features, features, attention if scale is None else attention * scale)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, attention = ctx.saved_tensors
         needed = ctx.needs_input_grad[:4]
-        if wants_formula():
+        if wants_formula(gradient):
             return *gradients_of_formula(partial(formula, combine=ctx.combine), inputs, needed, [gradient]), None, None
         features, mc, ms, scale = inputs
-        attention = _attention(mc, ms, ctx.combine) if attention is None else attention
+        attention = _attention_like(features, mc, ms, ctx.combine) if attention is None else attention
         weighed = attention if scale is None else attention * scale
         for_features = torch.addcmul(gradient, gradient, weighed) if needed[0] else None
         for_mc = for_ms = for_scale = None
@@ -123,23 +124,36 @@ class _Gate(torch.autograd.Function):
         return for_features, for_mc, for_ms, for_scale, None, None
 
 
+def _attention_like(features: Tensor, mc: Tensor | None, ms: Tensor | None, combine: str) -> Tensor:
+    """M(F) in the layout of F: (N, C, 1, 1) + (N, 1, H, W) has none of its own and would become NCHW."""
+    if not is_channels_last(features):
+        return _attention(mc, ms, combine)
+    mc, ms = (None if t is None else t.permute(0, 2, 3, 1) for t in (mc, ms))
+    return _attention(mc, ms, combine).permute(0, 3, 1, 2)
+
+
 def _for_branch(for_logits: Tensor, own: Tensor, other: Tensor | None, combine: str) -> Tensor:
     """The gradient of the logits of one branch, of the gradient of what it is combined to with those of the other."""
     return _sum(for_logits if other is None or combine == "sum" else for_logits * other, own.shape)
 
 
 def _sum(values: Tensor, shape: torch.Size) -> Tensor:
-    """`values` (N, a, b) summed to `shape`; on a CPU as matrix products, which are much faster there for bfloat16."""
-    if values.device.type != "cpu" or values.dtype == torch.float16:
+    """`values` (N, C, H, W) summed to (N, C, 1, 1) or (N, 1, H, W).
+
+    On a CPU as matrix products, which are much faster there for bfloat16.
+    """
+    if values.shape == shape or values.device.type != "cpu" or values.dtype == torch.float16:
         return values.sum_to_size(shape)
-    if shape[1] != values.shape[1]:
-        values = values.new_ones(1, 1, values.shape[1]).expand(len(values), -1, -1) @ values
-    return values @ values.new_ones(values.shape[2], 1) if shape[2] != values.shape[2] else values
+    last, over_places = is_channels_last(values), shape[1] == values.shape[1]
+    maps = values.permute(0, 2, 3, 1).flatten(1, 2) if last else values.flatten(2)
+    if last == over_places:
+        return (maps.new_ones(1, 1, maps.shape[1]).expand(len(maps), -1, -1) @ maps).view(shape)
+    return (maps @ maps.new_ones(maps.shape[2], 1)).view(shape)
 
 
 def is_channels_last(features: Tensor) -> bool:
-    """Whether an (N, C, H, W) tensor is stored as NHWC and not also as NCHW.
+    """Whether a tensor is an (N, C, H, W) that is stored as NHWC and not also as NCHW.
 
     `Tensor.is_contiguous(memory_format=torch.channels_last)` fails under `torch.func.vmap`; this does not.
     """
-    return not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()
+    return features.dim() == 4 and not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula
+from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula, without_autocast
 from bam.kernels.gate import is_channels_last
 
 
@@ -16,7 +16,7 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     Shapes: features (N, C, H, W), weight (c, C, 1, 1), bias (c,); returns (N, C, H, W), (N, C) and (N, c, H, W).
 
     The features come back so that the caller goes on with them: in eager training, one matrix product adds to the
-    gradient that reaches them there, in place, where autograd would write three tensors of the size of F and sum them.
+    gradient that reaches them there, where autograd would write three tensors of the size of F and sum them.
     """
     if not is_ordinary((features, weight, bias)):
         return _formula(features, weight, bias)
@@ -25,7 +25,8 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     slow = kind == "cpu" and dtype == torch.float16  # products and sums of which are slow there, and may overflow
     if features.dtype != dtype or slow:
         return _formula(features, weight, bias)
-    return _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
+    same, averages, reduced = _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
+    return same if features.requires_grad else features, averages, reduced
 
 
 def _formula(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,26 +49,30 @@ class _PoolAndReduce(torch.autograd.Function):
         return features.view_as(features), _averages(_flat(features, last), last), reduced
 
     @staticmethod
+    @without_autocast
     def backward(
         ctx: Any, for_features: Tensor | None, for_averages: Tensor | None, for_reduced: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         features, weight, _ = inputs = ctx.saved_tensors
         gradients = (for_features, for_averages, for_reduced)
-        if for_features is None or for_averages is None or for_reduced is None or wants_formula():
+        unused = for_averages is None or for_reduced is None or (for_features is None and ctx.needs_input_grad[0])
+        if unused or wants_formula(*gradients):
             return tuple(gradients_of_formula(_formula, inputs, ctx.needs_input_grad, gradients))
+        assert for_averages is not None and for_reduced is not None
         last = is_channels_last(features)
         maps, for_maps = _flat(features, last), _flat(for_reduced, last)
         for_weight = None
         if ctx.needs_input_grad[1]:
             flipped = for_maps.flatten(0, 1).t() @ maps.flatten(0, 1) if last else for_maps @ maps.transpose(1, 2)
             for_weight = flipped.sum_to_size(weight.shape[:2]).view_as(weight)
-        if ctx.needs_input_grad[0]:
+        if for_features is not None:
             # What flows into F at a place: (gradient of f0(F), 1) times (weight; gradient of the averages / (H W)).
             left = torch.cat([for_maps, torch.ones_like(for_maps.narrow(2 if last else 1, 0, 1))], 2 if last else 1)
             average = for_averages[:, None] / features.shape[2:].numel()
             right = torch.cat([weight.flatten(1).expand(len(average), -1, -1), average], 1)
             total = _flat(for_features, last)
-            total = total.baddbmm_(left, right) if last else total.baddbmm_(right.transpose(1, 2), left)
+            factors = (left, right) if last else (right.transpose(1, 2), left)
+            total = torch.baddbmm(total, *factors)
             for_features = total.unflatten(1 if last else 2, features.shape[2:])
             for_features = for_features.permute(0, 3, 1, 2) if last else for_features
         return for_features, for_weight, for_reduced.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None

@@ -208,7 +208,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:4]
-    if wants_formula() or torch._C._functorch.is_legacy_batchedtensor(gradient):  # of is_grads_batched=True
+    if wants_formula(gradient):
         return *gradients_of_formula(partial(_formula, combine=ctx.combine), inputs, needed, [gradient]), None
     found = iter(gate_backward(gradient, *inputs, ctx.combine, list(needed)))
     return *[next(found) if need else None for need in needed], None
