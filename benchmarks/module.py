@@ -37,12 +37,15 @@ class Gate(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channel_logits = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.logits: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in and out."""
-        spatial_logits = self.channel_logits[:, :1].expand(len(x), 1, *x.shape[2:])
-        return gate(x, self.channel_logits.expand(len(x), -1, -1, -1), spatial_logits)
+        if self.logits is None:
+            n, c, h, w = x.shape
+            sizes = ((n, c, 1, 1), (n, 1, h, w))
+            self.logits = tuple(torch.randn(s, device=x.device, dtype=x.dtype, requires_grad=True) for s in sizes)
+        return gate(x, *self.logits)
 
 
 STRUCTURES["gate alone"] = Gate

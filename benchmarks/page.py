@@ -1,10 +1,11 @@
 """Write docs/performance.md and its plot from results.csv: tables, and the targets with what was measured for them.
 
-python benchmarks/page.py
+python benchmarks/page.py [results.csv]
 """
 
 import csv
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,8 @@ shared machine move by half between minutes. Below 10 % is noise there.
 WHY = """## What makes it fast, and what limits it
 
 - Both branches and the gate read F. `kernels/reduce.py` hands F on, so that in the backward pass one batched matrix
-  product adds what flows back through both branches to the gate's gradient, in place; autograd writes three tensors of
-  the size of F there and sums them.
+  product adds what flows back through both branches to the gate's gradient; autograd writes three tensors of the size
+  of F there and sums them.
 - `kernels/gate.py` works on the view in which F lies. (N, C, 1, 1) + (N, 1, H, W) has no layout of its own: the
   released structure turns a channels_last F into NCHW, for itself and for all that comes after it.
 - The average pooling and the sums of the backward pass are matrix products with ones on a CPU, where they are two to
@@ -44,8 +45,8 @@ WHY = """## What makes it fast, and what limits it
   does a forward pass get to 5 floors here.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
 - Folders of JPEGs, on a CPU: a process that decodes beside the network takes its cores, and its threads then wait for
-  each other: with one worker two steps took 13.5 s, without 4.5 s (`benchmarks/loop.py --workers 0`). The default there is
-  none; on a GPU it is one for each free core.
+  each other: with one worker two steps took 13.5 s, without 4.5 s (`benchmarks/loop.py --workers 1`). The default there
+  is none; on a GPU it is one for each free core.
 - By default tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these
   figures up to a third of the time of the module alone. `bam train` and `bam compare` therefore keep freed memory
   (`training/memory.py`), and so do these benchmarks: 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, in
@@ -121,7 +122,8 @@ def targets(rows: list[Row]) -> Iterable[str]:
     for target in _targets():
         cells = []
         for machine in machines:
-            found = [row for row in rows if _machine(row) == machine and target.row.items() <= row.items()]
+            own = [row for row in rows if _machine(row) == machine and "compiled" not in row["shape"]]
+            found = [row for row in own if target.row.items() <= row.items()]
             values = [round(target.turn(float(row[target.column])), 2) for row in found]
             cells.append(", ".join(f"{v:g}{'' if target.reached(v, target.goal) else ' (missed)'}" for v in values))
         sign = "at least" if target.reached is operator.ge else "at most"
@@ -181,7 +183,7 @@ def _machine(row: Row) -> str:
 
 def main() -> None:
     """Write the page."""
-    rows = latest(RESULTS)
+    rows = latest(Path(sys.argv[1]) if len(sys.argv) == 2 else RESULTS)
     plot(rows, DOCS / "performance.svg")
     gpu = any(not row["threads"] for row in rows)
     parts = [

@@ -43,6 +43,7 @@ def flags(documentation: str, **defaults: int | str) -> argparse.Namespace:
     keep_freed_memory()  # as `bam train` does; else how many fresh pages a path gets depends on what ran before it
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    torch._dynamo.config.recompile_limit = 64  # else the last of many structures would run uncompiled, in silence
     return args
 
 

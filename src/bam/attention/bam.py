@@ -150,6 +150,8 @@ class BAM(nn.Module):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         identity = ", identity=True" if self.scale is not None else ""
+        identity += ", recompute=True" if self.recompute else ""
+        identity += f", kernel={self.kernel!r}" if self.kernel != "auto" else ""
         return (
             f"{self.channels}, reduction={self.reduction}, dilation={self.dilation}, "
             f"combine={self.combine!r}, branch={self.branch!r}, layout={self.layout!r}{identity}"

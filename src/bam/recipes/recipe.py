@@ -48,8 +48,8 @@ class Recipe:
         weight_decay: of SGD.
         decay_weights_only: spare biases, normalisation layers and scalars the weight decay.
         label_smoothing: share of the target spread over all classes.
-        precision: "auto" is bf16 where the device has fast bf16 arithmetic, else fp32; "tf32" is fp32 with faster, less
-            precise products on NVIDIA GPUs.
+        precision: "auto" is bf16 where the device has fast bf16 arithmetic, else fp32 (full float32, on GPUs too);
+            "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
         compile: run the network through torch.compile (minutes of compiling; pays in long runs).
         compile_mode: of torch.compile; "reduce-overhead" replays CUDA graphs, which small networks on a GPU need.
         deterministic: bit-equal results on the same machine; a little slower on a GPU.
@@ -102,7 +102,9 @@ class Recipe:
             raise ValueError("recipe: lr must be positive, weight_decay not negative and label_smoothing in [0, 1)")
         if self.freeze_backbone and self.pretrained is None:
             raise ValueError("recipe: freeze_backbone would keep random weights: give pretrained, too")
-        if self.compile and self.compile_mode != "default" and self.accumulation > 1:
+        if self.compile_mode != "default" and not self.compile:
+            raise ValueError(f"recipe: compile_mode {self.compile_mode} without compile does nothing: set compile, too")
+        if self.compile_mode != "default" and self.accumulation > 1:
             raise ValueError(
                 f"recipe: with compile_mode {self.compile_mode} CUDA graphs reuse the memory of gradients, which "
                 "then cannot be accumulated: choose accumulation 1, or compile_mode default"
