@@ -1,6 +1,6 @@
 """Write docs/performance.md and its plot from results.csv: tables, and the targets with what was measured for them.
 
-python benchmarks/page.py [results.csv]
+    python benchmarks/page.py [results.csv]
 """
 
 import csv
@@ -168,7 +168,9 @@ def plot(rows: list[Row], path: Path) -> None:
             ax.plot(*zip(*points, strict=True), marker="o", label=f"{name[0]} ({name[1]})")
         ax.set(xscale="log", yscale="log", xlabel=subject)
         ax.set_xticks([int(row["shape"]) for row in chosen if row["path"] == "bam"])
-        ax.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        ax.set_yticks([5, 10, 20, 40])
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
         ax.minorticks_off()
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("forward and backward, in floors")
