@@ -148,7 +148,9 @@ def _sum(values: Tensor, shape: torch.Size) -> Tensor:
     maps = values.permute(0, 2, 3, 1).flatten(1, 2) if last else values.flatten(2)
     if last == over_places:
         return (maps.new_ones(1, 1, maps.shape[1]).expand(len(maps), -1, -1) @ maps).view(shape)
-    return (maps @ maps.new_ones(maps.shape[2], 1)).view(shape)
+    sums = maps @ maps.new_ones(maps.shape[2], 1)
+    # In the strides of F: the BatchNorm that this goes back through rounds less for channels_last bfloat16 than else.
+    return sums.unflatten(1, shape[2:]).permute(0, 3, 1, 2) if last else sums.view(shape)
 
 
 def is_channels_last(features: Tensor) -> bool:
