@@ -1,6 +1,6 @@
 """Write docs/performance.md and its plot from results.csv: tables, and the targets with what was measured for them.
 
-    python benchmarks/page.py [results.csv]
+python benchmarks/page.py [results.csv]
 """
 
 import csv

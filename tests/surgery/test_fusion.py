@@ -1,5 +1,4 @@
 import copy
-import pickle
 import warnings
 
 import pytest
@@ -12,6 +11,7 @@ from torchvision.models import get_model
 import bam
 from bam.export import export_model, save_pretrained
 from tests.conftest import restless
+from tests.surgery.copies import COPIES
 
 IMAGE = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -243,20 +243,10 @@ def test_refusals_leave_the_model_alone(build, told):
     assert [(name, id(part), part.training) for name, part in model.named_modules()] == before
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [
-        copy.deepcopy,
-        lambda model: pickle.loads(pickle.dumps(model)),
-        torch.fx.symbolic_trace,
-        lambda model: torch.compile(model, fullgraph=True, backend="aot_eager"),
-        lambda model: torch.export.export(model, (IMAGE,)).module(),
-    ],
-    ids=["deepcopy", "pickle", "fx", "compile", "export"],
-)
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_of_fused_networks_compute_the_same(copied):
     fused = bam.fuse(resnet())
-    torch.testing.assert_close(copied(fused)(IMAGE), fused(IMAGE))
+    torch.testing.assert_close(copied(fused, IMAGE)(IMAGE), fused(IMAGE))
 
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])

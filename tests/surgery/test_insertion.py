@@ -1,5 +1,4 @@
 import copy
-import pickle
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 import bam
 from tests.conftest import restless
+from tests.surgery.copies import COPIES
 
 SITES = ["layer1", "layer2", "layer3"]
 
@@ -85,20 +85,10 @@ def test_detach_gives_the_original_back(plain):
     assert torch.equal(model(IMAGE), plain(IMAGE))
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [
-        copy.deepcopy,
-        lambda model: pickle.loads(pickle.dumps(model)),
-        torch.fx.symbolic_trace,
-        lambda model: torch.compile(model, fullgraph=True, backend="aot_eager"),
-        lambda model: torch.export.export(model, (IMAGE,)).module(),
-    ],
-    ids=["deepcopy", "pickle", "fx", "compile", "export"],
-)
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_copies_compute_the_same(gated, copied):
     expected = gated(IMAGE)
-    torch.testing.assert_close(copied(gated)(IMAGE), expected)
+    torch.testing.assert_close(copied(gated, IMAGE)(IMAGE), expected)
 
 
 def test_export_with_dynamic_sizes(gated):

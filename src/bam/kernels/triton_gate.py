@@ -24,14 +24,22 @@ def tile(i: int, j: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _places(I, J, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr):  # noqa: E741
+def _places(num_i, num_j, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr):
     """Of this program: sample, block of rows, block of columns, rows, columns, offsets in F, and which are in F."""
-    program, blocks = tl.program_id(0), tl.cdiv(J, BLOCK_J)
-    n = (program // (tl.cdiv(I, BLOCK_I) * blocks)).to(tl.int64)  # F may have more than 2^31 elements
-    block_i, block_j = program // blocks % tl.cdiv(I, BLOCK_I), program % blocks
+    program, blocks = tl.program_id(0), tl.cdiv(num_j, BLOCK_J)
+    n = (program // (tl.cdiv(num_i, BLOCK_I) * blocks)).to(tl.int64)  # F may have more than 2^31 elements
+    block_i, block_j = program // blocks % tl.cdiv(num_i, BLOCK_I), program % blocks
     i = block_i * BLOCK_I + tl.arange(0, BLOCK_I)
     j = block_j * BLOCK_J + tl.arange(0, BLOCK_J)
-    return n, block_i, block_j, i, j, (n * I + i[:, None]) * J + j[None, :], (i < I)[:, None] & (j < J)[None, :]
+    return (
+        n,
+        block_i,
+        block_j,
+        i,
+        j,
+        (n * num_i + i[:, None]) * num_j + j[None, :],
+        (i < num_i)[:, None] & (j < num_j)[None, :],
+    )
 
 
 @triton.jit
@@ -71,11 +79,11 @@ def _for_branch(d, own, other, COMBINE: tl.constexpr):
 
 @triton.jit
 def _forward(
-    features, rows, columns, scale, out, I, J,  # noqa: E741
+    features, rows, columns, scale, out, num_i, num_j,
     COMBINE: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
-    n, _, _, i, j, places, inside = _places(I, J, BLOCK_I, BLOCK_J)
-    m = _attention(_logits(rows, n, i, I, ACC), _logits(columns, n, j, J, ACC), inside, COMBINE)
+    n, _, _, i, j, places, inside = _places(num_i, num_j, BLOCK_I, BLOCK_J)
+    m = _attention(_logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC), inside, COMBINE)
     if scale is not None:
         m *= tl.load(scale).to(ACC)
     f = tl.load(features + places, mask=inside, other=0).to(ACC)
@@ -84,12 +92,12 @@ def _forward(
 
 @triton.jit
 def _backward(
-    gradient, features, rows, columns, scale, for_features, for_rows, for_columns, for_scale, I, J,  # noqa: E741
+    gradient, features, rows, columns, scale, for_features, for_rows, for_columns, for_scale, num_i, num_j,
     COMBINE: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     """Gradients of features, and this block's part of the sums that are the others; None for what is not needed."""
-    n, block_i, block_j, i, j, places, inside = _places(I, J, BLOCK_I, BLOCK_J)
-    u, v = _logits(rows, n, i, I, ACC), _logits(columns, n, j, J, ACC)
+    n, block_i, block_j, i, j, places, inside = _places(num_i, num_j, BLOCK_I, BLOCK_J)
+    u, v = _logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC)
     m = _attention(u, v, inside, COMBINE)
     weighed = m
     if scale is not None:
@@ -103,10 +111,10 @@ def _backward(
     d = for_attention * weighed * (1 - m)
     if for_rows is not None:
         part = tl.sum(_for_branch(d, u[:, None], v[None, :], COMBINE), 1)
-        tl.store(for_rows + (n * tl.cdiv(J, BLOCK_J) + block_j) * I + i, part, mask=i < I)
+        tl.store(for_rows + (n * tl.cdiv(num_j, BLOCK_J) + block_j) * num_i + i, part, mask=i < num_i)
     if for_columns is not None:
         part = tl.sum(_for_branch(d, v[None, :], u[:, None], COMBINE), 0)
-        tl.store(for_columns + (n * tl.cdiv(I, BLOCK_I) + block_i) * J + j, part, mask=j < J)
+        tl.store(for_columns + (n * tl.cdiv(num_i, BLOCK_I) + block_i) * num_j + j, part, mask=j < num_j)
 
 
 #: Whether TRITON_INTERPRET=1 was set when this file was imported: the kernels then compute on a CPU.
@@ -181,16 +189,9 @@ def _(features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tens
 
 
 @gate_backward.register_fake
-def _(
-    gradient: Tensor,
-    features: Tensor,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    scale: Tensor | None,
-    combine: str,
-    needed: list[bool],
-) -> list[Tensor]:
-    tensors = zip((features, rows, columns, scale), _sizes(features), needed, strict=True)
+def _(gradient: Tensor, features: Tensor, *rest: Any) -> list[Tensor]:
+    *others, _, needed = rest
+    tensors = zip((features, *others), _sizes(features), needed, strict=True)
     return [t.new_empty(size) for t, size, need in tensors if need and t is not None]
 
 
