@@ -28,6 +28,7 @@ from bam.models import build
 from bam.training.display import Display
 from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer as make_optimizer
+from bam.training.tasks import task_of
 
 
 class Training:
@@ -36,6 +37,7 @@ class Training:
     def __init__(self, recipe: recipes.Recipe, num_classes: int, args: argparse.Namespace) -> None:
         precision = {"fp32": "no"}.get(args.dtype, args.dtype)
         self.recipe, self.accelerator = recipe, Accelerator(mixed_precision=precision, cpu=args.device == "cpu")
+        self.task = task_of(recipe)
         model = build(recipe.model, num_classes).to(self.accelerator.device).to(memory_format=torch.channels_last)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
         if args.compile:
@@ -61,7 +63,7 @@ class Training:
             while True:
                 display = Display("", 1, 0, visible=False)
                 yield from train_epoch(
-                    self.recipe, self.model, self.optimizer, batches, self.accelerator, progress, display
+                    self.recipe, self.task, self.model, self.optimizer, batches, self.accelerator, progress, display
                 )
                 progress.step_in_epoch = 0
 

@@ -57,7 +57,7 @@ def test_compare_end_to_end(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "bam - none: " in told and f"report: {tmp_path}/report.html" in told
     summary = json.loads((tmp_path / "summary.json").read_text())
-    by_seed = {v["name"]: dict(zip(v["seeds"], v["errors"], strict=True)) for v in summary["variants"]}
+    by_seed = {v["name"]: dict(zip(v["seeds"], v["results"], strict=True)) for v in summary["variants"]}
     (comparison,) = summary["comparisons"]
     assert comparison["differences"] == pytest.approx([by_seed["bam"][s] - by_seed["none"][s] for s in (0, 1)])
     assert all(v["latency_ms"] > 0 and v["images_per_second"] > 0 for v in summary["variants"])

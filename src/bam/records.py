@@ -12,6 +12,20 @@ from bam.files import write_atomically
 FILE_NAME = "record.json"
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A result that networks are compared by, a share of 1 in records."""
+
+    key: str  #: its name in the history and the final figures of a record
+    label: str
+    meaning: str
+    higher_is_better: bool = False
+
+
+TEST_ERROR = Measure("test_error", "test error", "images whose class is not the most likely one")
+TEST_ERROR_TOP5 = Measure("test_error_top5", "top-5", "images whose class is not among the five most likely ones")
+
+
 @dataclass
 class Record:
     """One run. Errors are shares of 1, times are seconds, rates are images a second."""
@@ -28,6 +42,7 @@ class Record:
     data: str = ""  #: fingerprint of the images, for training and for testing
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
+    measures: list[Measure] = field(default_factory=list)  #: of the final figures; the first decides
     format: int = 1
 
     @property
@@ -57,7 +72,11 @@ class Record:
         known = {f.name for f in fields(cls)}
         if not isinstance(content, dict) or content.get("format") != 1 or not known >= set(content):
             raise ValueError(f"{path} is not a record of format 1, which this version of bam reads")
-        return cls(**content)
+        record = cls(**content)
+        record.measures = [Measure(**measure) for measure in content.get("measures", [])]
+        if record.final and not record.measures:  # those of the first versions, which were all of classification
+            record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
+        return record
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:

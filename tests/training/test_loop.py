@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bam.data import Batches, load
 from bam.recipes import Recipe
 from bam.training import build_model
+from bam.training.classification import Classification
 from bam.training.display import Display
-from bam.training.loop import Progress, evaluate, train_epoch
+from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer
 from bam.training.run import _settings
 
@@ -85,7 +86,7 @@ def test_no_step_waits_for_the_device(accumulation):
     accelerator, model, stepper, batches, _ = parts(recipe)
     progress = Progress(accelerator.device)
     display = Display("", 1, 0, visible=False)
-    epoch = train_epoch(recipe, model, stepper, batches, accelerator, progress, display)
+    epoch = train_epoch(recipe, Classification(recipe), model, stepper, batches, accelerator, progress, display)
     next(epoch)  # the epoch's order is drawn on the host and sent to the device; optimiser states are made
     if torch.cuda.is_available():
         torch.cuda.set_sync_debug_mode("error")
@@ -102,7 +103,8 @@ def test_no_step_waits_for_the_device(accumulation):
 
 def test_evaluation_waits_once(monkeypatch):
     accelerator, model, _, _, tested = parts(RECIPE)
-    expected = evaluate(model, tested, accelerator)
+    evaluate = Classification(RECIPE).evaluate
+    expected = evaluate(model, tested, accelerator, None)
     last = {}
 
     def reduce(total, how):
@@ -112,7 +114,7 @@ def test_evaluation_waits_once(monkeypatch):
 
     monkeypatch.setattr(accelerator, "reduce", reduce)
     mode = NoWaiting().__enter__()
-    assert evaluate(model, tested, accelerator) == expected
+    assert evaluate(model, tested, accelerator, None) == expected
     assert last["seen"] > 50 and last["total"][3] == len(tested.images)
 
 

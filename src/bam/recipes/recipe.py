@@ -14,6 +14,12 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
     str | None: (str, type(None)),
 }
+#: The least values of fields.
+_LEAST = {
+    "epochs": 1, "batch_size": 1, "accumulation": 1, "crop_padding": 0, "seed": 0, "clip_norm": 0, "evaluate_every": 1,
+}  # fmt: skip
+_OF_CLASSIFICATION = ("crop_padding", "flip", "freeze_backbone", "label_smoothing", "compile")
+_OF_DETECTION = ("model_options", "backbone", "normalization")
 
 
 @dataclass(frozen=True)
@@ -22,12 +28,19 @@ class Recipe:
 
     Attributes:
         name: of the recipe it came from.
-        data: data set, a name in `bam.data.DATA`, or folder:PATH for a folder of images, see `bam.data.folder`.
+        task: "classification", one class an image, or "detection", boxes and their classes.
+        data: data set, a name in `bam.data.DATA`, or folder:PATH for a folder of images, see `bam.data.folder`; for
+            detection a name in `bam.data.BOXES`.
         data_options: passed to the data set's loader, e.g. {"canvas": 40}, or {"size": 160} for a folder.
         crop_padding: random crops after padding by so many pixels; 0 for none.
         flip: mirror training images at random.
         model: network, see `bam models`.
+        model_options: of a detector, passed to its constructor, e.g. {"min_size": [640, 800], "max_size": 1333}.
         pretrained: weights to start from: a file, the folder of a run, or a tag of torchvision or timm ("default").
+        backbone: weights for a detector's backbone: a file or the folder of a run of classification, which may hold
+            this attention already, or a tag of torchvision.
+        normalization: BatchNorms of a detector's backbone: "batch" statistics; "frozen" as they are, also in weight and
+            bias, while those of attention only scale and shift; "sync" over all GPUs. Small batches want "frozen".
         freeze_backbone: train the attention and the classifier alone.
         attention: a name in `bam.ATTENTION`, or "none" for the network as it is.
         attention_options: passed to the attention module, e.g. {"reduction": 8}.
@@ -47,7 +60,9 @@ class Recipe:
         nesterov: Nesterov's form of the momentum.
         weight_decay: of SGD.
         decay_weights_only: spare biases, normalisation layers and scalars the weight decay.
+        clip_norm: scale gradients down to this norm; 0 to leave them.
         label_smoothing: share of the target spread over all classes.
+        evaluate_every: epochs between evaluations on the test images; the last epoch always ends with one.
         precision: "auto" is bf16 where the device has fast bf16 arithmetic, else fp32 (full float32, on GPUs too);
             "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
         compile: run the network through torch.compile (minutes of compiling; pays in long runs).
@@ -56,12 +71,16 @@ class Recipe:
     """
 
     name: str = "custom"
+    task: Literal["classification", "detection"] = "classification"
     data: str = "digits"
     data_options: dict[str, Any] = field(default_factory=dict)
     crop_padding: int = 0
     flip: bool = False
     model: str = "cifar/resnet8"
+    model_options: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
+    backbone: str | None = None
+    normalization: Literal["batch", "frozen", "sync"] = "batch"
     freeze_backbone: bool = False
     attention: str = "none"
     attention_options: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +99,9 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_weights_only: bool = False
+    clip_norm: float = 0.0
     label_smoothing: float = 0.0
+    evaluate_every: int = 1
     precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = "auto"
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
@@ -95,9 +116,10 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be of type {types[0].__name__}, got {value!r}")
             if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
                 raise ValueError(f"recipe: {name} must be one of {', '.join(typing.get_args(kind))}, got {value!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulation", 1), ("crop_padding", 0), ("seed", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
+        self._check_task()
         if self.lr <= 0 or self.weight_decay < 0 or not 0 <= self.label_smoothing < 1:
             raise ValueError("recipe: lr must be positive, weight_decay not negative and label_smoothing in [0, 1)")
         if self.freeze_backbone and self.pretrained is None:
@@ -111,6 +133,14 @@ class Recipe:
             )
         if self.batch_size % self.accumulation:
             raise ValueError(f"recipe: batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+
+    def _check_task(self) -> None:
+        """Refuse fields of the other task, which would be passed over in silence."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"model_options": {}}
+        foreign = _OF_CLASSIFICATION if self.task == "detection" else _OF_DETECTION
+        for name in foreign:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"recipe: {name} {getattr(self, name)!r} means nothing for the task {self.task}")
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""

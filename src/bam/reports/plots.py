@@ -11,25 +11,25 @@ from matplotlib.ticker import MaxNLocator
 _COLOURS = ("#5b6770", "#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45")
 
 
-def learning_curves(variants: list[dict[str, Any]]) -> str:
-    """Test error (%) by epoch: a thin line a seed, a thick one for their mean."""
+def learning_curves(variants: list[dict[str, Any]], measure: str) -> str:
+    """The measure (%) by epoch: a thin line a seed, a thick one for their mean."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for variant, colour in zip(variants, _cycle(len(variants)), strict=True):
         curves = [[point[1] for point in curve] for curve in variant["curves"]]
-        epochs = range(1, min(map(len, curves)) + 1)
+        epochs = [point[0] for point in variant["curves"][0]][: min(map(len, curves))]
         for curve in curves:
             axes.plot(epochs, curve[: len(epochs)], color=colour, alpha=0.3, linewidth=0.8)
         mean = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
         axes.plot(epochs, mean, color=colour, linewidth=2, marker="o", markersize=3, label=variant["name"])
-    axes.set(xlabel="epoch", ylabel="test error, %")
+    axes.set(xlabel="epoch", ylabel=f"{measure}, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _svg(figure)
 
 
-def differences(comparisons: list[dict[str, Any]]) -> str:
-    """Paired differences of the error (percentage points): a dot a seed, the mean and its interval."""
+def differences(comparisons: list[dict[str, Any]], measure: dict[str, Any]) -> str:
+    """Paired differences of the measure (percentage points): a dot a seed, the mean and its interval."""
     figure = Figure(figsize=(6.4, 0.9 + 0.6 * len(comparisons)), layout="constrained")
     axes = figure.add_subplot()
     for row, (comparison, colour) in enumerate(zip(comparisons, _cycle(len(comparisons) + 1)[1:], strict=True)):
@@ -40,7 +40,9 @@ def differences(comparisons: list[dict[str, Any]]) -> str:
     axes.axvline(0, color="#999999", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(comparisons)), [c["name"] for c in comparisons])
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
-    axes.set_xlabel(f"test error minus that of {comparisons[0]['baseline']}, percentage points (left is better)")
+    side = "right" if measure["higher_is_better"] else "left"
+    baseline = comparisons[0]["baseline"]
+    axes.set_xlabel(f"{measure['label']} minus that of {baseline}, percentage points ({side} is better)")
     return _svg(figure)
 
 

@@ -27,12 +27,15 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
         lstrip_blocks=True,
     )
     templates.filters |= {"count": format_count, "percent": _percent, "interval": _interval, "signed": "{:+.2f}".format}
+    templates.filters |= {"rate": _rate, "capitalized": lambda text: text[:1].upper() + text[1:]}
+    measure = summary["measures"][0]
     page = {
         "s": summary,
+        "label": measure["label"],
         "command": command,
         "recipe_yaml": _yaml(summary["recipe"]),
-        "curves": learning_curves(summary["variants"]),
-        "differences": differences(summary["comparisons"]) if summary["comparisons"] else "",
+        "curves": learning_curves(summary["variants"], measure["label"]),
+        "differences": differences(summary["comparisons"], measure) if summary["comparisons"] else "",
     }
     write_atomically(out / "report.html", templates.get_template("report.html.jinja").render(page))
     templates.autoescape = False
@@ -43,9 +46,10 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
 
 def table(summary: dict[str, Any]) -> list[str]:
     """The result in a few lines, for a terminal."""
+    label = summary["measures"][0]["label"]
     lines = [
-        f"{v['name']}: {_percent(v['error_mean'], v['error_std'])} test error, {v['params']:,} parameters, "
-        f"{format_count(v['macs'])} MACs, {v['images_per_second']:,.0f} images/s in training"
+        f"{v['name']}: {_percent(v['mean'], v['std'])} {label}, {v['params']:,} parameters, "
+        f"{format_count(v['macs'])} MACs, {_rate(v['images_per_second'])} images/s in training"
         for v in summary["variants"]
     ]
     for c in summary["comparisons"]:
@@ -56,6 +60,10 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 def _percent(mean: float, deviation: float | None) -> str:
     return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def _rate(images_per_second: float) -> str:
+    return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f}"
 
 
 def _interval(interval: list[float] | None) -> str:
@@ -71,14 +79,15 @@ def _yaml(recipe: dict[str, Any]) -> str:
 def _csv(summary: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", "seed", "test_error_percent", "params", "macs", "images_per_second", "latency_ms"])
+    measure = f"{summary['measures'][0]['key']}_percent"
+    writer.writerow(["variant", "seed", measure, "params", "macs", "images_per_second", "latency_ms"])
     for variant in summary["variants"]:
-        for seed, error in zip(variant["seeds"], variant["errors"], strict=True):
+        for seed, value in zip(variant["seeds"], variant["results"], strict=True):
             writer.writerow(
                 [
                     variant["name"],
                     seed,
-                    f"{error:.4f}",
+                    f"{value:.4f}",
                     variant["params"],
                     variant["macs"],
                     f"{variant['images_per_second']:.1f}",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus baseline, seed by seed, of something that is better when smaller (an error)."""
+    """Variant minus baseline, seed by seed, of something that is better when smaller (an error), or when larger."""
 
     differences: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None  #: None where the spread cannot be estimated
     confidence: float
+    higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
@@ -23,14 +24,14 @@ class Difference:
         if self.interval is None:
             return f"no verdict: all {n} differences are equal, which says nothing about their spread"
         low, high = self.interval
-        if high < 0:
-            return "better"
-        if low > 0:
-            return "worse"
-        return f"no difference shown with n={n}"
+        if low <= 0 <= high:
+            return f"no difference shown with n={n}"
+        return "better" if (low > 0) == self.higher_is_better else "worse"
 
 
-def paired_difference(baseline: Sequence[float], variant: Sequence[float], confidence: float = 0.95) -> Difference:
+def paired_difference(
+    baseline: Sequence[float], variant: Sequence[float], confidence: float = 0.95, *, higher_is_better: bool = False
+) -> Difference:
     """Mean of variant - baseline over pairs, with Student's t interval for it (n - 1 degrees of freedom).
 
     Raises:
@@ -47,7 +48,7 @@ def paired_difference(baseline: Sequence[float], variant: Sequence[float], confi
 
         half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
         interval = (mean - half, mean + half)
-    return Difference(differences, mean, interval, confidence)
+    return Difference(differences, mean, interval, confidence, higher_is_better)
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:

@@ -1,10 +1,11 @@
-"""What the records of a comparison say, as plain data: errors in percent, differences in percentage points."""
+"""What the records of a comparison say, as plain data: measures in percent, differences in percentage points."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
-from bam.records import Record
+from bam.records import Measure, Record
 from bam.reports.statistics import paired_difference, standard_deviation
 
 
@@ -19,21 +20,25 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         if not runs:
             raise ValueError(f"no run of {name!r} is complete yet: nothing to report")
     baseline = next(iter(done))
-    variants = [_variant(name, runs, (latency_ms or {}).get(name)) for name, runs in done.items()]
-    comparisons = [_comparison(baseline, name, done) for name in done if name != baseline]
     first = next(iter(done[baseline].values()))
+    all_runs = [run for of_variant in done.values() for run in of_variant.values()]
+    # A top-5 error that some runs lack, say, is not compared.
+    measures = [measure for measure in first.measures if all(measure.key in run.final for run in all_runs)]
+    variants = [_variant(name, runs, measures, (latency_ms or {}).get(name)) for name, runs in done.items()]
+    comparisons = [_comparison(baseline, name, done, measures[0]) for name in done if name != baseline]
     return {
         "baseline": baseline,
         "recipe": first.recipe,
         "environment": first.environment,
+        "measures": [asdict(measure) for measure in measures],
         "variants": variants,
         "comparisons": comparisons,
     }
 
 
-def _variant(name: str, runs: dict[int, Record], latency: float | None) -> dict[str, Any]:
-    errors = [100 * run.final["test_error"] for run in runs.values()]
-    top5 = [100 * run.final["test_error_top5"] for run in runs.values() if "test_error_top5" in run.final]
+def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latency: float | None) -> dict[str, Any]:
+    values = {measure.key: [100 * run.final[measure.key] for run in runs.values()] for measure in measures}
+    decisive = values[measures[0].key]
     some = next(iter(runs.values()))
     return {
         "name": name,
@@ -41,24 +46,27 @@ def _variant(name: str, runs: dict[int, Record], latency: float | None) -> dict[
         "macs": some.cost["macs"],
         "sites": some.sites,
         "seeds": list(runs),
-        "errors": errors,
-        "error_mean": fmean(errors),
-        "error_std": standard_deviation(errors),
-        "error_top5_mean": fmean(top5) if len(top5) == len(runs) else None,
+        "results": decisive,
+        "mean": fmean(decisive),
+        "std": standard_deviation(decisive),
+        "means": {key: fmean(of_runs) for key, of_runs in values.items()},
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
         "latency_ms": latency,
-        "curves": [
-            [[row["epoch"], 100 * row["test_error"], row["train_loss"]] for row in run.history] for run in runs.values()
-        ],
+        "curves": [_curve(run, measures[0].key) for run in runs.values()],
     }
 
 
-def _comparison(baseline: str, name: str, done: dict[str, dict[int, Record]]) -> dict[str, Any]:
+def _curve(run: Record, key: str) -> list[list[float]]:
+    """Epoch, measure in percent and training loss of each epoch that was evaluated."""
+    return [[row["epoch"], 100 * row[key], row["train_loss"]] for row in run.history if key in row]
+
+
+def _comparison(baseline: str, name: str, done: dict[str, dict[int, Record]], measure: Measure) -> dict[str, Any]:
     seeds = [seed for seed in done[baseline] if seed in done[name]]
     if not seeds:
         raise ValueError(f"{name!r} and the baseline {baseline!r} have no seed in common: nothing to compare")
-    mine, theirs = ([100 * done[v][seed].final["test_error"] for seed in seeds] for v in (name, baseline))
-    difference = paired_difference(theirs, mine)
+    mine, theirs = ([100 * done[v][seed].final[measure.key] for seed in seeds] for v in (name, baseline))
+    difference = paired_difference(theirs, mine, higher_is_better=measure.higher_is_better)
     return {
         "name": name,
         "baseline": baseline,

@@ -9,13 +9,12 @@ import torch
 from accelerate import PartialState
 
 from bam.costs import latency_ms
-from bam.data import load
 from bam.files import write_atomically
 from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
-from bam.training.network import build_model
 from bam.training.run import check_folder, run
 from bam.training.session import check_data
+from bam.training.tasks import Task, task_of
 
 PLAN = "comparison.json"
 
@@ -68,7 +67,7 @@ def compare(
             title=f"[{number}/{len(variants)}] {folder.name}",
         )
     if PartialState().is_main_process:
-        plan["latency_ms"] = _latency(out, attentions, seeds[0])
+        plan["latency_ms"] = _latency(task_of(recipe), out, attentions, seeds[0])
         write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
@@ -104,29 +103,29 @@ def _check(
     """Raise what any of the runs would raise at its start, before the first one trains for hours."""
     for seed, attention in variants:
         check_folder(variant(recipe, attention).replace(seed=seed), _folder(out, attention, seed), device)
+    task = task_of(recipe)
     with PartialState().main_process_first():  # it may download
-        train, test = load(recipe.data, data_root, **recipe.data_options)
+        train, test = task.load(recipe, data_root)
     for seed, attention in variants:
         folder = _folder(out, attention, seed)
         if (folder / "record.json").exists():
             check_data(Record.read(folder), train, test, folder)
     for attention in dict.fromkeys(name for _, name in variants):
-        build_model(variant(recipe, attention), len(train.classes), train.image_size)
+        task.model(variant(recipe, attention), train)
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
     return out / f"{folder_name(attention)}-seed{seed}"
 
 
-def _latency(out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:
+def _latency(task: Task, out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:
     """Milliseconds an image, of the networks in the precision that they were trained in."""
     models = {}
     for attention in attentions:
         folder = _folder(out, attention, seed)
         record = Record.read(folder)
         device = record.environment["device"]
-        height, width = record.image_size
-        model = build_model(Recipe(**record.recipe), record.num_classes, (height, width), to_train=False)
+        model = task.model(Recipe(**record.recipe), record, to_train=False)
         models[attention] = model.to(device).to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])

@@ -40,21 +40,23 @@ class Display:
         """Whether the bar wants fresh figures."""
         return not self.progress.disable and time.perf_counter() - self.shown_at > 0.5
 
-    def step(self, done: int, loss: float, error: float, rate: float) -> None:
-        """Show the state after `done` steps."""
+    def step(self, done: int, figures: dict[str, float], rate: float) -> None:
+        """Show the state after `done` steps: losses, and shares in percent."""
         self.shown_at = time.perf_counter()
-        status = f"loss {loss:.3f}  error {100 * error:.1f} %  {rate:,.0f} images/s"
-        self.progress.update(self.task, completed=done, status=status)
+        shown = [
+            f"{name.replace('_', ' ')} {value:.3f}" if name.startswith("loss") else f"{name} {100 * value:.1f} %"
+            for name, value in figures.items()
+        ]
+        self.progress.update(self.task, completed=done, status="  ".join([*shown, _rate(rate)]))
 
-    def epoch(self, row: dict[str, float], epochs: int) -> None:
+    def epoch(self, epoch: int, epochs: int, told: str, rate: float) -> None:
         """One line for a finished epoch."""
-        self.console.print(
-            f"{self.title}  epoch {row['epoch']:.0f}/{epochs}  train loss {row['train_loss']:.3f} "
-            f"error {100 * row['train_error']:.2f} %  test error {100 * row['test_error']:.2f} %  "
-            f"{row['images_per_second']:,.0f} images/s",
-            soft_wrap=True,
-        )
+        self.console.print(f"{self.title}  epoch {epoch}/{epochs}  {told}  {_rate(rate)}", soft_wrap=True)
 
     def say(self, message: str) -> None:
         """One line of news; file names in it may be in no encoding."""
         self.console.print(message.encode(errors="backslashreplace").decode(), soft_wrap=True)
+
+
+def _rate(images_per_second: float) -> str:
+    return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f} images/s"

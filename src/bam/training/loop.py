@@ -1,4 +1,4 @@
-"""The loop: an epoch of training, and an evaluation."""
+"""The loop: an epoch of training."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from bam.data import BatchSource, Unreadable
 from bam.recipes import Recipe
 from bam.training.display import Display
 from bam.training.optimization import learning_rate
+from bam.training.tasks import Task
 
 
 class Progress:
@@ -27,7 +27,8 @@ class Progress:
         self.seconds = 0.0  #: of training in this epoch, up to when the clock was last read
         self.images = 0  #: seen by this process in this epoch
         self.unreadable = Unreadable()  #: left out of the batches of this process in this epoch
-        self.sums = torch.zeros(2, device=device, dtype=torch.float64)  # loss and errors, summed over these images
+        self.names: list[str] = []  #: of the figures that a step gives; the first is the loss
+        self.sums = torch.zeros(0, device=device, dtype=torch.float64)  # of each figure over these images
         self._losses: list[tuple[int, float, Tensor]] = []
         self.start_clock()
 
@@ -41,35 +42,48 @@ class Progress:
         self.seconds, self._since = self.seconds + now - self._since, now
         return self.seconds
 
-    def add(self, lr: float, loss: Tensor, errors: Tensor, images: int) -> None:
-        """Count one optimisation step: its mean loss and its number of errors."""
-        self._losses.append((self.step, lr, loss))
-        self.sums += torch.stack([loss * images, errors])
+    def add(self, lr: float, figures: dict[str, Tensor], images: int) -> None:
+        """Count one optimisation step: the sum of each of its figures over its images."""
+        if not self.names:
+            self.names = list(figures)
+            self.sums = self.sums.new_zeros(len(figures))
+        values = torch.stack(list(figures.values()))
+        self._losses.append((self.step, lr, values[: len(self.losses)] / images))
+        self.sums += values
         self.images += images
         self.step += 1
         self.step_in_epoch += 1
 
-    def take_losses(self) -> list[tuple[int, str, str]]:
-        """(step, learning rate, loss) of the steps since the last call, as text."""
-        losses = torch.stack([loss for *_, loss in self._losses]).tolist() if self._losses else []
+    @property
+    def losses(self) -> list[str]:
+        """Names of the losses among the figures; the first is that which is minimised."""
+        return [name for name in self.names if name.startswith("loss")]
+
+    def take_losses(self) -> list[list[str]]:
+        """Step, learning rate and losses of the steps since the last call, as text."""
+        losses = torch.stack([values for *_, values in self._losses]).tolist() if self._losses else []
         self.read_clock()
-        rows = [(step, f"{lr:.6g}", f"{loss:.6g}") for (step, lr, _), loss in zip(self._losses, losses, strict=True)]
+        rows = [
+            [str(step), f"{lr:.6g}", *(f"{value:.6g}" for value in values)]
+            for (step, lr, _), values in zip(self._losses, losses, strict=True)
+        ]
         self._losses.clear()
         return rows
+
+    def means(self) -> dict[str, float]:
+        """Each figure so far in this epoch; waits for the device."""
+        return dict(zip(self.names, (self.sums / self.images).tolist(), strict=True))
 
     def finish_epoch(self, accelerator: Accelerator) -> dict[str, float]:
         """The figures of the epoch that ends here, over all processes; the next one begins."""
         seen = torch.tensor([self.images], device=self.sums.device)  # not all processes could read all of their images
-        loss, errors, images = accelerator.reduce(torch.cat([self.sums, seen]).float(), "sum").tolist()
+        *sums, images = accelerator.reduce(torch.cat([self.sums, seen]).float(), "sum").tolist()
         seconds = self.read_clock()
         self.epoch += 1
-        row = {
-            "epoch": self.epoch,
-            "train_loss": loss / images,
-            "train_error": errors / images,
-            "seconds": seconds,
-            "images_per_second": images / seconds,
+        row = {"epoch": self.epoch} | {
+            f"train_{name}": value / images for name, value in zip(self.names, sums, strict=True)
         }
+        row |= {"seconds": seconds, "images_per_second": images / seconds}
         self.step_in_epoch, self.images, self.seconds = 0, 0, 0.0
         self.sums.zero_()
         return row
@@ -84,19 +98,22 @@ class Progress:
 
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on from here."""
-        names = ("epoch", "step", "step_in_epoch", "seconds", "images")
+        names = ("epoch", "step", "step_in_epoch", "seconds", "images", "names")
         unreadable = dataclasses.asdict(self.unreadable)
         return {name: getattr(self, name) for name in names} | {"sums": self.sums.cpu(), "unreadable": unreadable}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
-        self.sums.copy_(state.pop("sums"))
-        self.unreadable = Unreadable(**state.pop("unreadable", {}))  # states of the first versions lack it
+        self.sums = state.pop("sums").to(self.sums.device)
+        # States of the first versions, which were all of classification, lack some entries.
+        self.unreadable = Unreadable(**state.pop("unreadable", {}))
+        self.names = state.pop("names", ["loss", "error"])
         self.__dict__.update(state)
 
 
 def train_epoch(
     recipe: Recipe,
+    task: Task,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: BatchSource,
@@ -119,49 +136,22 @@ def train_epoch(
                 group["lr"] = lr
             # Each step has a seed of its own: nothing random is left to save, and a resumed run draws the same.
             torch.manual_seed((recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index)
-            losses, errors, images = [], [], 0
+            figures: dict[str, Tensor] = {}
+            images = 0
             for _ in range(parts):
                 image, target = next(stream)
                 with accelerator.accumulate(model):
-                    logits = _logits(model(image))
-                    loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+                    loss, added = task.loss(model, image, target)
                     accelerator.backward(loss)
+                    if recipe.clip_norm and accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                losses.append(loss.detach())
-                errors.append((logits.argmax(1) != target).sum())
+                for name, value in added.items():
+                    figures[name] = figures[name] + value if name in figures else value
                 images += len(target)
             progress.unreadable.add(batches.take_unreadable())
-            progress.add(lr, torch.stack(losses).mean(), torch.stack(errors).sum(), images)
+            progress.add(lr, figures, images)
             if display.due():
-                loss_now, error_now = (progress.sums / progress.images).tolist()
-                display.step(progress.step, loss_now, error_now, progress.images / progress.read_clock())
+                display.step(progress.step, progress.means(), progress.images / progress.read_clock())
             yield
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: BatchSource, accelerator: Accelerator) -> dict[str, float]:
-    """Mean cross-entropy, top-1 and (of more than 5 classes) top-5 error over all images that can be read."""
-    model.eval()
-    sums = torch.zeros(3, device=accelerator.device)
-    classes = seen = 0
-    for image, target in batches.test():
-        logits = _logits(model(image)).float()
-        loss = F.cross_entropy(logits, target, reduction="sum")
-        classes = logits.shape[1]
-        missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
-        sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum()])
-        seen += len(target)
-    total = torch.cat([sums, torch.tensor([seen], device=sums.device)])
-    loss_sum, errors, missed_sum, images = accelerator.reduce(total, "sum").tolist()
-    found = {"test_loss": loss_sum / images, "test_error": errors / images}
-    return found | ({"test_error_top5": missed_sum / images} if classes > 5 else {})
-
-
-def _logits(output: Any) -> Tensor:
-    """The class logits (N, num_classes) of a network's output; GoogLeNet's and Inception's auxiliary ones are left."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the network returns {what}, and no class logits (N, classes): it is no classifier of images")
-    return logits

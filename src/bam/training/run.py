@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 
-from bam.data import load
 from bam.recipes import Recipe
 from bam.records import Record
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
+from bam.training.tasks import task_of
 
 #: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
 #: cannot be read ends it.
@@ -55,11 +55,12 @@ def run(
         accelerator.wait_for_everyone()  # all processes have seen the same folder before one writes into it
         if record and record.complete:
             return record
+        task = task_of(recipe)
         with accelerator.main_process_first():  # it may download
-            train, test = load(recipe.data, data_root, **recipe.data_options)
+            train, test = task.load(recipe, data_root)
         if record is not None:
             check_data(record, train, test, out)
-        session = Session(recipe, out, accelerator, train, test, title or out.name)
+        session = Session(recipe, out, accelerator, task, train, test, title or out.name)
         if resume:
             session.restore()
         return session.train(save_minutes * 60)

@@ -14,17 +14,17 @@ from accelerate import Accelerator
 from safetensors.torch import save
 from torch import Tensor
 
-from bam.costs import cost
-from bam.data import BatchSource, LabelledImages
+from bam.data import BatchSource
+from bam.data.interface import Images
 from bam.files import append, write_atomically
 from bam.recipes import Recipe
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.training.display import Display
-from bam.training.loop import Progress, evaluate, train_epoch
-from bam.training.network import build_model, statistics
+from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer
 from bam.training.states import load_state, save_state, set_aside_after
+from bam.training.tasks import Task
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
@@ -43,20 +43,22 @@ class Session:
         recipe: Recipe,
         out: Path,
         accelerator: Accelerator,
-        train: LabelledImages,
-        test: LabelledImages,
+        task: Task,
+        train: Images,
+        test: Images,
         title: str,
     ) -> None:
         self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
+        self.task, self.test = task, test
         with accelerator.main_process_first():  # it may download pretrained weights
-            model = build_model(recipe, len(train.classes), train.image_size)
-        normalized_by = statistics(recipe, train)
+            model = task.model(recipe, train)
+        normalized_by = task.normalization(recipe, model, train)
         self.train_batches, self.test_batches = self._batches(train, test, normalized_by)
         mean, std = ([round(float(value) / 255, 6) for value in values] for values in normalized_by)
         self.record = Record(
             recipe.as_dict(),
             environment(str(accelerator.device), recipe.precision),
-            cost=dataclasses.asdict(cost(model, train.image_size)),
+            cost=dataclasses.asdict(task.cost(model, train.image_size)),
             sites=list(attended(model)),
             num_classes=len(train.classes),
             classes=list(train.classes),
@@ -73,7 +75,7 @@ class Session:
         self.main = accelerator.is_main_process
 
     def _batches(
-        self, train: LabelledImages, test: LabelledImages, normalized_by: tuple[Tensor, Tensor]
+        self, train: Images, test: Images, normalized_by: tuple[Tensor, Tensor]
     ) -> tuple[BatchSource, BatchSource]:
         recipe, processes = self.recipe, self.accelerator.num_processes
         if len(test) < processes:
@@ -86,8 +88,8 @@ class Session:
         device, shard = self.accelerator.device, (self.accelerator.process_index, processes)
         tested = part if max(test.image_size) > _SMALL else max(part, 256)
         return (
-            train.batches(part, normalized_by, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard),
-            test.batches(tested, normalized_by, device, shard=shard),
+            self.task.batches(recipe, train, part, normalized_by, device, shard),
+            self.task.batches(recipe, test, tested, normalized_by, device, shard),
         )
 
     def restore(self) -> None:
@@ -107,7 +109,9 @@ class Session:
         losses = self.progress.take_losses()
         if not self.main:
             return
-        append(self.out / STEPS, "".join(f"{step},{lr},{loss}\n" for step, lr, loss in losses))
+        if not (self.out / STEPS).exists():
+            losses.insert(0, ["step", "lr", *self.progress.losses])
+        append(self.out / STEPS, "".join(",".join(row) + "\n" for row in losses))
         save_state(
             self.out,
             self.progress.step,
@@ -128,7 +132,8 @@ class Session:
         if self.main:
             write_atomically(self.out / "recipe.yaml", self.recipe.to_yaml())
             set_aside_after(self.out, self.progress.step)
-            self._keep_steps_before(self.progress.step)
+            if (self.out / STEPS).exists():
+                self._keep_steps_before(self.progress.step)
         steps = self.train_batches.steps // self.recipe.accumulation * self.recipe.epochs
         saved_at = time.monotonic()
         with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
@@ -151,20 +156,31 @@ class Session:
         return self.record
 
     def _epoch(self, display: Display) -> Generator[None, None, None]:
-        parts = (self.recipe, self.model, self.optimizer, self.train_batches, self.accelerator, self.progress)
-        return train_epoch(*parts, display)
+        return train_epoch(
+            self.recipe,
+            self.task,
+            self.model,
+            self.optimizer,
+            self.train_batches,
+            self.accelerator,
+            self.progress,
+            display,
+        )
 
     def _finish_epoch(self, display: Display) -> None:
         """Evaluate, and enter and tell what came of the epoch."""
         row = self.progress.finish_epoch(self.accelerator)
-        row |= evaluate(self.model, self.test_batches, self.accelerator)
+        last = self.progress.epoch == self.recipe.epochs
+        if last or self.progress.epoch % self.recipe.evaluate_every == 0:
+            row |= self.task.evaluate(self.model, self.test_batches, self.accelerator, self.test)
         self.progress.unreadable.add(self.test_batches.take_unreadable())
         left_out = self.progress.take_unreadable()
         if left_out.count:
             row["unreadable"] = left_out.count
         self.record.history.append(row)
         self.progress.start_clock()
-        display.epoch(row, self.recipe.epochs)
+        told = self.task.describe(row)
+        display.epoch(self.progress.epoch, self.recipe.epochs, told, row["images_per_second"])
         if left_out.count:
             display.say(f"unreadable images left out in this epoch: {left_out.count}, e.g. {left_out.example}")
 
@@ -182,8 +198,9 @@ class Session:
         last = self.record.history[-1]
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
-        kept = ("test_error", "test_error_top5", "test_loss", "train_loss", "train_error")
-        self.record.final = {name: last[name] for name in kept if name in last}
+        self.record.final = {name: value for name, value in last.items() if name.startswith(("test_", "train_"))}
+        self.record.measures = self.task.measures(last)
+        self.task.finish(self.out, self.model, self.test_batches, self.accelerator, self.test)
         self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
         if self.main:
             weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
@@ -192,20 +209,23 @@ class Session:
         self.accelerator.wait_for_everyone()
 
     def _keep_steps_before(self, step: int) -> None:
-        """Begin steps.csv, or cut from it what came after the state that the run goes on from."""
+        """Cut from steps.csv, if it is there, what came after the state that the run goes on from."""
         path = self.out / STEPS
-        rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()[1:]] if path.exists() else []
+        header, *rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()] or [[]]
         # The last row may have been cut short by a kill, or damaged by a power failure.
-        kept = [row for row in rows if len(row) == 3 and row[0].isdigit() and int(row[0]) < step]
-        write_atomically(path, "".join(",".join(row) + "\n" for row in [["step", "lr", "loss"], *kept]))
+        kept = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) < step]
+        if kept:
+            write_atomically(path, "".join(",".join(row) + "\n" for row in [header, *kept]))
+        else:  # the first rows come with their header
+            path.unlink()
 
 
-def fingerprint(train: LabelledImages, test: LabelledImages) -> str:
+def fingerprint(train: Images, test: Images) -> str:
     """Of all images of a run."""
     return f"{train.fingerprint} {test.fingerprint}"
 
 
-def check_data(record: Record, train: LabelledImages, test: LabelledImages, out: Path) -> None:
+def check_data(record: Record, train: Images, test: Images, out: Path) -> None:
     """Raise ValueError if the run in `out` had other images than these."""
     if record.data and record.data != fingerprint(train, test):
         raise ValueError(

@@ -9,8 +9,8 @@ from bam.data import epoch_generator, load
 from bam.recipes import Recipe
 from bam.records import Record
 from bam.tensors import load_tensors, read_safetensors
-from bam.training.network import build_model
 from bam.training.session import WEIGHTS
+from bam.training.tasks import task_of
 
 
 def trained_model(folder: Path) -> tuple[nn.Module, Record]:
@@ -23,8 +23,8 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
-    height, width = record.image_size
-    model = build_model(Recipe(**record.recipe), record.num_classes, (height, width), to_train=False)
+    recipe = Recipe(**record.recipe)
+    model = task_of(recipe).model(recipe, record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
 

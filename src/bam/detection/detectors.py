@@ -1,0 +1,148 @@
+"""Detectors by name: torchvision's, put together around a network whose weights may come from classification."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from bam.attention.normalization import BatchNorm
+from bam.detection.pyramids import mobilenet_pyramid, small_pyramid, staircase
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector by name.
+
+    assemble(network, num_outputs, **options) puts it together around a plain classification network, which loses its
+    classifier; num_outputs counts the background. Options are those of torchvision's detector.
+    """
+
+    backbone: str  #: the network, by its name in `bam.models`
+    source: str  #: the paper that describes it
+    assemble: Callable[..., nn.Module]
+    sites: tuple[str, ...] | None = None  #: of attention by default; None for the bottlenecks of the network
+
+
+def _resnet_fpn(network: nn.Module, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
+    """A feature pyramid on the stages of a ResNet from number `first` on."""
+    stages = range(first, 5)
+    channels = [network.inplanes // 2 ** (4 - stage) for stage in stages]
+    return BackboneWithFPN(network, {f"layer{k}": str(k - first) for k in stages}, channels, 256, extra_blocks=extra)
+
+
+def faster_rcnn_resnet(network: nn.Module, num_outputs: int, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on a feature pyramid of a ResNet's four stages, as torchvision's."""
+    return FasterRCNN(_resnet_fpn(network, 1, LastLevelMaxPool()), num_outputs, **options)
+
+
+def retinanet_resnet(network: nn.Module, num_outputs: int, **options: Any) -> RetinaNet:
+    """RetinaNet on a feature pyramid of a ResNet's last three stages, as torchvision's."""
+    return RetinaNet(_resnet_fpn(network, 2, LastLevelP6P7(256, 256)), num_outputs, **options)
+
+
+def faster_rcnn_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> FasterRCNN:
+    """Faster R-CNN on a feature pyramid of MobileNetV3's last two scales, as torchvision's."""
+    layers = network.features
+    starts = [0, *(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False)), len(layers) - 1]
+    channels = [layers[k].out_channels for k in starts[-2:]]
+    names = {str(k): str(level) for level, k in enumerate(starts[-2:])}
+    pyramid = BackboneWithFPN(layers, names, channels, 256, extra_blocks=LastLevelMaxPool())
+    anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
+    return FasterRCNN(pyramid, num_outputs, **{"rpn_anchor_generator": anchors, "rpn_score_thresh": 0.05} | options)
+
+
+def _ssd300_anchors() -> DefaultBoxGenerator:
+    scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
+    ratios: list[list[int]] = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
+    return DefaultBoxGenerator(ratios, scales=scales, steps=[8, 16, 32, 64, 100, 300])
+
+
+def ssd300_vgg(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+    """SSD300, as torchvision's."""
+    backbone = SSDFeatureExtractorVGG(network.features, highres=False)
+    return SSD(backbone, _ssd300_anchors(), (300, 300), num_outputs, **options)
+
+
+def stairnet300_vgg(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+    """StairNet on SSD300's six maps, all at 256 channels, which is where the paper's six modules sit."""
+    base = SSDFeatureExtractorVGG(network.features, highres=False)
+    backbone = staircase(base, [512, 1024, 512, 256, 256, 256], 256, separable=False)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=_ssd300_anchors().scales, steps=_ssd300_anchors().steps)
+    return SSD(backbone, anchors, (300, 300), num_outputs, **options)
+
+
+def ssdlite_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+    """SSDlite320 on MobileNetV3, as torchvision's; its normalisation also works for one image a step."""
+    norm = partial(BatchNorm, eps=0.001, momentum=0.03)
+    layers = network.features
+    last = max(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
+    backbone = SSDLiteFeatureExtractorMobileNet(layers, last, norm)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
+    channels = [layers[last].block[0].out_channels, layers[-1].out_channels, 512, 256, 256, 128]
+    head = SSDLiteHead(channels, anchors.num_anchors_per_location(), num_outputs, norm)
+    usual = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
+    return SSD(backbone, anchors, (320, 320), num_outputs, head=head, **usual | options)
+
+
+def ssd300_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+    """SSD300 on MobileNet v1 with predictions by 1x1 convolutions, whose count is nearest to the paper's 5.81 M."""
+    backbone = mobilenet_pyramid(network)
+    return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
+
+
+def stairnet300_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+    """StairNet on the same six maps, at 128 channels and by depthwise separable convolutions."""
+    base = mobilenet_pyramid(network)
+    backbone = staircase(base, base.out_channels, 128, separable=True)
+    return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
+
+
+def ssd_small(network: nn.Module, num_outputs: int, *, size: int = 64, **options: Any) -> SSD:
+    """A small SSD on the last stage of a CIFAR ResNet, for images of some 64 pixels."""
+    return _predicting_ssd(small_pyramid(network), (size, size), num_outputs, kernel=3, **options)
+
+
+def _predicting_ssd(
+    backbone: nn.Module, size: tuple[int, int], num_outputs: int, *, kernel: int, **options: Any
+) -> SSD:
+    """An SSD with six default boxes a place, from a fifth of the image to nine tenths of it."""
+    levels = len(backbone.out_channels)
+    anchors = DefaultBoxGenerator([[2, 3]] * levels, min_ratio=0.2, max_ratio=0.9)
+    model = SSD(backbone, anchors, size, num_outputs, **options)
+    if kernel == 1:
+        for head in (model.head.classification_head, model.head.regression_head):
+            for k, conv in enumerate(head.module_list):
+                head.module_list[k] = nn.Conv2d(conv.in_channels, conv.out_channels, 1)
+                nn.init.xavier_uniform_(head.module_list[k].weight)
+                nn.init.zeros_(head.module_list[k].bias)
+    return model
+
+
+_FASTER = "Ren et al., arXiv 1506.01497; Lin et al., arXiv 1612.03144"
+_RETINA = "Lin et al., arXiv 1708.02002"
+_SSD = "Liu et al., arXiv 1512.02325"
+_STAIR = "Woo et al., arXiv 1709.05788"
+_HEADS = ("backbone.stairs.?",)
+
+#: Name -> detector. Where torchvision has one of that name, parts and state-dict keys are called as there.
+DETECTORS: dict[str, Detector] = {
+    "fasterrcnn_resnet50_fpn": Detector("resnet50", _FASTER, faster_rcnn_resnet),
+    "fasterrcnn_resnet101_fpn": Detector("resnet101", _FASTER, faster_rcnn_resnet),
+    "fasterrcnn_mobilenet_v3_large_fpn": Detector("mobilenet_v3_large", _FASTER, faster_rcnn_mobilenet),
+    "retinanet_resnet50_fpn": Detector("resnet50", _RETINA, retinanet_resnet),
+    "ssd300_vgg16": Detector("vgg16", _SSD, ssd300_vgg),
+    "ssdlite320_mobilenet_v3_large": Detector("mobilenet_v3_large", _SSD, ssdlite_mobilenet),
+    "ssd300_mobilenet": Detector("paper/mobilenet", _SSD, ssd300_mobilenet),
+    "stairnet300_vgg16": Detector("vgg16", _STAIR, stairnet300_vgg, _HEADS),
+    "stairnet300_mobilenet": Detector("paper/mobilenet", _STAIR, stairnet300_mobilenet, _HEADS),
+    "ssd_resnet8": Detector("cifar/resnet8", _SSD, ssd_small),
+    "ssd_resnet20": Detector("cifar/resnet20", _SSD, ssd_small),
+}

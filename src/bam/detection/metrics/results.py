@@ -1,0 +1,96 @@
+"""Ground truth and detections in COCO's format, <https://cocodataset.org/#format-data> and #format-results.
+
+Both are plain Python, so that `json.dump` writes them; pycocotools and faster_coco_eval read the files.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bam.data.boxes import Objects
+from bam.detection.metrics.detections import Detections, check_finite, check_labels
+
+
+def coco_ground_truth(
+    truth: Sequence[Objects],
+    image_ids: Sequence[int],
+    file_names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    classes: Sequence[str],
+    category_ids: Sequence[int],
+) -> dict[str, Any]:
+    """What COCO's file of annotations holds: info, images, annotations and categories.
+
+    Ignored objects become crowds (iscrowd 1), of which COCO's tool matches any part to any number of detections.
+
+    Args:
+        truth: the objects of each image.
+        image_ids: a number of its own for each image.
+        file_names: the file of each image.
+        sizes: (height, width) of each image in pixels.
+        classes: the names of the classes.
+        category_ids: COCO's number of each class: label k is category_ids[k - 1].
+
+    Raises ValueError for sequences that differ in length, numbers given twice and labels without a class.
+    """
+    _check_ids(image_ids, "images", truth=len(truth), file_names=len(file_names), sizes=len(sizes))
+    _check_ids(category_ids, "classes", classes=len(classes))
+    annotations: list[dict[str, Any]] = []
+    for image_id, objects in zip(image_ids, truth, strict=True):
+        check_labels(objects.labels, len(classes), f"an object of image {image_id}")
+        columns = (objects.labels.tolist(), _xywh(objects.boxes), objects.areas.tolist(), objects.ignored.tolist())
+        for label, box, area, ignored in zip(*columns, strict=True):
+            ids = {"id": len(annotations) + 1, "image_id": int(image_id), "category_id": int(category_ids[label - 1])}
+            annotations.append(ids | {"bbox": box, "area": area, "iscrowd": int(ignored)})
+    return {
+        "info": {"description": "written by bam.detection"},
+        "images": [
+            {"id": int(image_id), "file_name": str(name), "height": int(height), "width": int(width)}
+            for image_id, name, (height, width) in zip(image_ids, file_names, sizes, strict=True)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": int(i), "name": name} for i, name in zip(category_ids, classes, strict=True)],
+    }
+
+
+def coco_results(
+    found: Sequence[Detections], image_ids: Sequence[int], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What COCO's file of results holds: image_id, category_id, bbox (x, y, width, height) and score of each detection.
+
+    Args:
+        found: the detections in each image.
+        image_ids: the number of each image, as in `coco_ground_truth`.
+        category_ids: label k is category_ids[k - 1].
+
+    pycocotools cannot load a file without any detection; faster_coco_eval can.
+
+    Raises ValueError as `coco_ground_truth` does, and for detections that are not finite.
+    """
+    _check_ids(image_ids, "images", found=len(found))
+    _check_ids(category_ids, "classes")
+    results = []
+    for image_id, detections in zip(image_ids, found, strict=True):
+        check_labels(detections.labels, len(category_ids), f"a detection in image {image_id}")
+        check_finite(detections, image_id)
+        columns = (detections.labels.tolist(), _xywh(detections.boxes), detections.scores.tolist())
+        for label, box, score in zip(*columns, strict=True):
+            one = {"image_id": int(image_id), "category_id": int(category_ids[label - 1]), "bbox": box, "score": score}
+            results.append(one)
+    return results
+
+
+def _xywh(boxes: Tensor) -> list[list[float]]:
+    """Boxes xyxy (n, 4) as lists of x, y, width and height; the difference is taken in float64."""
+    corners, ends = boxes.double().split(2, dim=1)
+    return torch.cat([corners, ends - corners], dim=1).tolist()
+
+
+def _check_ids(ids: Sequence[int], what: str, **lengths: int) -> None:
+    for name, length in lengths.items():
+        if length != len(ids):
+            raise ValueError(f"there are {len(ids)} numbers of {what}, but {name} has {length}")
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"the numbers of the {what} must differ")
