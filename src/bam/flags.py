@@ -81,7 +81,7 @@ def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None)
         options = {"help": help, "required": True}
     if kind is bool:
         parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
-    elif kind in (list[float], list[str] | None):
+    elif kind in (list[float], list[str], list[str] | None):
         parser.add_argument(flag, type=ListOf(float if kind == list[float] else str), metavar="A,B,...", **options)
     else:
         parser.add_argument(flag, type=kind, **options)

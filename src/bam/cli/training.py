@@ -83,13 +83,47 @@ def report(out: Path) -> None:
     """
     from bam.reports import summarize, write_report
     from bam.reports.report import table
-    from bam.training.comparison import read_comparison
+    from bam.training.comparison import PICTURES, read_comparison
 
-    records, latency, recipe = read_comparison(out)
-    summary = summarize(records, latency)
-    summary["recipe"] = recipe or summary["recipe"]
+    records, plan = read_comparison(out)
+    summary = summarize(records, plan["latency_ms"])
+    summary["recipe"] = plan.get("recipe", summary["recipe"])
+    summary["pictures"] = [
+        {"file": f"{PICTURES}/{picture['file']}", "caption": picture["caption"]} for picture in plan.get("pictures", [])
+    ]
     write_report(out, summary, _compare_command(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
+
+
+def predict(
+    run: Path,
+    images: list[str],
+    out: Path = Path("predictions"),
+    score: float = 0.3,
+) -> None:
+    """Find objects in images of your own with a trained detector: pictures with boxes, and a file of what was found.
+
+    Args:
+        run: folder of a complete run of detection.
+        images: files, or folders of them, separated by commas.
+        out: folder for the pictures (PNG) and detections.json.
+        score: least score of a detection that is drawn.
+    """
+    from bam.training import trained_model
+
+    model, record = trained_model(run)
+    if record.recipe.get("task") != "detection":
+        raise ValueError(
+            f"{run} is a run of classification, and predict draws boxes; for classes: bam export --run {run} --out "
+            "FOLDER, then bam.export.from_pretrained and preprocessing"
+        )
+    from bam.detection.predict import find_files, predict
+
+    classes = record.classes
+    for file, found in predict(model, find_files([Path(image) for image in images]), classes, out, score):
+        named = [f"{classes[k - 1]} {v:.2f}" for k, v in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
+        print(f"{file}: {', '.join(named) or f'nothing of score {score} or more'}")
+    print(f"pictures and detections.json in {out}")
 
 
 def recipes() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bam.data.batches import Batches
+from bam.data.boxes import BoxDataset, coco, digits_boxes, voc0712, voc2007
 from bam.data.cifar100 import cifar100
 from bam.data.dataset import Dataset
 from bam.data.digits import digits
@@ -13,6 +14,14 @@ from bam.data.interface import BatchSource, LabelledImages, Unreadable, epoch_ge
 
 #: Name -> loader(root, **options) -> (train, test). Folders of images come as "folder:PATH", see `load`.
 DATA: dict[str, Callable[..., tuple[LabelledImages, LabelledImages]]] = {"digits": digits, "cifar100": cifar100}
+
+#: Name -> loader(root, **options) -> (train, test), of images with boxes.
+BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
+    "digits": digits_boxes,
+    "voc2007": voc2007,
+    "voc0712": voc0712,
+    "coco": coco,
+}
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[LabelledImages, LabelledImages]:
@@ -22,13 +31,18 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[Lab
         name: a name in `DATA`, or "folder:PATH" for images in a folder per class, see `bam.data.folder.load_folder`.
         root: where data lie; default: the environment variable BAM_DATA, or "data".
         **options: of the data set's loader.
+
+    Raises:
+        ValueError: for an unknown name, or a data set that has boxes instead of classes.
     """
-    root = Path(root or os.environ.get("BAM_DATA") or "data")
+    root = _root(root)
     kind, _, path = name.partition(":")
     if kind == "folder":
         from bam.data.folder import load_folder  # it needs torchvision, which others do without
 
         return load_folder(path, root, **options)
+    if name in BOXES and name not in DATA:
+        raise ValueError(f"the data set {name!r} has boxes: it is for detection, and needs --task detection")
     if name not in DATA:
         raise ValueError(
             f"unknown data set {name!r}; known: {', '.join(DATA)} and folder:PATH, images in class folders"
@@ -36,10 +50,37 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[Lab
     return DATA[name](root, **options)
 
 
+def load_boxes(name: str, root: str | Path | None = None, **options: Any) -> tuple[BoxDataset, BoxDataset]:
+    """(train, test) of a data set with boxes.
+
+    Args:
+        name: a name in `BOXES`.
+        root: as `load` takes it.
+        **options: of the data set's loader.
+
+    Raises:
+        ValueError: for an unknown name, or a data set that has no boxes.
+    """
+    if name not in BOXES and (name in DATA or name.startswith("folder:")):
+        raise ValueError(
+            f"the data set {name!r} has no boxes: it is for classification, without --task detection; "
+            f"with boxes: {', '.join(BOXES)}"
+        )
+    if name not in BOXES:
+        raise ValueError(f"unknown data set {name!r}; known, with boxes: {', '.join(BOXES)}")
+    return BOXES[name](_root(root), **options)
+
+
+def _root(root: str | Path | None) -> Path:
+    return Path(root or os.environ.get("BAM_DATA") or "data")
+
+
 __all__ = [
+    "BOXES",
     "DATA",
     "BatchSource",
     "Batches",
+    "BoxDataset",
     "Dataset",
     "LabelledImages",
     "Unreadable",
@@ -47,4 +88,5 @@ __all__ = [
     "digits",
     "epoch_generator",
     "load",
+    "load_boxes",
 ]

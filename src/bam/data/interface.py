@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ class Unreadable:
 
 
 class BatchSource(Protocol):
-    """Serves images as batches {image (N, 3, H, W) float32 in channels_last, target (N,) int64} on a device.
+    """Serves batches of images and targets on a device.
+
+    Of classification: image (N, 3, H, W) float32 in channels_last, target (N,) int64. Of detection: a list of images
+    (3, H, W) float32 from 0 to 1, and a list of their boxes and labels.
 
     What an epoch serves depends on (seed, epoch) alone, not on what ran before nor on torch's global generators: a run
     resumed in mid-epoch, or with another network, sees the same images in the same order with the same augmentation.
@@ -34,18 +37,18 @@ class BatchSource(Protocol):
     def steps(self) -> int:
         """Batches in a training epoch; a last, short batch is left out."""
 
-    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Any, Any], None, None]:
         """The shuffled, augmented batches of an epoch, from batch number `start` on. None of them is empty."""
 
-    def test(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def test(self) -> Generator[tuple[Any, Any], None, None]:
         """All images in order, as they are."""
 
     def take_unreadable(self) -> Unreadable:
         """The images that the batches served since the last call lack."""
 
 
-class LabelledImages(Protocol):
-    """A data set: images of one size, and their classes."""
+class Images(Protocol):
+    """A data set of images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,7 +56,7 @@ class LabelledImages(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that are served."""
+        """Height and width of the images that are served; where these differ, some that stand for all."""
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +64,10 @@ class LabelledImages(Protocol):
 
     def __len__(self) -> int:
         """How many images."""
+
+
+class LabelledImages(Images, Protocol):
+    """A data set for classification: images of one size, and their classes."""
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation to normalise each channel by, on the scale 0 to 255: float32 (3,) each."""

@@ -14,7 +14,10 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from bam.attention.normalization import BatchNorm
-from bam.detection.pyramids import mobilenet_pyramid, small_pyramid, staircase
+from bam.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
+
+#: One of torchvision's detectors, which have no type in common.
+DetectorModule = Any
 
 
 @dataclass(frozen=True)
@@ -27,28 +30,28 @@ class Detector:
 
     backbone: str  #: the network, by its name in `bam.models`
     source: str  #: the paper that describes it
-    assemble: Callable[..., nn.Module]
+    assemble: Callable[..., DetectorModule]
     sites: tuple[str, ...] | None = None  #: of attention by default; None for the bottlenecks of the network
 
 
-def _resnet_fpn(network: nn.Module, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
+def _resnet_fpn(network: Any, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
     """A feature pyramid on the stages of a ResNet from number `first` on."""
     stages = range(first, 5)
     channels = [network.inplanes // 2 ** (4 - stage) for stage in stages]
     return BackboneWithFPN(network, {f"layer{k}": str(k - first) for k in stages}, channels, 256, extra_blocks=extra)
 
 
-def faster_rcnn_resnet(network: nn.Module, num_outputs: int, **options: Any) -> FasterRCNN:
+def faster_rcnn_resnet(network: Any, num_outputs: int, **options: Any) -> FasterRCNN:
     """Faster R-CNN on a feature pyramid of a ResNet's four stages, as torchvision's."""
     return FasterRCNN(_resnet_fpn(network, 1, LastLevelMaxPool()), num_outputs, **options)
 
 
-def retinanet_resnet(network: nn.Module, num_outputs: int, **options: Any) -> RetinaNet:
+def retinanet_resnet(network: Any, num_outputs: int, **options: Any) -> RetinaNet:
     """RetinaNet on a feature pyramid of a ResNet's last three stages, as torchvision's."""
     return RetinaNet(_resnet_fpn(network, 2, LastLevelP6P7(256, 256)), num_outputs, **options)
 
 
-def faster_rcnn_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> FasterRCNN:
+def faster_rcnn_mobilenet(network: Any, num_outputs: int, **options: Any) -> FasterRCNN:
     """Faster R-CNN on a feature pyramid of MobileNetV3's last two scales, as torchvision's."""
     layers = network.features
     starts = [0, *(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False)), len(layers) - 1]
@@ -61,25 +64,25 @@ def faster_rcnn_mobilenet(network: nn.Module, num_outputs: int, **options: Any) 
 
 def _ssd300_anchors() -> DefaultBoxGenerator:
     scales = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
-    ratios: list[list[int]] = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
+    ratios = [[2], [2, 3], [2, 3], [2, 3], [2], [2]]
     return DefaultBoxGenerator(ratios, scales=scales, steps=[8, 16, 32, 64, 100, 300])
 
 
-def ssd300_vgg(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+def ssd300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
     """SSD300, as torchvision's."""
     backbone = SSDFeatureExtractorVGG(network.features, highres=False)
     return SSD(backbone, _ssd300_anchors(), (300, 300), num_outputs, **options)
 
 
-def stairnet300_vgg(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+def stairnet300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
     """StairNet on SSD300's six maps, all at 256 channels, which is where the paper's six modules sit."""
     base = SSDFeatureExtractorVGG(network.features, highres=False)
-    backbone = staircase(base, [512, 1024, 512, 256, 256, 256], 256, separable=False)
+    backbone = Staircase(base, [512, 1024, 512, 256, 256, 256], 256, separable=False)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=_ssd300_anchors().scales, steps=_ssd300_anchors().steps)
     return SSD(backbone, anchors, (300, 300), num_outputs, **options)
 
 
-def ssdlite_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
     """SSDlite320 on MobileNetV3, as torchvision's; its normalisation also works for one image a step."""
     norm = partial(BatchNorm, eps=0.001, momentum=0.03)
     layers = network.features
@@ -92,31 +95,29 @@ def ssdlite_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> S
     return SSD(backbone, anchors, (320, 320), num_outputs, head=head, **usual | options)
 
 
-def ssd300_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
-    """SSD300 on MobileNet v1 with predictions by 1x1 convolutions, whose count is nearest to the paper's 5.81 M."""
+def ssd300_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
+    """SSD300 on MobileNet v1 with predictions by 1x1 convolutions, which gives the paper's 5.81 M parameters."""
     backbone = mobilenet_pyramid(network)
     return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
 
 
-def stairnet300_mobilenet(network: nn.Module, num_outputs: int, **options: Any) -> SSD:
+def stairnet300_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
     """StairNet on the same six maps, at 128 channels and by depthwise separable convolutions."""
     base = mobilenet_pyramid(network)
-    backbone = staircase(base, base.out_channels, 128, separable=True)
+    backbone = Staircase(base, base.out_channels, 128, separable=True)
     return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
 
 
-def ssd_small(network: nn.Module, num_outputs: int, *, size: int = 64, **options: Any) -> SSD:
+def ssd_small(network: Any, num_outputs: int, *, size: int = 64, **options: Any) -> SSD:
     """A small SSD on the last stage of a CIFAR ResNet, for images of some 64 pixels."""
     return _predicting_ssd(small_pyramid(network), (size, size), num_outputs, kernel=3, **options)
 
 
-def _predicting_ssd(
-    backbone: nn.Module, size: tuple[int, int], num_outputs: int, *, kernel: int, **options: Any
-) -> SSD:
-    """An SSD with six default boxes a place, from a fifth of the image to nine tenths of it."""
-    levels = len(backbone.out_channels)
-    anchors = DefaultBoxGenerator([[2, 3]] * levels, min_ratio=0.2, max_ratio=0.9)
-    model = SSD(backbone, anchors, size, num_outputs, **options)
+def _predicting_ssd(backbone: Any, size: tuple[int, int], num_outputs: int, *, kernel: int, **options: Any) -> SSD:
+    """An SSD with default boxes from a fifth to nine tenths of the image, four a place in the first map, else six."""
+    ratios = [[2], *([[2, 3]] * (len(backbone.out_channels) - 1))]
+    anchors = DefaultBoxGenerator(ratios, min_ratio=0.2, max_ratio=0.9)
+    model: DetectorModule = SSD(backbone, anchors, size, num_outputs, **options)
     if kernel == 1:
         for head in (model.head.classification_head, model.head.regression_head):
             for k, conv in enumerate(head.module_list):

@@ -40,7 +40,7 @@ def load_pretrained(model: nn.Module, name: str, pretrained: str, num_classes: i
     """
     own = model.state_dict()
     source, values = read_weights(name, pretrained)
-    values = _current_names(values, model, own)
+    values = current_names(values, model, own)
     for head in classifier_names(model, num_classes):
         entries = [key for key in own if key.startswith(f"{head}.")]
         if not all(key in values and is_like(values[key], own[key]) for key in entries):
@@ -85,8 +85,11 @@ def classifier_names(model: nn.Module, num_classes: int) -> list[str]:
     return sorted(heads | ({classifier_name(model, num_classes)} if names else set()))
 
 
-def _current_names(values: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the names that `model` has, without what torch.compile, DataParallel and old files put there."""
+def current_names(values: dict[str, Tensor], model: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors by the names that `model` has, without what torch.compile, DataParallel and old files put there.
+
+    `own` is the model's state dict.
+    """
     values = {key.replace("_orig_mod.", ""): value for key, value in values.items()}
     if all(key.startswith("module.") for key in values) and not any(key.startswith("module.") for key in own):
         values = {key.removeprefix("module."): value for key, value in values.items()}

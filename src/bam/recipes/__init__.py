@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bam.recipes import cifar100, digits, folder, imagenet
+from bam.recipes import cifar100, coco, digits, folder, imagenet, voc
 from bam.recipes.recipe import Recipe
 from bam.recipes.variants import folder_name, split_variants, variant
 
@@ -32,6 +32,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet/mobilenet_0.7": imagenet.mobilenet_0_7,
     "imagenet/mobilenet_192": imagenet.mobilenet_192,
     "imagenet/squeezenet1_1": imagenet.squeezenet1_1,
+    "digits/detection": digits.detection,
+    "voc2007/small": voc.small,
+    "voc2007/ssd300_vgg16": voc.ssd300_vgg16,
+    "voc2007/stairnet300_vgg16": voc.stairnet300_vgg16,
+    "voc2007/ssd300_mobilenet": voc.ssd300_mobilenet,
+    "voc2007/stairnet300_mobilenet": voc.stairnet300_mobilenet,
+    "coco/small": coco.small,
+    "coco/fasterrcnn_resnet50_fpn": coco.fasterrcnn_resnet50_fpn,
+    "coco/fasterrcnn_resnet101_fpn": coco.fasterrcnn_resnet101_fpn,
 }
 
 

@@ -7,7 +7,7 @@ from bam.recipes.recipe import Recipe
 
 _COMMA_OUTSIDE_ROUND = r",(?![^(]*\))"
 _COMMA_OUTSIDE_SQUARE = r",(?![^\[]*\])"
-_FIELDS = ("sites", "identity")  # of the recipe; everything else is an option of the attention module
+_FIELDS = ("sites", "identity", "backbone")  # of the recipe; everything else is an option of the attention module
 
 
 def split_variants(text: str) -> list[str]:
@@ -26,7 +26,8 @@ def variant(recipe: Recipe, text: str) -> Recipe:
     """`recipe` with the attention that `text` names: NAME or NAME(OPTION=VALUE,...).
 
     Options are those of the attention module, over the recipe's `attention_options`, and the recipe's own fields
-    `sites` and `identity`. Values are written as in YAML: 8, true, product, [layer1,layer2], every block.
+    `sites`, `identity` and `backbone`, which "none" may have, too. Values are written as in YAML: 8, true, product,
+    [layer1,layer2], every block.
 
     Raises:
         ValueError: if it cannot be read.
@@ -45,7 +46,7 @@ def variant(recipe: Recipe, text: str) -> Recipe:
             given[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ValueError(f"attention variant {text!r}: the value {value!r} cannot be read") from None
-    if given and parts[1] == "none":
+    if given.keys() - {"backbone"} and parts[1] == "none":
         raise ValueError(f"attention variant {text!r}: a network without attention has no options")
     fields = {name: given.pop(name) for name in _FIELDS if name in given}
     if "sites" in fields:

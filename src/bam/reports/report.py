@@ -1,5 +1,6 @@
 """Write a comparison's report: report.md, report.html, summary.json and summary.csv."""
 
+import base64
 import csv
 import io
 import json
@@ -36,6 +37,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
         "recipe_yaml": _yaml(summary["recipe"]),
         "curves": learning_curves(summary["variants"], measure["label"]),
         "differences": differences(summary["comparisons"], measure) if summary["comparisons"] else "",
+        "pictures": [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]],
     }
     write_atomically(out / "report.html", templates.get_template("report.html.jinja").render(page))
     templates.autoescape = False
@@ -68,6 +70,10 @@ def _rate(images_per_second: float) -> str:
 
 def _interval(interval: list[float] | None) -> str:
     return "(no interval)" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _yaml(recipe: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "measures": [asdict(measure) for measure in measures],
         "variants": variants,
         "comparisons": comparisons,
+        "pictures": [],
     }
 
 

@@ -89,12 +89,13 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
         parameter.requires_grad_(parameter in kept or not frozen)
     for module in model.modules():
         if isinstance(module, _NormBase):
-            _freeze_statistics(module, frozen and module not in free)
+            freeze_statistics(module, frozen and module not in free)
             module.train(model.training)
     return model
 
 
-def _freeze_statistics(norm: _NormBase, frozen: bool) -> None:
+def freeze_statistics(norm: _NormBase, frozen: bool = True) -> None:
+    """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
     for key, hook in list(norm._forward_pre_hooks.items()):
         if hook is normalize_by_running_statistics:
             del norm._forward_pre_hooks[key]

@@ -1,5 +1,6 @@
 """Classification: cross-entropy, top-1 and top-5 error."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ class Classification:
 
     def finish(self, out: Path, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: Any) -> None:
         """Nothing is left to write."""
+
+    def illustrate(self, models: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
+        """There are no pictures of classification."""
+        return []
 
 
 def _logits(output: Any) -> Tensor:

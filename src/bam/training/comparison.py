@@ -1,12 +1,13 @@
 """The main job: the same network with and without attention, seed by seed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from bam.costs import latency_ms
 from bam.files import write_atomically
@@ -14,9 +15,11 @@ from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
 from bam.training.run import check_folder, run
 from bam.training.session import check_data
-from bam.training.tasks import Task, task_of
+from bam.training.tasks import task_of
+from bam.training.trained import trained_model
 
 PLAN = "comparison.json"
+PICTURES = "pictures"  #: folder of what `Task.illustrate` writes
 
 
 def compare(
@@ -51,8 +54,13 @@ def compare(
     seeds = range(recipe.seed, recipe.seed + num_seeds)
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     _check(recipe, variants, out, data_root, device)
-    latency = read_comparison(out)[1] if (out / PLAN).exists() else {}
-    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": list(seeds), "latency_ms": latency}
+    latency = read_comparison(out)[1]["latency_ms"] if (out / PLAN).exists() else {}
+    plan: dict[str, Any] = {
+        "recipe": recipe.as_dict(),
+        "attention": list(attentions),
+        "seeds": list(seeds),
+        "latency_ms": latency,
+    }
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     for number, (seed, attention) in enumerate(variants, start=1):
@@ -67,14 +75,20 @@ def compare(
             title=f"[{number}/{len(variants)}] {folder.name}",
         )
     if PartialState().is_main_process:
-        plan["latency_ms"] = _latency(task_of(recipe), out, attentions, seeds[0])
+        models = {attention: trained_model(_folder(out, attention, seeds[0]))[0] for attention in attentions}
+        record = Record.read(_folder(out, attentions[0], seeds[0]))
+        models = {name: model.to(record.environment["device"]) for name, model in models.items()}
+        plan["latency_ms"] = _latency(models, record)
+        task = task_of(recipe)
+        plan["pictures"] = task.illustrate(models, task.load(recipe, data_root)[1], out / PICTURES)
         write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float], dict[str, Any] | None]:
-    """(variant -> its records so far, variant -> latency in ms, the recipe) of the comparison in `out`.
+def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]:
+    """(variant -> its records so far, the plan) of the comparison in `out`.
 
-    The recipe is that before the variants changed it; None if the comparison does not tell it.
+    The plan has "latency_ms", variant -> milliseconds; where it tells it, "recipe", as it was before the variants
+    changed it; and, of a complete comparison of detectors, "pictures".
 
     Raises:
         FileNotFoundError: if `out` holds no comparison.
@@ -90,7 +104,7 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, float
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
         records[attention] = [Record.read(folder) for folder in folders if (folder / "record.json").exists()]
-    return records, plan["latency_ms"], plan.get("recipe")
+    return records, plan
 
 
 def _check(
@@ -118,16 +132,11 @@ def _folder(out: Path, attention: str, seed: int) -> Path:
     return out / f"{folder_name(attention)}-seed{seed}"
 
 
-def _latency(task: Task, out: Path, attentions: Sequence[str], seed: int) -> dict[str, float]:
+def _latency(models: Mapping[str, nn.Module], record: Record) -> dict[str, float]:
     """Milliseconds an image, of the networks in the precision that they were trained in."""
-    models = {}
-    for attention in attentions:
-        folder = _folder(out, attention, seed)
-        record = Record.read(folder)
-        device = record.environment["device"]
-        model = task.model(Recipe(**record.recipe), record, to_train=False)
-        models[attention] = model.to(device).to(memory_format=torch.channels_last)
+    device = torch.device(record.environment["device"])
+    models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
     image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
-    with torch.autocast(torch.device(device).type, precision, enabled=precision is not None):
+    with torch.autocast(device.type, precision, enabled=precision is not None):
         return latency_ms(models, image)

@@ -1,5 +1,6 @@
 """What a network is trained for: everything that the loop does not know about it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,6 +58,9 @@ class Task(Protocol):
 
     def finish(self, out: Path, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: Any) -> None:
         """Write into `out` what belongs beside the weights of a complete run."""
+
+    def illustrate(self, models: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
+        """Write pictures of what networks do with the same test images; name of the file and caption of each."""
 
 
 def task_of(recipe: Recipe) -> Task:

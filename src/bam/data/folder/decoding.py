@@ -1,6 +1,8 @@
 """Image files of any kind, as pixels of one size."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,14 +26,14 @@ class Request(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What came of a request: pixels (n, size, size, 3) uint8, the images' numbers (n,), (path, reason) of the rest."""
+    """What came of a request: pixels (n, size, size, 3) uint8, the images' numbers (n,), (path, what is wrong) else."""
 
     pixels: Tensor
     numbers: Tensor
     unreadable: list[tuple[str, str]]
 
 
-class Decoder(torch.utils.data.Dataset):
+class Decoder(torch.utils.data.Dataset[Decoded]):
     """Requests to pixels. The augmentation of an image depends on (seed, epoch, its number) alone."""
 
     def __init__(self, options: FolderOptions, flip: bool) -> None:
@@ -49,21 +51,28 @@ class Decoder(torch.utils.data.Dataset):
             try:
                 image = read_rgb(path)
             except ValueError as error:
-                unreadable.append((path, str(error)))
+                unreadable.append((path, f"cannot be read as an image: {error}"))
                 continue
-            cut = self._augmented(image, *request.augmentation, number) if request.augmentation else self.centre(image)
+            if request.augmentation:
+                with drawn_from(*request.augmentation, number):
+                    cut = self.augment(image)
+            else:
+                cut = self.centre(image)
             pixels[len(numbers)] = torch.from_numpy(np.array(cut))
             numbers.append(number)
         return Decoded(pixels[: len(numbers)], torch.tensor(numbers, dtype=torch.int64), unreadable)
 
-    def _augmented(self, image: Image.Image, seed: int, epoch: int, number: int) -> Image.Image:
-        before = torch.get_rng_state()  # torchvision draws from the global generator
-        try:
-            own_seed = np.random.SeedSequence([seed, epoch, number]).generate_state(1)
-            torch.default_generator.manual_seed(int(own_seed[0]))
-            return self.augment(image)
-        finally:
-            torch.set_rng_state(before)
+
+@contextlib.contextmanager
+def drawn_from(seed: int, epoch: int, number: int) -> Iterator[None]:
+    """What is drawn within, from torch's global generator, depends on these alone; then the generator is restored."""
+    before = torch.get_rng_state()
+    try:
+        own_seed = np.random.SeedSequence([seed, epoch, number]).generate_state(1)
+        torch.default_generator.manual_seed(int(own_seed[0]))
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def read_rgb(path: str) -> Image.Image:

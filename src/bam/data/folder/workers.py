@@ -6,21 +6,21 @@ import signal
 import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
-
-from bam.data.folder.decoding import Decoded, Decoder, Request
+from torch.utils.data import DataLoader, Dataset
 
 #: Whether a process can tell who has sent it a signal.
 _TELLS_SENDER = hasattr(signal, "sigtimedwait")
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
+AnyDecoded = TypeVar("AnyDecoded")
+
 
 def decode(
-    requests: Iterable[Request], decoder: Decoder, num_workers: int, pin_memory: bool
-) -> Generator[Decoded, None, None]:
+    requests: Iterable[Any], decoder: Dataset[AnyDecoded], num_workers: int, pin_memory: bool
+) -> Generator[AnyDecoded, None, None]:
     """What comes of `requests`, in their order whatever the number of processes; these end with the generator.
 
     With 0 workers this process decodes. torch's global generators are left alone.

@@ -1,0 +1,35 @@
+"""What is in one image: boxes, and what each of them holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects in one image, n of them; n may be 0.
+
+    boxes: float32 (n, 4), xyxy in pixels: x from 0 to the width, y from 0 to the height. labels: int64 (n,), from 1 to
+    the number of classes (0 is the background). ignored: bool (n,), neither trained on nor scored: "difficult" objects
+    of VOC, crowds of COCO. areas: float32 (n,) in square pixels, by which COCO tells small from large objects.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+    areas: Tensor
+
+    @classmethod
+    def of(cls, boxes: Tensor, labels: Tensor, ignored: Tensor | None = None, areas: Tensor | None = None) -> "Objects":
+        """Objects with the areas of their boxes and none ignored, where nothing else is given."""
+        boxes = boxes.reshape(-1, 4).float()
+        none = torch.zeros(len(boxes), dtype=torch.bool)
+        widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+        return cls(
+            boxes, labels.long(), none if ignored is None else ignored, widths * heights if areas is None else areas
+        )
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.boxes)
