@@ -27,7 +27,9 @@ def write_gallery(models: Mapping[str, DetectorModule], test: BoxDataset, folder
 
     Returns: name of the file and caption of each.
     """
-    with_objects = torch.tensor([k for k, objects in enumerate(test.objects) if len(objects)], dtype=torch.int64)
+    with_objects = torch.tensor(
+        [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()], dtype=torch.int64
+    )
     if not len(with_objects):
         return []
     places = torch.linspace(0, len(with_objects) - 1, min(_COUNT, len(with_objects))).round().long()
@@ -49,7 +51,8 @@ def _panels(
     """The panels by their titles, and which site each map is of."""
     pixels = (255 * image).round().to(torch.uint8).cpu()
     objects = shown.objects[number]
-    truth = Detections(objects.boxes, torch.ones(len(objects)), objects.labels)
+    scored = ~objects.ignored
+    truth = Detections(objects.boxes[scored], torch.ones(int(scored.sum())), objects.labels[scored])
     panels = {"annotated": draw(pixels, truth, shown.classes)}
     sites = []
     for name, model in models.items():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.detection.detectors import DetectorModule
 from bam.detection.metrics import Detections
@@ -19,7 +19,9 @@ _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45", "#
 
 
 def draw(image: Tensor, found: Detections, classes: Sequence[str], score: float = 0.0) -> Tensor:
-    """The image with a box for each detection of at least `score`, with its class and score.
+    """The image with a box for each detection of at least `score`, with its class and, unless it is 1, its score.
+
+    Not torchvision's `draw_bounding_boxes`: without the path of a font its words are too small to read.
 
     Args:
         image: uint8 (3, H, W); small ones are enlarged by a whole number, so that the words can be read.
@@ -35,12 +37,17 @@ def draw(image: Tensor, found: Detections, classes: Sequence[str], score: float 
     labels = found.labels[kept].tolist()
     if not labels:
         return canvas
-    names = [f"{classes[k - 1]} {value:.2f}" for k, value in zip(labels, found.scores[kept].tolist(), strict=True)]
-    colours: list[str | tuple[int, int, int]] = [_COLOURS[k % len(_COLOURS)] for k in labels]
-    boxes = (factor * found.boxes[kept]).clamp(min=0)
-    boxes[:, 0::2].clamp_(max=canvas.shape[2] - 1)
-    boxes[:, 1::2].clamp_(max=canvas.shape[1] - 1)
-    return draw_bounding_boxes(canvas, boxes, names, colours, width=2, fill_labels=True)
+    picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    rows = zip((factor * found.boxes[kept]).tolist(), found.scores[kept].tolist(), labels, strict=True)
+    for (left, top, right, bottom), value, label in sorted(rows, key=lambda row: row[1]):  # the surest on top
+        colour = _COLOURS[label % len(_COLOURS)]
+        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=3)
+        words = classes[label - 1] if value == 1 else f"{classes[label - 1]} {value:.2f}"
+        place = pen.textbbox((left + 4, max(0.0, top - 21)), words, font)
+        pen.rectangle((place[0] - 4, place[1] - 3, place[2] + 4, place[3] + 3), fill=colour)
+        pen.text((left + 4, max(0.0, top - 21)), words, "white", font)
+    return pil_to_tensor(picture)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from bam.models import build
 from bam.models.residual import stride_first
 from bam.paper.tables import NOTES, Row
 from bam.placement import find_bottlenecks
-from bam.recipes import RECIPES, variant
+from bam.recipes import RECIPES, Recipe, variant
 from bam.surgery import attach, attended
 
 
@@ -35,6 +35,8 @@ def count(row: Row) -> Counts:
 @functools.cache
 def _count(name: str, text: str) -> Counts:
     recipe = RECIPES[name]()
+    if recipe.task == "detection":
+        return _count_detector(variant(recipe, text))
     side = recipe.data_options.get("size", 32)
     with torch.device("meta"):
         net = build(_modern(recipe.model))
@@ -43,12 +45,27 @@ def _count(name: str, text: str) -> Counts:
         elif text != "none":
             recipe = variant(recipe, text)
             attach(net, recipe.attention, sites=recipe.sites, image=side, **recipe.attention_options)
-        options = recipe.attention_options | {"layout": "released"}
-        modules = [module for module in attended(net).values() if isinstance(module, BAM)]
-        more = sum(_params(module) - _params(BAM(module.channels, **options)) for module in modules)
+        more = _more_than_released(net, recipe)
     modern = cost(net, side)
     macs = modern.macs if recipe.model == _modern(recipe.model) else cost(stride_first(net), side).macs
     return Counts(modern.params, modern.params - more, macs, modern.macs)
+
+
+def _count_detector(recipe: Recipe) -> Counts:
+    """Strides are torchvision's; the row's image size is the detector's own."""
+    from bam.data.boxes import VOC_CLASSES
+    from bam.detection.build import build_detector, detector_cost
+
+    model = build_detector(recipe.replace(backbone=None), 80 if recipe.data == "coco" else len(VOC_CLASSES))
+    counted = detector_cost(model)
+    return Counts(counted.params, counted.params - _more_than_released(model, recipe), counted.macs, counted.macs)
+
+
+def _more_than_released(net: nn.Module, recipe: Recipe) -> int:
+    """How many parameters more the network's BAMs have than in the layout of the authors' code."""
+    options = recipe.attention_options | {"layout": "released"}
+    modules = [module for module in attended(net).values() if isinstance(module, BAM)]
+    return sum(_params(module) - _params(BAM(module.channels, **options)) for module in modules)
 
 
 def unmet(row: Row, counts: Counts) -> dict[str, str]:

@@ -33,6 +33,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "imagenet/mobilenet_192": imagenet.mobilenet_192,
     "imagenet/squeezenet1_1": imagenet.squeezenet1_1,
     "digits/detection": digits.detection,
+    "voc2007/overfit": voc.overfit,
     "voc2007/small": voc.small,
     "voc2007/ssd300_vgg16": voc.ssd300_vgg16,
     "voc2007/stairnet300_vgg16": voc.stairnet300_vgg16,

@@ -32,7 +32,7 @@ def _row(model: str) -> Recipe:
 def fasterrcnn_resnet50_fpn() -> Recipe:
     """Faster R-CNN, ResNet-50 with a feature pyramid; the paper's table has no such row.
 
-    torchvision's own weights of this detector have AP 37.0 %. About 7.3 GPU hours a run (estimated).
+    torchvision's own weights of this detector have AP 37.0 %. About 7 GPU hours a run (estimated).
 
     bam compare --recipe coco/fasterrcnn_resnet50_fpn --attention none,bam --seeds 3
     """
@@ -43,8 +43,8 @@ def fasterrcnn_resnet101_fpn() -> Recipe:
     """COCO table, Faster R-CNN, ResNet101: AP 29.1 %, with BAM 30.4 % (printed).
 
     AP50 48.4 and 50.2, AP75 30.7 and 32.5 %. The paper's backbones were trained on ImageNet with and without BAM: give
-    such runs as 'none(backbone=runs/plain),bam(backbone=runs/bam)'; otherwise BAM begins as the exact identity. About 10 GPU
-    hours a run (estimated).
+    such runs as 'none(backbone=runs/plain),bam(backbone=runs/bam)'; otherwise BAM begins as the exact identity.
+    About 9.5 GPU hours a run (estimated).
 
     bam compare --recipe coco/fasterrcnn_resnet101_fpn --attention none,bam --seeds 3
     """

@@ -44,13 +44,7 @@ def compare(
         ValueError: for fewer than one seed or an attention given twice, and what `run` raises.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
-    if num_seeds < 1:
-        raise ValueError(f"seeds: at least 1, got {num_seeds}")
-    folders = {folder_name(text) for text in attentions}
-    recipes = [variant(recipe, text) for text in attentions]
-    if not attentions or len(folders) < len(attentions) or any(one in recipes[:k] for k, one in enumerate(recipes)):
-        told = ", ".join(attentions) or "none at all"
-        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {told}")
+    _check_variants(recipe, attentions, num_seeds)
     seeds = range(recipe.seed, recipe.seed + num_seeds)
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     _check(recipe, variants, out, data_root, device)
@@ -75,12 +69,8 @@ def compare(
             title=f"[{number}/{len(variants)}] {folder.name}",
         )
     if PartialState().is_main_process:
-        models = {attention: trained_model(_folder(out, attention, seeds[0]))[0] for attention in attentions}
-        record = Record.read(_folder(out, attentions[0], seeds[0]))
-        models = {name: model.to(record.environment["device"]) for name, model in models.items()}
-        plan["latency_ms"] = _latency(models, record)
-        task = task_of(recipe)
-        plan["pictures"] = task.illustrate(models, task.load(recipe, data_root)[1], out / PICTURES)
+        firsts = {attention: _folder(out, attention, seeds[0]) for attention in attentions}
+        plan |= _looked_at(recipe, out, firsts, data_root)
         write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
@@ -107,6 +97,16 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
     return records, plan
 
 
+def _check_variants(recipe: Recipe, attentions: Sequence[str], num_seeds: int) -> None:
+    if num_seeds < 1:
+        raise ValueError(f"seeds: at least 1, got {num_seeds}")
+    folders = {folder_name(text) for text in attentions}
+    recipes = [variant(recipe, text) for text in attentions]
+    if not attentions or len(folders) < len(attentions) or any(one in recipes[:k] for k, one in enumerate(recipes)):
+        told = ", ".join(attentions) or "none at all"
+        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {told}")
+
+
 def _check(
     recipe: Recipe,
     variants: Sequence[tuple[int, str]],
@@ -130,6 +130,15 @@ def _check(
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
     return out / f"{folder_name(attention)}-seed{seed}"
+
+
+def _looked_at(recipe: Recipe, out: Path, runs: dict[str, Path], data_root: str | Path | None) -> dict[str, Any]:
+    """What the networks of some runs, one a variant, are found to be: their latency, and pictures of what they do."""
+    record = Record.read(next(iter(runs.values())))
+    models = {name: trained_model(folder)[0].to(record.environment["device"]) for name, folder in runs.items()}
+    task = task_of(recipe)
+    pictures = task.illustrate(models, task.load(recipe, data_root)[1], out / PICTURES)
+    return {"latency_ms": _latency(models, record), "pictures": pictures}
 
 
 def _latency(models: Mapping[str, nn.Module], record: Record) -> dict[str, float]:
