@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 
@@ -106,3 +107,14 @@ def test_files(records, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2 and "&lt;chip&gt;" in page and "--out &#39;a b&#39;" in page
     assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "")), "the page must stand alone"
+
+
+def test_pictures_stand_inside_the_page(records, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "7.png").write_bytes(b"no real picture")
+    summary = summarize(records) | {"pictures": [{"file": "pictures/7.png", "caption": "7: <site>"}]}
+    write_report(tmp_path, summary, "bam compare")
+    page = (tmp_path / "report.html").read_text()
+    encoded = re.search(r'src="data:image/png;base64,([^"]+)" alt="7: &lt;site&gt;"', page)[1]
+    assert base64.b64decode(encoded) == b"no real picture"
+    assert "![7: <site>](pictures/7.png)" in (tmp_path / "report.md").read_text()

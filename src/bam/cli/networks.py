@@ -54,21 +54,40 @@ def cost(
         attention_options: passed to it, e.g. '{"layout": "released"}'.
         sites: where to put it, see `bam sites` (default: the bottlenecks), e.g. "every block".
         image: side of the image in pixels (default: the network's own, or 224).
-        num_classes: outputs of the network (default: its own; 100 for cifar/ networks).
+        num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors, whose images
+            have the size to which they resize them).
     """
     from bam.costs import cost, format_count
+    from bam.detection.detectors import DETECTORS
     from bam.models import build
     from bam.surgery import attach
 
-    net = build(model, num_classes)
-    plain = cost(net, image)
     if attention == "none" and (attention_options or sites):
         raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
+    if model in DETECTORS:
+        _cost_of_detector(model, attention, attention_options or {}, sites, num_classes or 20)
+        return
+    net = build(model, num_classes)
+    plain = cost(net, image)
     print(f"{model}: {plain}")
     if attention != "none":
         full = cost(attach(net, attention, sites=sites, image=image, **(attention_options or {})), image)
         more = f"+{full.params - plain.params:,} parameters, +{format_count(full.macs - plain.macs)} MACs"
         print(f"{model} + {attention}: {full} ({more})")
+
+
+def _cost_of_detector(
+    model: str, attention: str, options: dict[str, Any], sites: list[str] | None, num_classes: int
+) -> None:
+    from bam.detection.build import build_detector, detector_cost, input_size
+    from bam.recipes import Recipe
+
+    recipe = Recipe(task="detection", model=model)
+    net = build_detector(recipe, num_classes)
+    print("{}, {} classes, {} x {}: {}".format(model, num_classes, *input_size(net), detector_cost(net)))
+    if attention != "none":
+        attended = recipe.replace(attention=attention, attention_options=options, sites=sites)
+        print(f"{model} + {attention}: {detector_cost(build_detector(attended, num_classes))}")
 
 
 def export(
@@ -119,6 +138,8 @@ def export(
         from bam.training import trained_model, training_images
 
         net, record = trained_model(Path(str(run)))
+        if record.recipe.get("task") == "detection":
+            raise ValueError(f"{run} is a run of detection, and bam export writes classifiers; to use it: bam predict")
         about = _about(record)
         calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
     if not out.suffix:
@@ -205,6 +226,7 @@ def models() -> None:
     from torchvision.models import list_models
 
     from bam.costs import cost, format_count
+    from bam.detection.detectors import DETECTORS
     from bam.models import MODELS, build
     from bam.models.residual import strided_kernel
 
@@ -216,7 +238,10 @@ def models() -> None:
         counted = cost(net)
         cells = f"{counted.params:>10,}  {format_count(counted.macs):>7}  {strided_kernel(net):7}"
         print(f"{name:{width}}  {cells}  {getattr(builder, 'source', '')}".rstrip(), flush=True)
-    print(f"and torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
+    print("\ndetector, on the network")
+    for name, detector in DETECTORS.items():
+        print(f"{name:35}  {detector.backbone:20}  {detector.source}")
+    print(f"\nand torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
     print("and your own as <module>:<function>, where the function returns the network")
 
 

@@ -73,6 +73,9 @@ def _assemble(recipe: Recipe, num_classes: int) -> tuple[DetectorModule, nn.Modu
     detector: DetectorModule = build(recipe.model, num_classes + 1)
     if not isinstance(getattr(detector, "transform", None), GeneralizedRCNNTransform):
         raise ValueError(f"{recipe.model} is no detector: choose {', '.join(DETECTORS)}, or another of torchvision's")
+    heads = getattr(detector, "roi_heads", None)
+    if heads is not None and (heads.has_mask() or heads.has_keypoint()):
+        raise ValueError(f"{recipe.model} learns masks or keypoints, which the data sets here do not have")
     return detector, detector.backbone
 
 

@@ -83,7 +83,11 @@ def stairnet300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
 
 
 def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """SSDlite320 on MobileNetV3, as torchvision's; its normalisation also works for one image a step."""
+    """SSDlite320 on the whole of MobileNetV3, as torchvision's with weights for the backbone.
+
+    Without such, torchvision halves the last channels, and its detector weights are of that kind: they do not fit here.
+    Normalisation also works for one image a step.
+    """
     norm = partial(BatchNorm, eps=0.001, momentum=0.03)
     layers = network.features
     last = max(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False))

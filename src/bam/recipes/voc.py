@@ -82,11 +82,12 @@ def overfit() -> Recipe:
     return small().replace(
         data_options=images | {"augmentation": "none"},
         model="ssd_resnet20",
-        model_options={"size": 192},
-        epochs=120,
+        model_options={"size": 160},
+        epochs=200,
         batch_size=4,
+        lr=0.03,
         warmup_epochs=5,
-        evaluate_every=40,
+        evaluate_every=50,
     )
 
 

@@ -72,10 +72,11 @@ def _read(folder: Path, part: str, split: str, options: BoxOptions) -> tuple[Ann
     if not path.is_file():
         prefix, suffix = _NAME.split("{}")
         there = sorted(other.name[len(prefix) : -len(suffix)] for other in path.parent.glob(_NAME.format("*")))
-        example = there[0] if there else split
+        if not there:
+            raise FileNotFoundError(f"{path} is missing, the annotations to {part} on; unpack COCO's annotations there")
         raise FileNotFoundError(
-            f"{path} is missing, the annotations to {part} on; splits there: {', '.join(there) or 'none'}. Choose one "
-            f"""of them: --data-options '{{"{part}": "{example}"}}'"""
+            f"{path} is missing, the annotations to {part} on; splits there: {', '.join(there)}. Choose one of them: "
+            f"""--data-options '{{"{part}": "{there[0]}"}}'"""
         )
     if not images.is_dir():
         raise FileNotFoundError(
