@@ -71,8 +71,9 @@ def train(
     recipe = variant(recipe, recipe.attention)
     folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
     record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)
-    found = ", ".join(f"{m.label} {100 * record.final[m.key]:.2f} %" for m in record.measures)
-    print(f"{found}; record and weights in {folder}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        found = ", ".join(f"{m.label} {100 * record.final[m.key]:.2f} %" for m in record.measures)
+        print(f"{found}; record and weights in {folder}")
 
 
 def report(out: Path) -> None:
