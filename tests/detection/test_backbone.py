@@ -192,7 +192,7 @@ def test_a_file_of_resnet50_arrives(tmp_path):
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "stairnet300_vgg16"])
 def test_a_file_of_vgg16_arrives(name, tmp_path):
     network = nn.Module()
-    network.features = get_model("vgg11").features.__class__(*_vgg16_features())
+    network.features = nn.Sequential(*_vgg16_features())
     torch.save(network.state_dict(), tmp_path / "vgg16.pth")  # the classifier is not needed
     backbone = detector(model=name, backbone=str(tmp_path / "vgg16.pth")).eval().backbone
     backbone = getattr(backbone, "base", backbone)
@@ -265,7 +265,6 @@ def test_which_batchnorms_are_trained(folders, policy):
     assert all(keys == (set() if frozen else everything) for keys in found["network"].values())
     trained = set().union(*found["attention"].values())
     assert trained == ({"weight", "bias"} if frozen else everything)
-    assert sum({"weight", "bias"} <= keys for keys in found["attention"].values()) >= len(found["attention"]) - 2
     counts = {int(m.num_batches_tracked) for m in parts["network"].values()}
     assert counts == ({2} if frozen else {3})  # the run of classification had two steps
 
@@ -299,62 +298,3 @@ def test_statistics_over_several_processes_want_gpus():
         return
     with pytest.raises(ValueError, match="normalization sync is for several GPUs: .*choose batch or frozen"):
         normalize(model, network, "sync", 2)
-
-
-def test_a_detector_starts_from_another_whole_detector(tmp_path):
-    other = detector(seed=1)
-    torch.save(other.state_dict(), tmp_path / "detector.pth")
-    found, expected = detector(pretrained=str(tmp_path / "detector.pth")).state_dict(), other.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in found.items())
-    fewer = build_detector(DETECT.replace(pretrained=str(tmp_path / "detector.pth")), 4).state_dict()
-    new = {key for key, value in fewer.items() if not torch.equal(value, expected[key])}
-    assert new and all("classification_head" in key for key in new)
-    attended = detector(pretrained=str(tmp_path / "detector.pth"), attention="bam", identity=True).state_dict()
-    assert all(torch.equal(attended[key], value) for key, value in expected.items())
-    with pytest.raises(ValueError, match="does not fit ssd_resnet20; missing: backbone.body.layer1.1.conv1.weight"):
-        detector(model="ssd_resnet20", pretrained=str(tmp_path / "detector.pth"))
-
-
-def test_images_are_normalised_as_those_of_the_whole_detector_were(folders, tmp_path):
-    """A run that began with other weights than ImageNet's tells by which numbers it normalised."""
-    first = run(DETECT.replace(backbone=str(folders / "plain")), tmp_path / "run")
-    second = detector(pretrained=str(tmp_path / "run"))
-    assert second.transform.image_mean == first.normalization["mean"]
-    assert second.transform.image_std == first.normalization["std"]
-
-
-def test_a_file_of_ones_own_is_not_normalised_as_torchvisions(tmp_path):
-    first = detector(model="ssdlite320_mobilenet_v3_large")
-    torch.save(first.state_dict(), tmp_path / "detector.pth")
-    second = detector(model="ssdlite320_mobilenet_v3_large", pretrained=str(tmp_path / "detector.pth"))
-    assert second.transform.image_mean == first.transform.image_mean
-
-
-def as_published(name):
-    """A state dict as torchvision publishes one: layers under their names of 2021, BatchNorms without counters."""
-    state = get_model(name, weights=None, weights_backbone=None, num_classes=91).state_dict()
-    if "ssd" in name:
-        return state
-    renamed = {}
-    for key, value in state.items():
-        for part in ("inner_blocks", "layer_blocks"):
-            for k in range(4):
-                key = key.replace(f"{part}.{k}.0.", f"{part}.{k}.")
-        key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
-        if "head.classification_head" in key or "head.regression_head" in key:
-            for k in (3, 2, 1, 0):
-                key = key.replace(f".conv.{k}.0.", f".conv.{2 * k}.")
-        if not key.endswith("num_batches_tracked"):
-            renamed[key] = value
-    return renamed
-
-
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
-def test_torchvisions_published_detectors_fit(name, tmp_path):
-    published = as_published(name)
-    theirs = get_model(name, weights=None, weights_backbone=None, num_classes=91)
-    theirs.load_state_dict(published, strict=False)
-    torch.save(published, tmp_path / "published.pth")
-    ours = build_detector(DETECT.replace(model=name, pretrained=str(tmp_path / "published.pth")), 90)
-    expected = theirs.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
