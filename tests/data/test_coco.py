@@ -75,7 +75,7 @@ def test_missing_files_are_named(tmp_path):
     ):
         load_boxes("coco", tmp_path, train="val2017")
     (folder / "annotations/instances_val2017.json").unlink()
-    with pytest.raises(FileNotFoundError, match="splits there: none"):
+    with pytest.raises(FileNotFoundError, match="unpack COCO.s annotations there"):
         load_boxes("coco", tmp_path)
 
 

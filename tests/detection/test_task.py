@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import signal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from bam.detection.task import Detection, detect
 from bam.recipes import Recipe, split_variants, variant
 from bam.records import Record
 from bam.reports import summarize
-from bam.training import compare, run, trained_model
+from bam.training import Interrupted, compare, run, trained_model
 from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_voc
 
 coco_eval = pytest.importorskip("faster_coco_eval", reason="faster_coco_eval is not installed")
@@ -40,8 +41,9 @@ TWO_STAGES = TINY.replace(
         "rpn_post_nms_top_n_train": 50,
         "rpn_post_nms_top_n_test": 20,
     },
-    data_options=TINY.data_options | {"num_train": 12, "num_test": 2, "augmentation": "flip"},
-    batch_size=3,
+    data_options=TINY.data_options | {"num_train": 6, "num_test": 2, "augmentation": "flip"},
+    batch_size=2,
+    epochs=1,
     attention="bam",
 )
 
@@ -51,6 +53,13 @@ def finished(tmp_path_factory):
     """A run with its record."""
     folder = tmp_path_factory.mktemp("run")
     return folder, run(TINY.replace(attention="bam"), folder)
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory):
+    """A run of Faster R-CNN with its record."""
+    folder = tmp_path_factory.mktemp("two_stages")
+    return folder, run(TWO_STAGES, folder)
 
 
 def losses_of(folder):
@@ -91,10 +100,10 @@ def test_losses_go_by_their_names(finished):
     assert record.final["train_loss"] == record.history[-1]["train_loss"]
 
 
-def test_losses_of_two_stages_go_by_their_names(tmp_path):
-    record = run(TWO_STAGES.replace(epochs=1), tmp_path)
+def test_losses_of_two_stages_go_by_their_names(two_stages):
+    folder, record = two_stages
     names = ["loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"]
-    assert losses_of(tmp_path)[0][2:] == names
+    assert losses_of(folder)[0][2:] == names
     assert [f"train_{name}" for name in names] == [key for key in record.history[0] if key.startswith("train_")]
 
 
@@ -146,32 +155,50 @@ def test_a_finished_run_returns_its_record(finished, monkeypatch):
     assert run(TINY.replace(attention="bam"), folder) == record
 
 
-@pytest.mark.parametrize("recipe", [TINY.replace(attention="bam"), TWO_STAGES], ids=["ssd", "two stages"])
-def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, monkeypatch, recipe):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    record = run(recipe, whole)
-    left, loss = 6, Detection.loss  # steps: in the middle of the second epoch
+def stop_at(step, stop):
+    """The loss of detection, with `stop` called in that step."""
+    left, loss = step, Detection.loss
 
-    def fail(self, *arguments):
+    def stopping(self, *arguments):
         nonlocal left
+        if left == 0:
+            stop()
         left -= 1
-        if left < 0:
-            raise RuntimeError("power failure")
         return loss(self, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Detection, "loss", fail)
-        with pytest.raises(RuntimeError, match="power failure"):
-            run(recipe, broken, save_minutes=0)
+    return stopping
+
+
+def check_resumed(recipe, whole, broken):
+    """In `broken` an unfinished run goes on to the end of that in `whole`."""
     assert not (broken / "model.safetensors").exists()
     with pytest.raises(ValueError, match="add --resume"):
         run(recipe, broken)
-    again = run(recipe, broken, resume=True)
-    assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert (broken / "steps.csv").read_text() == (whole / "steps.csv").read_text()
-    assert (broken / "detections.json").read_text() == (whole / "detections.json").read_text()
-    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in one.history] for one in (record, again)]
-    assert timeless[0] == timeless[1] and again.measures == record.measures
+    records = Record.read(whole), run(recipe, broken, resume=True)
+    for name in ("model.safetensors", "steps.csv", "detections.json", "ground_truth.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    timeless = [[{k: v for k, v in row.items() if "second" not in k} for row in one.history] for one in records]
+    assert timeless[0] == timeless[1] and records[0].measures == records[1].measures
+
+
+def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch):
+    folder, record = finished
+    recipe = Recipe(**record.recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(Detection, "loss", stop_at(6, lambda: 1 / 0))  # of eight steps
+        with pytest.raises(ZeroDivisionError):
+            run(recipe, tmp_path, save_minutes=0)
+    check_resumed(recipe, folder, tmp_path)
+
+
+def test_a_stopped_run_with_random_regions_ends_in_the_same_weights(two_stages, tmp_path, monkeypatch):
+    folder, record = two_stages
+    recipe = Recipe(**record.recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(Detection, "loss", stop_at(1, lambda: signal.raise_signal(signal.SIGTERM)))
+        with pytest.raises(Interrupted, match="stopped after step 2 of 3; the state is saved"):
+            run(recipe, tmp_path)
+    check_resumed(recipe, folder, tmp_path)
 
 
 def voc_tree(root):
@@ -184,18 +211,12 @@ VOC = TINY.replace(data="voc2007", data_options={"augmentation": "none", "worker
 VOC_MEASURES = ["test_voc07", "test_voc12", "test_ap", "test_ap50", "test_ap75"]
 
 
-def test_voc_is_measured_by_its_own_rules(tmp_path):
+def test_voc_is_measured_by_its_own_rules(tmp_path, capsys):
     voc_tree(tmp_path)
     record = run(VOC, tmp_path / "run", data_root=tmp_path)
     assert [m.key for m in record.measures] == VOC_MEASURES
+    assert "  VOC07 mAP 0.00 %  VOC12 mAP " in capsys.readouterr().out
     assert "test_ap_small" not in record.final  # there is no small object
-    assert "VOC07 mAP" in Detection_described(record)
-
-
-def Detection_described(record):
-    task = Detection(VOC)
-    task.protocol = "voc"
-    return task.describe(record.history[-1])
 
 
 def test_a_run_stopped_after_its_last_evaluation_is_measured_alike(tmp_path, monkeypatch):
@@ -253,15 +274,10 @@ def test_gradients_are_clipped(tmp_path):
         run(TINY.replace(epochs=1, clip_norm=norm), tmp_path / str(norm))
     free, large, small = (weights_of(tmp_path / str(norm)) for norm in (0.0, 1e6, 0.1))
     assert equal(free, large) and not equal(free, small)
-    start = torch.cat([value.flatten() for value in built().values()])
-    moved = [float((torch.cat([v.flatten() for v in one.values()]) - start).norm()) for one in (free, small)]
-    assert moved[1] < 0.2 * moved[0]
-
-
-def built():
-    """Weights at the start, of the kinds that gradients move; statistics move anyhow."""
     train, _ = load_boxes("digits", **TINY.data_options)
-    return Detection(TINY).model(TINY, train).state_dict()
+    start = dict(Detection(TINY).model(TINY, train).named_parameters())
+    moved = [sum(float((one[k] - p.detach()).square().sum()) for k, p in start.items()) for one in (free, small)]
+    assert moved[1] < 0.1 * moved[0]
 
 
 def test_precisions_differ_and_both_train(tmp_path):
@@ -285,9 +301,9 @@ def test_accumulated_parts_are_one_step(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    recipe = TINY.replace(epochs=6, lr=0.05, data_options=TINY.data_options | {"num_train": 256})
+    recipe = TINY.replace(epochs=5, lr=0.05, data_options=TINY.data_options | {"num_train": 128})
     record = run(recipe, tmp_path)
-    assert record.final["train_loss"] < 0.4 * record.history[0]["train_loss"]
+    assert record.final["train_loss"] < 0.5 * record.history[0]["train_loss"]
 
 
 def test_compare_end_to_end(tmp_path, capsys):
@@ -393,7 +409,7 @@ def test_a_comparison_of_backbones(tmp_path):
         (folder,) = (tmp_path / "out").glob(f"{name}-backbone=*-seed0")
         given, found = weights_of(tmp_path / name), weights_of(folder)
         keys = [key for key in given if key.endswith("conv1.weight") or ".attention." in key and key.endswith("weight")]
-        assert len(keys) == 4 + 14 * (name == "bam")
+        assert len(keys) == (28 if name == "bam" else 4)
         for key in keys:
             torch.testing.assert_close(found[f"backbone.body.{key}"], given[key], atol=1e-5, rtol=0)
 

@@ -1,0 +1,218 @@
+"""Pictures: boxes where they are, and maps of what attention strengthens."""
+
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+import bam
+from bam.data.boxes import Objects
+from bam.detection.build import build_detector
+from bam.detection.gallery import write_gallery
+from bam.detection.metrics import Detections
+from bam.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
+from bam.recipes import Recipe
+from tests.data.boxed import drawn
+
+NAMES = ("cat", "dog")
+PADDING = "fasterrcnn_mobilenet_v3_large_fpn"  # of its images, to a multiple of 32
+
+
+def detections(*boxes, scores=None, labels=None):
+    scores = [0.5] * len(boxes) if scores is None else scores
+    labels = [1] * len(boxes) if labels is None else labels
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels)
+    )
+
+
+def grey(height, width):
+    return torch.full((3, height, width), 90, dtype=torch.uint8)
+
+
+def where_changed(picture, image, from_row=0):
+    """left, top, right, bottom of the pixels that differ, from a row on; right and bottom are behind the last."""
+    rows, columns = (picture != image).any(0)[from_row:].nonzero().unbind(1)
+    return (
+        columns.min().item(),
+        rows.min().item() + from_row,
+        columns.max().item() + 1,
+        rows.max().item() + from_row + 1,
+    )
+
+
+def detector(name="ssd_resnet8", **fields):
+    options = {"min_size": 64, "max_size": 128} if name == PADDING else {}
+    recipe = Recipe(task="detection", model=name, model_options=options, attention="bam", **fields)
+    return build_detector(recipe, 3).eval()
+
+
+def zeroed(model):
+    """With M(F) = 0.5 everywhere, so that F' = 1.5 F."""
+    for module in bam.attended(model).values():
+        for parameter in module.parameters():
+            nn.init.zeros_(parameter)
+    return model
+
+
+def test_a_box_is_drawn_where_it_is():
+    image = grey(330, 400)
+    before = image.clone()
+    picture = draw(image, detections((100, 120, 200, 220)), NAMES)
+    assert picture.shape == image.shape and picture.dtype == torch.uint8 and torch.equal(image, before)
+    assert where_changed(picture, image, from_row=150) == (100, 150, 200, 220)
+    colour = picture[:, 219, 150]
+    for row, column in ((219, 100), (219, 199), (160, 100), (160, 199)):
+        assert torch.equal(picture[:, row, column], colour) and not torch.equal(colour, image[:, 0, 0])
+    assert torch.equal(picture[:, 150:215, 105:195], image[:, 150:215, 105:195])  # its inside
+    left, top, *_ = where_changed(picture, image)
+    assert left == 100 and 90 <= top < 120  # its class and score above it
+
+
+def test_small_images_are_enlarged():
+    image = torch.randint(0, 255, (3, 40, 64), dtype=torch.uint8)
+    large = image.repeat_interleave(5, 1).repeat_interleave(5, 2)
+    assert torch.equal(draw(image, detections(), NAMES), large)
+    picture = draw(image, detections((10, 20, 30, 38)), NAMES)
+    assert where_changed(picture, large, from_row=130) == (50, 130, 150, 190)
+    assert draw(grey(100, 320), detections(), NAMES).shape == (3, 100, 320)
+    assert draw(grey(100, 319), detections(), NAMES).shape == (3, 200, 638)
+
+
+def test_unlikely_boxes_are_not_drawn():
+    image = grey(330, 400)
+    found = detections((20, 120, 90, 220), (200, 120, 300, 220), scores=[0.4, 0.6], labels=[1, 2])
+    picture = draw(image, found, NAMES, score=0.5)
+    assert torch.equal(picture, draw(image, detections((200, 120, 300, 220), scores=[0.6], labels=[2]), NAMES))
+    both = draw(image, found, NAMES, score=found.scores[0].item())
+    assert where_changed(both, image, from_row=150) == (20, 150, 300, 220)
+    assert torch.equal(draw(image, found, NAMES, score=0.7), image)
+
+
+def test_classes_have_words_and_colours_of_their_own():
+    image = grey(330, 400)
+    box = (100, 120, 200, 220)
+    one, other = (draw(image, detections(box, labels=[label]), NAMES) for label in (1, 2))
+    assert not torch.equal(one[:, 219, 150], other[:, 219, 150])
+    assert not torch.equal(one, draw(image, detections(box), ("cow", "dog")))
+    assert not torch.equal(one, draw(image, detections(box, scores=[0.7]), NAMES))
+
+
+def test_boxes_at_the_edge_beyond_it_and_without_area():
+    image = grey(330, 400)
+    for box in ((-20, -10, 30, 40), (390, 320, 450, 400), (50, 60, 50, 60), (0, 0, 400, 330), (500, 500, 600, 600)):
+        assert draw(image, detections(box), NAMES).shape == image.shape
+
+
+@pytest.mark.parametrize("fields", [{}, {"sites": ["before layer2", "backbone.extra.0"]}])
+def test_a_map_of_one_half_strengthens_by_one_half(fields):
+    model = zeroed(detector(**fields))
+    gains = strengthened(model, torch.rand(3, 40, 50))
+    assert gains.keys() == bam.attended(model).keys() and len(gains) == 2
+    for gain in gains.values():
+        assert gain.dtype == torch.float32 and gain.device.type == "cpu"
+        assert ((gain - 0.5).abs().lt(1e-5) | (gain == 0)).all() and (gain != 0).float().mean() > 0.5
+
+
+def test_the_identity_strengthens_nothing():
+    gains = strengthened(detector(identity=True), torch.rand(3, 40, 50))
+    assert len(gains) == 2 and all((gain == 0).all() for gain in gains.values())
+
+
+def test_the_map_is_that_of_the_attention():
+    """What BAM's two branches say, weighed by the channels."""
+    model, seen = detector(), {}
+    for site, module in bam.attended(model).items():
+        module.register_forward_hook(lambda m, given, out, site=site: seen.update({site: (m, given[0])}))
+    gains = strengthened(model, torch.rand(3, 40, 50))
+    for site, (module, features) in seen.items():
+        with torch.no_grad():
+            channel, spatial = module.branches(features)
+            refined = features * (1 + torch.sigmoid(channel + spatial))
+        expected = refined[0].norm(dim=0) / features[0].norm(dim=0) - 1
+        alive = features[0].norm(dim=0) > 1e-3
+        torch.testing.assert_close(gains[site][alive], expected[alive], rtol=1e-4, atol=1e-4)
+        assert gains[site].shape == features.shape[2:]  # SSD does not pad
+
+
+def test_padding_is_cut_off():
+    model, whole = detector(PADDING), {}
+    for site, module in bam.attended(model).items():
+        module.register_forward_hook(lambda m, given, out, site=site: whole.update({site: (given[0][0], out[0])}))
+    gains = strengthened(model, torch.rand(3, 50, 60))  # 64 x 76 pixels of 64 x 96
+    assert [tuple(gain.shape) for gain in gains.values()] == [(16, 19), (8, 10), (4, 5)]
+    for site, gain in gains.items():
+        before, after = (features.norm(dim=0) for features in whole[site])
+        assert before.shape[1] == 24 * gain.shape[0] // 16
+        expected = (after / before - 1)[:, : gain.shape[1]]
+        torch.testing.assert_close(gain, expected, rtol=1e-4, atol=1e-4)
+
+
+def hooks_of(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_no_hooks_are_left_behind():
+    model = detector()
+    before = hooks_of(model)
+    strengthened(model, torch.rand(3, 40, 50))
+    assert hooks_of(model) == before
+    broken = model.head.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        strengthened(model, torch.rand(3, 40, 50))
+    broken.remove()
+    assert hooks_of(model) == before
+
+
+def test_maps_over_images():
+    gain = torch.tensor([[0.2, 0.2, 0.2, 0.9]])
+    picture = overlay(grey(40, 80), gain)
+    assert picture.shape == (3, 40, 80) and picture.dtype == torch.uint8
+    dark, bright = picture[:, 20, 5].float(), picture[:, 20, 75].float()
+    assert bright.sum() > 3 * dark.sum() and bright[2] < bright[0]  # yellow
+    flat = overlay(grey(40, 80), torch.full((2, 2), 0.5))
+    assert (flat == flat[:, :1, :1]).all()
+    same = overlay(grey(40, 80), 7 * gain)  # only where it is greater and less is shown
+    assert (picture.int() - same.int()).abs().max() <= 1
+
+
+def test_panels_stand_side_by_side(tmp_path):
+    page = side_by_side({"one": grey(320, 320), "other": 2 * grey(160, 240)})
+    assert page.size[0] == 320 + 6 + 480 and page.size[1] > 320
+    pixels = pil_to_tensor(page)
+    assert (
+        (pixels[:, 200, 100] == 90).all() and (pixels[:, 200, 500] == 180).all() and (pixels[:, 200, 323] == 255).all()
+    )
+    assert (pixels[:, :20, :100] < 128).any()  # a title
+    save_png(page, tmp_path / "new" / "page.png")
+    save_png(grey(4, 6), tmp_path / "new" / "image.png")
+    assert Image.open(tmp_path / "new" / "page.png").size == page.size
+    assert (pil_to_tensor(Image.open(tmp_path / "new" / "image.png")) == grey(4, 6)).all()
+
+
+def test_the_gallery_shows_images_with_objects(tmp_path):
+    boxes = [[], [[5, 6, 30, 40]], [[10, 8, 50, 30]], []]
+    images = tmp_path / "images"
+    images.mkdir()
+    data = drawn(images, boxes)
+    models = {"none": build_detector(Recipe(task="detection", model="ssd_resnet8"), 1).eval(), "bam": detector()}
+    written = write_gallery(models, data, tmp_path / "out")
+    assert [one["file"] for one in written] == ["1.png", "2.png"]
+    assert written[0]["caption"].startswith("1.png: bam at backbone.body.layer") and "yellow" in written[0]["caption"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]
+    width = 320 * 60 / 48  # of each panel: annotated, none, bam, bam: attention
+    assert Image.open(tmp_path / "out" / "1.png").width == 4 * width + 3 * 6
+    pixels = pil_to_tensor(Image.open(tmp_path / "out" / "1.png")).int()
+    edge = pixels[:, 22 + round(40 * 320 / 48) - 5, round(15 * 320 / 48)]  # of the annotated box
+    assert edge.max() - edge.min() > 40  # in colour, in a grey picture
+
+
+def test_the_gallery_of_nothing(tmp_path):
+    models = {"bam": detector()}
+    assert write_gallery(models, drawn(tmp_path, [[], []]), tmp_path / "out") == []
+    data = drawn(tmp_path, [[[5, 6, 30, 40]]])
+    ignored = Objects.of(torch.tensor([[5, 6, 30, 40]]), torch.ones(1), torch.tensor([True]))
+    assert write_gallery(models, dataclasses.replace(data, objects=[ignored]), tmp_path / "out") == []
