@@ -64,6 +64,10 @@ EXAMPLES = {
         "attention at layer1 layer2 layer3 - output unchanged: True",
         "attention saved in 114 kB",
     ],
+    "attach_to_a_detector": [
+        "attention at backbone.body.3, backbone.body.6, backbone.body.12 - detections unchanged: True",
+        "VOC 2007 mAP: 1.0",
+    ],
     "attach_to_timm": ["attention at stages.0, stages.1, stages.2; unchanged: True", "inside of blocks: 8"],
     "your_own_network": ["attention at conv1 conv2 conv3 - 109,119 parameters"],
 }

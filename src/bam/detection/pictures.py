@@ -43,7 +43,7 @@ def draw(image: Tensor, found: Detections, classes: Sequence[str], score: float 
     for (left, top, right, bottom), value, label in sorted(rows, key=lambda row: row[1]):  # the surest on top
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=3)
-        words = classes[label - 1] if value == 1 else f"{classes[label - 1]} {value:.2f}"
+        words = classes[label - 1] if value == 1 else f"{classes[label - 1]}: {value:.2f}"
         place = pen.textbbox((left + 4, max(0.0, top - 21)), words, font)
         pen.rectangle((place[0] - 4, place[1] - 3, place[2] + 4, place[3] + 3), fill=colour)
         pen.text((left + 4, max(0.0, top - 21)), words, "white", font)
