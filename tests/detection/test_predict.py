@@ -38,7 +38,8 @@ def photos(tmp_path):
     """A folder of three images, of different kinds, and other things."""
     paint(tmp_path / "photos" / "b.jpg", 1, size=(60, 50))
     paint(tmp_path / "photos" / "a.png", 2, size=(40, 70))
-    Image.open(tmp_path / "photos" / "a.png").convert("L").save(tmp_path / "photos" / "c.PNG")
+    with Image.open(tmp_path / "photos" / "a.png") as image:
+        image.convert("L").save(tmp_path / "photos" / "c.PNG")
     paint(tmp_path / "photos" / "more" / "d.png", 3)
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     return tmp_path / "photos"
@@ -67,7 +68,7 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
             assert row["score"] == pytest.approx(score.item(), abs=1e-4) and row["score"] >= 0.1
             assert row["category"] == record.classes[label - 1]
         picture = out / f"{name.rpartition('/')[2].partition('.')[0]}.png"
-        assert torch.equal(pil_to_tensor(Image.open(picture)), draw(pixels, found, record.classes, 0.1))
+        assert torch.equal(pil_to_tensor(read_rgb(str(picture))), draw(pixels, found, record.classes, 0.1))
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(": ")[0] for line in told[:-1]] == names
     first = rows[0]
@@ -76,12 +77,12 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
 
 
 def test_files_and_folders_together(trained, photos, tmp_path, capsys):
-    assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out") == 0
+    assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out", "--score", "0.9") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "detections.json"]
     told = capsys.readouterr().out
-    assert told.count("nothing of score 0.3 or more") == 2  # so little training is sure of nothing
+    assert told.count("nothing of score 0.9 or more") == 2  # so little training is sure of nothing
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
-    assert Image.open(tmp_path / "out" / "b.png").size == (360, 300)
+    assert read_rgb(str(tmp_path / "out" / "b.png")).size == (360, 300)
 
 
 def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):

@@ -12,9 +12,8 @@ from tests.conftest import SHARED_DATA
 SMALL = Recipe(
     task="detection",
     model="fasterrcnn_mobilenet_v3_large_fpn",
-    model_options={"min_size": 96, "max_size": 128, "rpn_post_nms_top_n_train": 100, "box_score_thresh": 0.0},
+    model_options={"min_size": 96, "max_size": 128, "rpn_post_nms_top_n_test": 50, "box_score_thresh": 0.0},
     attention="bam",
-    normalization="frozen",
     batch_size=2,
     epochs=1,
     lr=0.001,

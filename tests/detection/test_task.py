@@ -24,7 +24,7 @@ coco_eval = pytest.importorskip("faster_coco_eval", reason="faster_coco_eval is 
 TINY = Recipe(
     task="detection",
     data="digits",
-    data_options={"canvas": 32, "num_train": 64, "num_test": 20, "augmentation": "none"},
+    data_options={"canvas": 32, "num_train": 64, "num_test": 8, "augmentation": "none"},
     model="ssd_resnet8",
     batch_size=16,
     epochs=2,
@@ -118,7 +118,7 @@ def test_the_files_score_as_the_record_says(finished):
     folder, record = finished
     truth = json.loads((folder / "ground_truth.json").read_text())
     results = json.loads((folder / "detections.json").read_text())
-    assert len(truth["images"]) == len(truth["annotations"]) == 20 and results
+    assert len(truth["images"]) == len(truth["annotations"]) == 8 and results
     assert {entry["image_id"] for entry in results} <= {image["id"] for image in truth["images"]}
     logging.disable(logging.INFO)
     try:
@@ -137,6 +137,7 @@ def test_the_trained_network_finds_what_the_run_has_written(finished):
     model, _ = trained_model(folder)
     assert not model.training and list(bam.attended(model)) == record.sites
     _, test = load_boxes("digits", **TINY.data_options)
+    model.to(memory_format=torch.channels_last)  # as in the run: rounding decides about the order of equal scores
     found = detect(model, test.batches(256), len(test))
     written = json.loads((folder / "detections.json").read_text())
     assert sum(map(len, found)) == len(written)
@@ -301,7 +302,7 @@ def test_accumulated_parts_are_one_step(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    recipe = TINY.replace(epochs=5, lr=0.05, data_options=TINY.data_options | {"num_train": 128})
+    recipe = TINY.replace(epochs=5, lr=0.05, evaluate_every=5)
     record = run(recipe, tmp_path)
     assert record.final["train_loss"] < 0.5 * record.history[0]["train_loss"]
 

@@ -79,7 +79,8 @@ def cost(
 def _cost_of_detector(
     model: str, attention: str, options: dict[str, Any], sites: list[str] | None, num_classes: int
 ) -> None:
-    from bam.detection.build import build_detector, detector_cost, input_size
+    from bam.detection.build import build_detector
+    from bam.detection.cost import detector_cost, input_size
     from bam.recipes import Recipe
 
     recipe = Recipe(task="detection", model=model)

@@ -1,27 +1,22 @@
 """The detector of a recipe, ready to be trained."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from bam.costs import Cost, cost
 from bam.detection.backbone import attach_to, load_backbone, normalize
+from bam.detection.cost import input_size
 from bam.detection.detectors import DETECTORS, DetectorModule
+from bam.detection.weights import adapt_to_published, load_detector, normalization
 from bam.models import build
-from bam.models.weights import normalization, read_weights
 from bam.recipes import Recipe
 from bam.surgery import attach
-from bam.tensors import check_fit, is_like
-
-#: What torchvision's published detectors had their images normalised by, where it is not ImageNet's mean and deviation.
-_PUBLISHED = {
-    "ssd300_vgg16": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
-    "ssdlite320_mobilenet_v3_large": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-_PROPOSALS = 1000  #: regions of Faster R-CNN whose multiply-adds are counted
+from bam.tensors import listed
 
 
 def build_detector(
@@ -43,40 +38,66 @@ def build_detector(
     """
     torch.manual_seed(recipe.seed)
     detector, network = _assemble(recipe, num_classes)
-    name = DETECTORS[recipe.model].backbone if recipe.model in DETECTORS else ""
     if to_train and recipe.pretrained is not None:
-        _load_detector(detector, recipe.model, recipe.pretrained)
+        load_detector(detector, recipe.model, recipe.pretrained)
     sites = {} if recipe.attention == "none" else _attach(recipe, detector, network)
-    if to_train and recipe.backbone is not None:
-        load_backbone(detector, network, name, recipe.backbone, sites)
-        detector.transform.image_mean, detector.transform.image_std = map(
-            list, normalization(name, recipe.backbone) or (detector.transform.image_mean, detector.transform.image_std)
-        )
-    return normalize(detector, network, recipe.normalization, num_processes) if to_train else detector
+    if not to_train:
+        return detector
+    if recipe.backbone is not None:
+        load_backbone(detector, network, DETECTORS[recipe.model].backbone, recipe.backbone, sites)
+    told = normalization(recipe)
+    if told and not {"image_mean", "image_std"} & recipe.model_options.keys():
+        detector.transform.image_mean, detector.transform.image_std = map(list, told)
+    return normalize(detector, network, recipe.normalization, num_processes)
 
 
 def _assemble(recipe: Recipe, num_classes: int) -> tuple[DetectorModule, nn.Module]:
     """The plain detector and the network inside it."""
-    options = dict(recipe.model_options)
-    if recipe.pretrained is not None and recipe.model in _PUBLISHED:
-        options = dict(zip(("image_mean", "image_std"), map(list, _PUBLISHED[recipe.model]), strict=True)) | options
     if recipe.model in DETECTORS:
-        known = DETECTORS[recipe.model]
-        network = build(known.backbone)
+        known, options = DETECTORS[recipe.model], recipe.model_options
+        _check_sizes(options)
+        alone = known.from_scratch if recipe.backbone is None else None
+        network = alone() if alone else build(known.backbone)
         try:
-            return known.assemble(network, num_classes + 1, **options), network
+            detector = known.assemble(network, num_classes + 1, **options)
         except TypeError as error:  # what Python says of options that a detector does not take
-            raise ValueError(f"{recipe.model} with {recipe.model_options}: {error}") from None
+            raise ValueError(f"{recipe.model} with {options}: {error}") from None
+        takes = (
+            inspect.signature(type(detector)).parameters.keys() | inspect.signature(known.assemble).parameters.keys()
+        )
+        unknown = options.keys() - takes  # torchvision passes over them in silence
+        if unknown:
+            raise ValueError(f"{recipe.model} with {options}: there is no option {listed(sorted(unknown))}")
+        adapt_to_published(network, recipe)
+        return detector, network
     if recipe.model_options or recipe.backbone is not None:
         names = ", ".join(DETECTORS)
         raise ValueError(f"model_options and backbone are for {names}; {recipe.model} is built as its library does")
-    detector: DetectorModule = build(recipe.model, num_classes + 1)
+    detector = _of_library(recipe.model, num_classes + 1)
+    return detector, detector.backbone
+
+
+def _check_sizes(options: Mapping[str, Any]) -> None:
+    for name in ("min_size", "max_size", "size"):
+        value = options.get(name, 1)
+        several = value if isinstance(value, list | tuple) and name == "min_size" else [value]
+        if not several or not all(type(side) is int and side > 0 for side in several):
+            raise ValueError(f"model_options: {name} must be a number of pixels, got {value!r}")
+
+
+def _of_library(name: str, num_outputs: int) -> DetectorModule:
+    """A detector that is not in the table: another of torchvision's, or somebody's own."""
+    try:
+        detector: DetectorModule = build(name, num_outputs)
+    except ValueError as error:
+        near = difflib.get_close_matches(name, DETECTORS, n=3) or DETECTORS
+        raise ValueError(f"{error}; for detection, near: {listed(near)}") from None
     if not isinstance(getattr(detector, "transform", None), GeneralizedRCNNTransform):
-        raise ValueError(f"{recipe.model} is no detector: choose {', '.join(DETECTORS)}, or another of torchvision's")
+        raise ValueError(f"{name} is no detector: choose {listed(DETECTORS)}, or another of torchvision's")
     heads = getattr(detector, "roi_heads", None)
     if heads is not None and (heads.has_mask() or heads.has_keypoint()):
-        raise ValueError(f"{recipe.model} learns masks or keypoints, which the data sets here do not have")
-    return detector, detector.backbone
+        raise ValueError(f"{name} learns masks or keypoints, which the data sets here do not have")
+    return detector
 
 
 def _attach(recipe: Recipe, detector: DetectorModule, network: nn.Module) -> dict[str, str]:
@@ -90,56 +111,3 @@ def _attach(recipe: Recipe, detector: DetectorModule, network: nn.Module) -> dic
         return attach_to(detector, network, recipe.attention, sites, input_size(detector), **options)
     except TypeError as error:  # what Python says of options that a module does not take
         raise ValueError(f"attention {recipe.attention} with {recipe.attention_options}: {error}") from None
-
-
-def _load_detector(detector: DetectorModule, name: str, weights: str) -> None:
-    """Load a whole detector; predictions for other classes than these keep their random weights."""
-    source, given = read_weights(name, weights)
-    own = detector.state_dict()
-    heads = [key for key in own if key.startswith(("head.", "roi_heads.box_predictor."))]
-    other = [key for key in heads if key in given and not is_like(given[key], own[key])]
-    values = {key: value for key, value in given.items() if key not in other} | {key: own[key] for key in other}
-    check_fit(own, values, source, name)
-    detector.load_state_dict(values)
-
-
-def input_size(detector: DetectorModule) -> tuple[int, int]:
-    """Height and width that stand for the images as a detector resizes them; the longer side is 4/3 of the shorter."""
-    transform = detector.transform
-    if transform.fixed_size is not None:
-        width, height = transform.fixed_size
-        return height, width
-    short = transform.min_size[-1]
-    long = min(short * 4 / 3, transform.max_size)
-    return _rounded_up(short), _rounded_up(long)
-
-
-def _rounded_up(side: float) -> int:
-    return -(-round(side) // 32) * 32
-
-
-def detector_cost(detector: DetectorModule) -> Cost:
-    """Parameters, and multiply-adds of everything that is computed densely, for one image of `input_size`.
-
-    The second stage of Faster R-CNN is counted on 1000 regions.
-    """
-    dense = cost(_Dense(detector), (3, *input_size(detector)))
-    return Cost(sum(p.numel() for p in detector.parameters()), dense.macs)
-
-
-class _Dense(nn.Module):
-    """A detector without what depends on values: selecting, matching, suppressing."""
-
-    def __init__(self, detector: DetectorModule) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Any:
-        found: Tensor | Mapping[str, Tensor] | Sequence[Tensor] = self.detector.backbone(images)
-        maps = list(found.values()) if isinstance(found, Mapping) else [found] if isinstance(found, Tensor) else found
-        if not hasattr(self.detector, "rpn"):
-            return self.detector.head(maps)
-        heads = self.detector.roi_heads
-        size = heads.box_roi_pool.output_size
-        regions = images.new_zeros(_PROPOSALS, maps[0].shape[1], *size)
-        return self.detector.rpn.head(maps), heads.box_predictor(heads.box_head(regions))

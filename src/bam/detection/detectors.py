@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -32,6 +33,8 @@ class Detector:
     source: str  #: the paper that describes it
     assemble: Callable[..., DetectorModule]
     sites: tuple[str, ...] | None = None  #: of attention by default; None for the bottlenecks of the network
+    #: Makes the network where its weights do not come from classification, if it is another one then.
+    from_scratch: Callable[[], nn.Module] | None = None
 
 
 def _resnet_fpn(network: Any, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
@@ -83,11 +86,7 @@ def stairnet300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
 
 
 def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """SSDlite320 on the whole of MobileNetV3, as torchvision's with weights for the backbone.
-
-    Without such, torchvision halves the last channels, and its detector weights are of that kind: they do not fit here.
-    Normalisation also works for one image a step.
-    """
+    """SSDlite320, as torchvision's; its normalisation also works for one image a step."""
     norm = partial(BatchNorm, eps=0.001, momentum=0.03)
     layers = network.features
     last = max(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
@@ -144,7 +143,9 @@ DETECTORS: dict[str, Detector] = {
     "fasterrcnn_mobilenet_v3_large_fpn": Detector("mobilenet_v3_large", _FASTER, faster_rcnn_mobilenet),
     "retinanet_resnet50_fpn": Detector("resnet50", _RETINA, retinanet_resnet),
     "ssd300_vgg16": Detector("vgg16", _SSD, ssd300_vgg),
-    "ssdlite320_mobilenet_v3_large": Detector("mobilenet_v3_large", _SSD, ssdlite_mobilenet),
+    "ssdlite320_mobilenet_v3_large": Detector(
+        "mobilenet_v3_large", _SSD, ssdlite_mobilenet, from_scratch=partial(mobilenet_v3_large, reduced_tail=True)
+    ),
     "ssd300_mobilenet": Detector("paper/mobilenet", _SSD, ssd300_mobilenet),
     "stairnet300_vgg16": Detector("vgg16", _STAIR, stairnet300_vgg, _HEADS),
     "stairnet300_mobilenet": Detector("paper/mobilenet", _STAIR, stairnet300_mobilenet, _HEADS),

@@ -32,12 +32,16 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMG_EXTENSIONS) if path.is_dir() else [path]
+        inside = sorted(filter(_is_image, path.iterdir())) if path.is_dir() else [path]
         if not inside or not inside[0].exists():
             what = f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})" if path.is_dir() else path
             raise FileNotFoundError(f"there is no image {what}" if what is path else str(what))
         files += inside
     return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMG_EXTENSIONS
 
 
 def predict(
@@ -53,12 +57,18 @@ def predict(
         score: the least score of a detection that is drawn and written.
 
     Raises:
-        ValueError: for an image that cannot be read, or two whose pictures would have one name.
+        ValueError: for a score that is no share, an image that cannot be read, or a picture that would take the place
+            of another or of one of the images.
     """
+    if not 0 <= score <= 1:
+        raise ValueError(f"score: from 0 to 1, got {score}")
     names = [f"{file.stem}.png" for file in files]
     twice = next((file for file, name in zip(files, names, strict=True) if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"several images would be drawn into {out / twice.stem}.png: {twice} and another; rename one")
+    own = {file.resolve() for file in files} & {(out / name).resolve() for name in names}
+    if own:
+        raise ValueError(f"{own.pop()} would be drawn over; choose another --out")
     found: list[tuple[Path, Detections]] = []
     rows: list[dict[str, Any]] = []
     for file, name in zip(files, names, strict=True):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
-from bam.detection.build import build_detector, detector_cost
+from bam.detection.build import build_detector
+from bam.detection.cost import detector_cost
 from bam.detection.detectors import DetectorModule
 from bam.detection.gallery import write_gallery
 from bam.detection.metrics import (
@@ -53,15 +54,21 @@ class Detection:
     """Boxes and their classes; see `bam.training.tasks.Task`."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.protocol = "coco"
+        self.protocol = "coco"  #: of the data that were loaded
         self.found: list[Detections] | None = None  #: on the test images, of the last evaluation
 
     def load(self, recipe: Recipe, root: str | Path | None) -> tuple[BoxDataset, BoxDataset]:
         """(train, test), see `bam.data.load_boxes`."""
-        return load_boxes(recipe.data, root, **recipe.data_options)
+        train, test = load_boxes(recipe.data, root, **recipe.data_options)
+        self.protocol = test.protocol
+        return train, test
 
     def model(self, recipe: Recipe, data: Any, *, to_train: bool = True) -> DetectorModule:
         """See `build_detector`."""
+        if recipe.normalization == "frozen" and recipe.backbone is None and recipe.pretrained is None:
+            raise ValueError(
+                "normalization frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
+            )
         count = len(data.classes) or data.num_classes
         model = build_detector(recipe, count, to_train=to_train, num_processes=PartialState().num_processes)
         if isinstance(data, Record):
@@ -102,7 +109,6 @@ class Detection:
         self, model: DetectorModule, batches: BatchSource, accelerator: Accelerator, test: BoxDataset
     ) -> dict[str, float]:
         """COCO's metrics and both rules of VOC, as shares of 1; those that the data cannot tell are left out."""
-        self.protocol = test.protocol
         self.found = found = detect(model, batches, len(test))
         per_class = {
             "voc07": voc_average_precision(test.objects, found, len(test.classes), rule="11 points"),

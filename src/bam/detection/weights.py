@@ -1,0 +1,72 @@
+"""Weights of whole detectors, and what images are to be normalised by where weights come from elsewhere."""
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from bam.detection.detectors import DETECTORS, DetectorModule
+from bam.models import weights as published
+from bam.recipes import Recipe
+from bam.tensors import check_fit, is_like, listed
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+#: By which mean, deviation and epsilon of BatchNorms torchvision's published detectors were trained, where it is not by
+#: those that ours have here.
+_PUBLISHED: dict[str, tuple[tuple[Sequence[float], Sequence[float]], float | None]] = {
+    "fasterrcnn_resnet50_fpn": (_IMAGENET, 0.0),
+    "fasterrcnn_mobilenet_v3_large_fpn": (_IMAGENET, 1e-5),
+    "retinanet_resnet50_fpn": (_IMAGENET, 0.0),
+    "ssd300_vgg16": (((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)), None),
+    "ssdlite320_mobilenet_v3_large": (((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), None),
+}
+
+
+def load_detector(detector: DetectorModule, name: str, weights: str) -> None:
+    """Load a whole detector, in place; predictions for other classes than these keep their random weights.
+
+    Args:
+        detector: plain, without attention.
+        name: of the detector, for tags of torchvision.
+        weights: a file, the folder of a complete run, or a tag of torchvision.
+
+    Raises:
+        ValueError: if they do not fit; the detector is then unchanged.
+        FileNotFoundError, OSError, ImportError: as `bam.models.load_pretrained`.
+    """
+    source, given = published.read_weights(name, weights)
+    own = detector.state_dict()
+    heads = {key for key in own if key.startswith(("head.", "roi_heads.box_predictor."))}
+    other = {key for key in heads if key in given and not is_like(given[key], own[key])}
+    values = {key: value for key, value in given.items() if key not in other}
+    there = own.keys() & values.keys()
+    check_fit({key: own[key] for key in there}, {key: values[key] for key in there}, source, name)
+    # torchvision's modules know the names that they had when its files were written.
+    missing, unknown = copy.deepcopy(detector).load_state_dict(values, strict=False)
+    lacking = [key for key in missing if key not in other]
+    told = [f"{title}: {listed(keys)}" for title, keys in (("missing", lacking), ("unknown", unknown)) if keys]
+    if told:
+        raise ValueError(f"{source} does not fit {name}; {'; '.join(told)}")
+    detector.load_state_dict(values, strict=False)
+
+
+def normalization(recipe: Recipe) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation that the images had with which the recipe's weights were trained; None where nobody tells."""
+    if recipe.backbone is not None:
+        return published.normalization(DETECTORS[recipe.model].backbone, recipe.backbone)
+    if recipe.pretrained is not None and published.is_path(recipe.pretrained):
+        return published.normalization(recipe.model, recipe.pretrained)
+    return _PUBLISHED[recipe.model][0] if _is_published(recipe) else None
+
+
+def _is_published(recipe: Recipe) -> bool:
+    """Whether the recipe starts from one of torchvision's own detectors of this table."""
+    return recipe.model in _PUBLISHED and recipe.pretrained is not None and not published.is_path(recipe.pretrained)
+
+
+def adapt_to_published(network: nn.Module, recipe: Recipe) -> None:
+    """Give BatchNorms the epsilon of the published detector from which the recipe starts, if it does."""
+    epsilon = _PUBLISHED[recipe.model][1] if _is_published(recipe) else None
+    for module in network.modules():
+        if epsilon is not None and isinstance(module, nn.BatchNorm2d):
+            module.eps = epsilon
