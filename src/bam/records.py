@@ -86,7 +86,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     import torch
 
     versions = {}
-    for package in ("bottleneck-attention", "torch", "torchvision", "accelerate", "pillow"):
+    for package in ("bottleneck-attention", "torch", "torchvision", "accelerate", "pillow", "faster-coco-eval"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -156,7 +156,7 @@ def test_fingerprint_and_subset(pictures, tmp_path):
         part,
         pictures.subset(torch.arange(10, -1, -1)),
         dataclasses.replace(pictures, classes=("a", "b", "d")),
-        dataclasses.replace(pictures, images=[*pictures.images[:-1], "other.png"]),
+        dataclasses.replace(pictures, images=[*pictures.images[:-1], str(tmp_path / "other.png")]),
         *(
             dataclasses.replace(pictures, objects=[*pictures.objects[:5], changed_one, *pictures.objects[6:]])
             for changed_one in (

@@ -1,6 +1,7 @@
 """Every detector by name: its size, torchvision's keys and outputs, exact identity, one image a step."""
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -308,3 +309,47 @@ def test_costs_count_what_is_dense():
 def test_recipes_name_detectors(name):
     recipe = RECIPES[name]()
     assert recipe.model in DETECTORS and (recipe.backbone is None or recipe.normalization in ("batch", "frozen"))
+
+
+@pytest.mark.parametrize("name", ["ssd_resnet8", "fasterrcnn_mobilenet_v3_large_fpn", "fcos_resnet50_fpn"])
+def test_boxes_and_losses_are_in_full_precision(name):
+    """In bfloat16, places beyond 256 pixels go by steps of two."""
+    model = build_detector(Recipe(task="detection", model=name), 4)
+    model.transform.min_size, model.transform.max_size = (96,), 128
+    for part in (model, getattr(model, "roi_heads", model)):
+        part.score_thresh = 0.0
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.train()([torch.rand(IMAGE)], [dict(OBJECT)])
+        with torch.no_grad():
+            (found,) = model.eval()([torch.rand(IMAGE)])
+    assert len(found["boxes"]) and found["boxes"].dtype == found["scores"].dtype == torch.float32
+    assert not torch.equal(found["boxes"], found["boxes"].bfloat16().float())
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+
+
+def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypatch):
+    (tmp_path / "my_detectors.py").write_text(
+        "from torchvision.models import get_model\n"
+        "def fixed():\n"
+        "    name = 'fasterrcnn_mobilenet_v3_large_fpn'\n"
+        "    return get_model(name, weights=None, weights_backbone=None, num_classes=3)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = Recipe(task="detection", model="my_detectors:fixed")
+    assert build_detector(recipe, 2).roi_heads.box_predictor.cls_score.out_features == 3
+    with pytest.raises(ValueError, match="tells 3 classes apart, and the data have 5 with the background"):
+        build_detector(recipe, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"min_size": []}, "min_size must be a number of pixels, got []"),
+        ({"size": 0}, "size must be a number of pixels, got 0"),
+        ({"image_mean": [0.5]}, "image_mean must be three numbers, got [0.5]"),
+        ({"head": 3}, "there is no option head"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_told(options, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        build_detector(Recipe(task="detection", model="ssd_resnet8", model_options=options), 4)

@@ -205,11 +205,14 @@ def test_the_gallery_shows_images_with_objects(tmp_path):
     data = drawn(images, boxes)
     models = {name: detector(num_classes=1, attention=name) for name in ("none", "bam")}
     written = write_gallery(models, data, tmp_path / "out")
-    assert [one["file"] for one in written] == ["1.png", "2.png"]
-    assert written[0]["caption"].startswith("1.png: bam at backbone.body.layer") and "yellow" in written[0]["caption"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.png", "2.png"]
+    assert [one["file"] for one in written] == [f"{data.image_ids[k]}.png" for k in (1, 2)]
+    assert (
+        written[0]["caption"].startswith("image 1.png: bam at backbone.body.layer")
+        and "yellow" in written[0]["caption"]
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [one["file"] for one in written]
     width = 320 * 60 / 48  # of each panel: annotated, none, bam, bam: attention
-    pixels = read(tmp_path / "out" / "1.png").int()
+    pixels = read(tmp_path / "out" / written[0]["file"]).int()
     assert pixels.shape[2] == 4 * width + 3 * 6
     edge = pixels[:, 22 + round(40 * 320 / 48) - 2, round(15 * 320 / 48)]  # of the annotated box
     assert edge.max() - edge.min() > 40  # in colour, in a grey picture

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import bam
 from bam import cli
 from bam.data import load_boxes
+from bam.detection.metrics import Detections
 from bam.detection.task import Detection, detect
 from bam.recipes import Recipe, split_variants, variant
 from bam.records import Record
@@ -328,6 +329,12 @@ def test_compare_end_to_end(tmp_path, capsys):
     assert len(weights) == 4 and cli.main(words) == 0
     assert weights == {path: path.stat().st_mtime_ns for path in weights}
     assert "epoch" not in capsys.readouterr().out
+    assert all(f"{key}_percent" in (tmp_path / "summary.csv").read_text() for key in ("test_ap", "test_ap50"))
+    for path in weights:  # removed to save space: the records are enough for all but new pictures
+        path.unlink()
+    pictures[0].unlink()
+    assert cli.main(words) == 0
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 5
 
 
 def test_variants_of_a_seed_see_the_same_images_from_the_same_weights():
@@ -425,3 +432,17 @@ def test_a_comparison_is_checked_before_anything_is_trained(tmp_path):
         with pytest.raises(ValueError, match=told):
             compare(recipe, ["none", "bam"], 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_background_is_no_detection():
+    """RetinaNet gives it as label 0, where all classes are unlikely."""
+    output = {"boxes": torch.rand(3, 4), "scores": torch.rand(3), "labels": torch.tensor([2, 0, 1])}
+    found = Detections.of(output)
+    assert found.labels.tolist() == [2, 1] and torch.equal(found.boxes, output["boxes"][[0, 2]])
+
+
+def test_test_images_without_objects_are_refused(tmp_path):
+    folder = tmp_path / "VOCdevkit" / "VOC2007"
+    write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=["a"], test=["b"])
+    with pytest.raises(ValueError, match="voc2007: the 1 test images hold no object that could be found"):
+        run(VOC, tmp_path / "run", data_root=tmp_path)

@@ -34,6 +34,7 @@ def test_partial_yaml(tmp_path):
         ("- 1", "is not a recipe"),
         ("a: [", "not valid YAML"),
         ("batch_size: 100\naccumulation: 3", "no multiple"),
+        ("task: detection\nbackbone: a\npretrained: b", "pretrained is for the whole detector: .* --backbone null"),
     ],
 )
 def test_bad_yaml_is_told(tmp_path, text, told):

@@ -29,13 +29,32 @@ def sites(
     """
     from functools import partial
 
+    from bam.detection.detectors import DETECTORS
     from bam.models import build
     from bam.placement import find_bottlenecks, select_sites
     from bam.surgery import attention_factory
 
-    net = build(model, num_classes)
+    if model in DETECTORS:
+        net, sites = _where_attention_goes(model, sites)
+    else:
+        net = build(model, num_classes)
     found = select_sites(net, sites, image) if sites else find_bottlenecks(net, image, keep=keep)
     print(found.table(partial(attention_factory(attention), **(attention_options or {})), latency=latency))
+
+
+def _where_attention_goes(model: str, sites: list[str] | None) -> tuple[Any, list[str] | None]:
+    """The part of a detector where attention is looked for, and the names there, if not at its bottlenecks."""
+    from bam.detection.build import build_detector
+    from bam.detection.detectors import DETECTORS
+    from bam.models import build
+    from bam.recipes import Recipe
+
+    known = DETECTORS[model]
+    wanted = sites or list(known.sites or ())
+    if any("backbone." in site for site in wanted):
+        return build_detector(Recipe(task="detection", model=model), 20), wanted
+    print(f"{model} stands on {known.backbone}, and attention sits there:")
+    return build(known.backbone), sites
 
 
 def cost(

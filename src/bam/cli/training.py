@@ -89,9 +89,8 @@ def report(out: Path) -> None:
     records, plan = read_comparison(out)
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
-    summary["pictures"] = [
-        {"file": f"{PICTURES}/{picture['file']}", "caption": picture["caption"]} for picture in plan.get("pictures", [])
-    ]
+    pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
+    summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
     write_report(out, summary, _compare_command(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
 

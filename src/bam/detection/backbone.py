@@ -1,6 +1,8 @@
 """The network inside a detector: where its parts went, its attention, its weights, its normalisation."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from bam.detection.detectors import DetectorModule
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
 from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
 from bam.surgery.finetuning import freeze_statistics
 from bam.tensors import check_fit, listed
@@ -74,6 +77,9 @@ def load_backbone(
         ValueError: if they do not fit; the detector is then unchanged.
         FileNotFoundError, OSError, ImportError: as `bam.models.load_pretrained`.
     """
+    folder = Path(os.path.expanduser(weights))
+    if (folder / FILE_NAME).is_file() and (trained := Record.read(folder).recipe["model"]) != name:
+        raise ValueError(f"{weights} is a run of {trained}, and the backbone of this detector is {name}")
     state = network.state_dict()
     source, given = read_weights(name, weights)
     given = current_names(given, network, state)

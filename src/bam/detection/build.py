@@ -12,11 +12,18 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from bam.detection.backbone import attach_to, load_backbone, normalize
 from bam.detection.cost import input_size
 from bam.detection.detectors import DETECTORS, DetectorModule
+from bam.detection.precision import predict_in_float32
 from bam.detection.weights import adapt_to_published, load_detector, normalization
 from bam.models import build
 from bam.recipes import Recipe
 from bam.surgery import attach
 from bam.tensors import listed
+
+#: Parameters of torchvision's detectors that are no options: parts that are made here.
+_PARTS = {
+    "backbone", "network", "num_classes", "num_outputs", "head", "anchor_generator", "proposal_matcher",
+    "rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor", "options", "kwargs",
+}  # fmt: skip
 
 
 def build_detector(
@@ -38,6 +45,7 @@ def build_detector(
     """
     torch.manual_seed(recipe.seed)
     detector, network = _assemble(recipe, num_classes)
+    predict_in_float32(detector)
     if to_train and recipe.pretrained is not None:
         load_detector(detector, recipe.model, recipe.pretrained)
     sites = {} if recipe.attention == "none" else _attach(recipe, detector, network)
@@ -55,17 +63,15 @@ def _assemble(recipe: Recipe, num_classes: int) -> tuple[DetectorModule, nn.Modu
     """The plain detector and the network inside it."""
     if recipe.model in DETECTORS:
         known, options = DETECTORS[recipe.model], recipe.model_options
-        _check_sizes(options)
+        _check_options(options)
         alone = known.from_scratch if recipe.backbone is None else None
         network = alone() if alone else build(known.backbone)
         try:
             detector = known.assemble(network, num_classes + 1, **options)
         except TypeError as error:  # what Python says of options that a detector does not take
             raise ValueError(f"{recipe.model} with {options}: {error}") from None
-        takes = (
-            inspect.signature(type(detector)).parameters.keys() | inspect.signature(known.assemble).parameters.keys()
-        )
-        unknown = options.keys() - takes  # torchvision passes over them in silence
+        takes = [*inspect.signature(type(detector)).parameters, *inspect.signature(known.assemble).parameters]
+        unknown = options.keys() - (set(takes) - _PARTS)  # torchvision passes over them in silence
         if unknown:
             raise ValueError(f"{recipe.model} with {options}: there is no option {listed(sorted(unknown))}")
         adapt_to_published(network, recipe)
@@ -77,12 +83,16 @@ def _assemble(recipe: Recipe, num_classes: int) -> tuple[DetectorModule, nn.Modu
     return detector, detector.backbone
 
 
-def _check_sizes(options: Mapping[str, Any]) -> None:
-    for name in ("min_size", "max_size", "size"):
-        value = options.get(name, 1)
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options.keys() & {"min_size", "max_size", "size"}:
+        value = options[name]
         several = value if isinstance(value, list | tuple) and name == "min_size" else [value]
         if not several or not all(type(side) is int and side > 0 for side in several):
             raise ValueError(f"model_options: {name} must be a number of pixels, got {value!r}")
+    for name in options.keys() & {"image_mean", "image_std"}:
+        value = options[name]
+        if not isinstance(value, list | tuple) or [type(v) in (int, float) for v in value] != [True] * 3:
+            raise ValueError(f"model_options: {name} must be three numbers, got {value!r}")
 
 
 def _of_library(name: str, num_outputs: int) -> DetectorModule:
@@ -95,6 +105,12 @@ def _of_library(name: str, num_outputs: int) -> DetectorModule:
     if not isinstance(getattr(detector, "transform", None), GeneralizedRCNNTransform):
         raise ValueError(f"{name} is no detector: choose {listed(DETECTORS)}, or another of torchvision's")
     heads = getattr(detector, "roi_heads", None)
+    outputs = _num_outputs(detector)
+    if outputs not in (None, num_outputs):
+        raise ValueError(
+            f"{name} tells {outputs} classes apart, and the data have {num_outputs} with the background: let the "
+            "function take num_classes"
+        )
     if heads is not None and (heads.has_mask() or heads.has_keypoint()):
         raise ValueError(f"{name} learns masks or keypoints, which the data sets here do not have")
     return detector
@@ -111,3 +127,12 @@ def _attach(recipe: Recipe, detector: DetectorModule, network: nn.Module) -> dic
         return attach_to(detector, network, recipe.attention, sites, input_size(detector), **options)
     except TypeError as error:  # what Python says of options that a module does not take
         raise ValueError(f"attention {recipe.attention} with {recipe.attention_options}: {error}") from None
+
+
+def _num_outputs(detector: DetectorModule) -> int | None:
+    """How many classes a detector tells apart, the background included, where that can be seen."""
+    predictor: Any = getattr(getattr(detector, "roi_heads", None), "box_predictor", None)
+    if hasattr(predictor, "cls_score"):
+        return predictor.cls_score.out_features
+    head = getattr(getattr(detector, "head", None), "classification_head", None)
+    return getattr(head, "num_classes", getattr(head, "num_columns", None))

@@ -39,9 +39,9 @@ def write_gallery(models: Mapping[str, DetectorModule], test: BoxDataset, folder
     for (image, *_), targets in batches.test():
         number = targets[0]["number"]
         panels, sites = _panels(models, image, shown, number)
-        name = f"{shown.file_names[number].rpartition('.')[0] or shown.file_names[number]}.png"
+        name = f"{shown.image_ids[number]}.png"
         save_png(side_by_side(panels), folder / name)
-        written.append({"file": name, "caption": f"{shown.file_names[number]}{sites}"})
+        written.append({"file": name, "caption": f"image {shown.file_names[number]}{sites}"})
     return written
 
 

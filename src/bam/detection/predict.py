@@ -1,4 +1,4 @@
-"""Detections in images of one's own: pictures with boxes, and a file of COCO's results."""
+"""Detections in images of one's own: pictures with boxes, and a file of what was found."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from bam.files import write_atomically
 def find(model: DetectorModule, image: Tensor) -> Detections:
     """What a detector in eval mode finds in an image, float32 (3, H, W) from 0 to 1; on the CPU."""
     (output,) = model([image])
-    return Detections(*(output[name].cpu() for name in ("boxes", "scores", "labels")))
+    return Detections.of(output)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -33,9 +33,10 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         inside = sorted(filter(_is_image, path.iterdir())) if path.is_dir() else [path]
-        if not inside or not inside[0].exists():
-            what = f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})" if path.is_dir() else path
-            raise FileNotFoundError(f"there is no image {what}" if what is path else str(what))
+        if not inside:
+            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no image {path}")
         files += inside
     return files
 

@@ -53,6 +53,8 @@ _REPORTED = {
 class Detection:
     """Boxes and their classes; see `bam.training.tasks.Task`."""
 
+    illustrates = True
+
     def __init__(self, recipe: Recipe) -> None:
         self.protocol = "coco"  #: of the data that were loaded
         self.found: list[Detections] | None = None  #: on the test images, of the last evaluation
@@ -60,6 +62,8 @@ class Detection:
     def load(self, recipe: Recipe, root: str | Path | None) -> tuple[BoxDataset, BoxDataset]:
         """(train, test), see `bam.data.load_boxes`."""
         train, test = load_boxes(recipe.data, root, **recipe.data_options)
+        if not any((~objects.ignored).any() for objects in test.objects):
+            raise ValueError(f"{recipe.data}: the {len(test)} test images hold no object that could be found")
         self.protocol = test.protocol
         return train, test
 
@@ -161,8 +165,7 @@ def detect(model: DetectorModule, batches: BatchSource, count: int) -> list[Dete
     mine: list[tuple[int, Detections]] = []
     for images, targets in batches.test():
         for target, output in zip(targets, model(images), strict=True):
-            boxes, scores, labels = (output[name].cpu() for name in ("boxes", "scores", "labels"))
-            mine.append((target["number"], Detections(boxes.float(), scores.float(), labels)))
+            mine.append((target["number"], Detections.of(output)))
     everything = dict(gather_object(mine))
     none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     return [everything.get(number, none) for number in range(count)]

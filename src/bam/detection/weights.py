@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 
 from torch import nn
+from torchvision.models import get_model_weights
 
 from bam.detection.detectors import DETECTORS, DetectorModule
 from bam.models import weights as published
@@ -54,14 +55,16 @@ def normalization(recipe: Recipe) -> tuple[Sequence[float], Sequence[float]] | N
     """Mean and deviation that the images had with which the recipe's weights were trained; None where nobody tells."""
     if recipe.backbone is not None:
         return published.normalization(DETECTORS[recipe.model].backbone, recipe.backbone)
-    if recipe.pretrained is not None and published.is_path(recipe.pretrained):
-        return published.normalization(recipe.model, recipe.pretrained)
-    return _PUBLISHED[recipe.model][0] if _is_published(recipe) else None
+    if _is_published(recipe):
+        return _PUBLISHED[recipe.model][0]
+    return published.normalization(recipe.model, recipe.pretrained) if recipe.pretrained is not None else None
 
 
 def _is_published(recipe: Recipe) -> bool:
     """Whether the recipe starts from one of torchvision's own detectors of this table."""
-    return recipe.model in _PUBLISHED and recipe.pretrained is not None and not published.is_path(recipe.pretrained)
+    if recipe.model not in _PUBLISHED or recipe.pretrained is None:
+        return False
+    return recipe.pretrained.upper() in {"DEFAULT", *get_model_weights(recipe.model).__members__}
 
 
 def adapt_to_published(network: nn.Module, recipe: Recipe) -> None:

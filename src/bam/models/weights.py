@@ -20,7 +20,7 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
 
     See `bam.models.load_pretrained`, also for the errors.
     """
-    if is_path(pretrained):
+    if _is_path(pretrained):
         source, content = _from_path(_path(pretrained))
     elif name.startswith("timm/"):
         source, content = _from_timm(name.removeprefix("timm/"), pretrained)
@@ -35,7 +35,7 @@ def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]]
     torchvision and timm tell them of their weights, record.json of a run, config.json of a saved network; None where
     nobody does.
     """
-    if is_path(pretrained):
+    if _is_path(pretrained):
         path = _path(pretrained)
         folder = path if path.is_dir() else path.parent
         for file, entry in (("record.json", "normalization"), ("config.json", None)):
@@ -57,8 +57,7 @@ def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]]
     return list(transform.mean), list(transform.std)
 
 
-def is_path(pretrained: str) -> bool:
-    """Whether weights are named by a path, and not by a tag of torchvision or timm."""
+def _is_path(pretrained: str) -> bool:
     path = _path(pretrained)
     return path.exists() or pretrained.endswith(_SUFFIXES) or len(path.parts) > 1
 

@@ -38,7 +38,7 @@ class Recipe:
         model_options: of a detector, passed to its constructor, e.g. {"min_size": [640, 800], "max_size": 1333}.
         pretrained: weights to start from: a file, the folder of a run, or a tag of torchvision or timm ("default").
         backbone: weights for a detector's backbone: a file or the folder of a run of classification, which may hold
-            this attention already, or a tag of torchvision.
+            this attention already, or a tag of torchvision; null beside `pretrained`.
         normalization: BatchNorms of a detector's backbone: "batch" statistics; "frozen" as they are, also in weight and
             bias, while those of attention only scale and shift; "sync" over all GPUs. Small batches want "frozen".
         freeze_backbone: train the attention and the classifier alone.
@@ -141,6 +141,8 @@ class Recipe:
         for name in foreign:
             if getattr(self, name) != defaults[name]:
                 raise ValueError(f"recipe: {name} {getattr(self, name)!r} means nothing for the task {self.task}")
+        if self.backbone is not None and self.pretrained is not None:
+            raise ValueError("recipe: pretrained is for the whole detector: with it give --backbone null")
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some fields changed."""

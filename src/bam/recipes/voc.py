@@ -92,7 +92,7 @@ def overfit() -> Recipe:
 
 
 def small() -> Recipe:
-    """SSDlite from random weights on VOC 2007, for trying the pipeline; no row of the paper.
+    """StairNet on MobileNet, from random weights on VOC 2007, for trying the pipeline; no row of the paper.
 
     It finds next to nothing in so short a time.
 

@@ -85,19 +85,12 @@ def _yaml(recipe: dict[str, Any]) -> str:
 def _csv(summary: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    measure = f"{summary['measures'][0]['key']}_percent"
-    writer.writerow(["variant", "seed", measure, "params", "macs", "images_per_second", "latency_ms"])
+    keys = [measure["key"] for measure in summary["measures"]]
+    columns = [f"{key}_percent" for key in keys]
+    writer.writerow(["variant", "seed", *columns, "params", "macs", "images_per_second", "latency_ms"])
     for variant in summary["variants"]:
-        for seed, value in zip(variant["seeds"], variant["results"], strict=True):
-            writer.writerow(
-                [
-                    variant["name"],
-                    seed,
-                    f"{value:.4f}",
-                    variant["params"],
-                    variant["macs"],
-                    f"{variant['images_per_second']:.1f}",
-                    variant["latency_ms"],
-                ]
-            )
+        for number, seed in enumerate(variant["seeds"]):
+            values = [f"{variant['all_results'][key][number]:.4f}" for key in keys]
+            costs = [variant["params"], variant["macs"], f"{variant['images_per_second']:.1f}", variant["latency_ms"]]
+            writer.writerow([variant["name"], seed, *values, *costs])
     return text.getvalue()

@@ -48,6 +48,7 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
         "sites": some.sites,
         "seeds": list(runs),
         "results": decisive,
+        "all_results": values,
         "mean": fmean(decisive),
         "std": standard_deviation(decisive),
         "means": {key: fmean(of_runs) for key, of_runs in values.items()},

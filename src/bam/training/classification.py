@@ -19,6 +19,8 @@ from bam.training.network import build_model, statistics
 class Classification:
     """One class an image; see `bam.training.tasks.Task`."""
 
+    illustrates = False
+
     def __init__(self, recipe: Recipe) -> None:
         self.label_smoothing = recipe.label_smoothing
 

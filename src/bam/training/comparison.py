@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from bam.costs import latency_ms
 from bam.files import write_atomically
 from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
 from bam.training.run import check_folder, run
-from bam.training.session import check_data
+from bam.training.session import WEIGHTS, check_data
 from bam.training.tasks import task_of
 from bam.training.trained import trained_model
 
@@ -48,12 +48,13 @@ def compare(
     seeds = range(recipe.seed, recipe.seed + num_seeds)
     variants = [(seed, attention) for seed in seeds for attention in attentions]
     _check(recipe, variants, out, data_root, device)
-    latency = read_comparison(out)[1]["latency_ms"] if (out / PLAN).exists() else {}
+    earlier = read_comparison(out)[1] if (out / PLAN).exists() else {}
     plan: dict[str, Any] = {
         "recipe": recipe.as_dict(),
         "attention": list(attentions),
         "seeds": list(seeds),
-        "latency_ms": latency,
+        "latency_ms": earlier.get("latency_ms", {}),
+        "pictures": earlier.get("pictures", []),
     }
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
@@ -134,18 +135,24 @@ def _folder(out: Path, attention: str, seed: int) -> Path:
 
 def _looked_at(recipe: Recipe, out: Path, runs: dict[str, Path], data_root: str | Path | None) -> dict[str, Any]:
     """What the networks of some runs, one a variant, are found to be: their latency, and pictures of what they do."""
-    record = Record.read(next(iter(runs.values())))
-    models = {name: trained_model(folder)[0].to(record.environment["device"]) for name, folder in runs.items()}
-    task = task_of(recipe)
-    pictures = task.illustrate(models, task.load(recipe, data_root)[1], out / PICTURES)
-    return {"latency_ms": _latency(models, record), "pictures": pictures}
+    records = {name: Record.read(folder) for name, folder in runs.items()}
+    first = next(iter(records.values()))
+    device, task = torch.device(first.environment["device"]), task_of(recipe)
+    trained = {name: folder for name, folder in runs.items() if (folder / WEIGHTS).exists()}
+    if not (task.illustrates and len(trained) == len(runs)):
+        models = {name: task.model(Recipe(**record.recipe), record, to_train=False) for name, record in records.items()}
+        image = torch.randn(1, 3, *first.image_size, device=device)
+        return {"latency_ms": _latency({name: model.to(device) for name, model in models.items()}, image, first)}
+    models = {name: trained_model(folder)[0].to(device) for name, folder in trained.items()}
+    _, test = task.load(recipe, data_root)
+    pictures = task.illustrate(models, test, out / PICTURES)
+    (image, *_), _ = next(test.batches(1, device).test())
+    return {"latency_ms": _latency(models, image[None], first), "pictures": pictures}
 
 
-def _latency(models: Mapping[str, nn.Module], record: Record) -> dict[str, float]:
+def _latency(models: Mapping[str, nn.Module], image: Tensor, record: Record) -> dict[str, float]:
     """Milliseconds an image, of the networks in the precision that they were trained in."""
-    device = torch.device(record.environment["device"])
     models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
-    image = torch.randn(1, 3, *record.image_size, device=device).to(memory_format=torch.channels_last)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
-    with torch.autocast(device.type, precision, enabled=precision is not None):
-        return latency_ms(models, image)
+    with torch.autocast(image.device.type, precision, enabled=precision is not None):
+        return latency_ms(models, image.to(memory_format=torch.channels_last))

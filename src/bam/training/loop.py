@@ -134,11 +134,13 @@ def train_epoch(
             lr = learning_rate(recipe, progress.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            # Each step has a seed of its own: nothing random is left to save, and a resumed run draws the same.
-            torch.manual_seed((recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index)
             figures: dict[str, Tensor] = {}
             images = 0
-            for _ in range(parts):
+            for part in range(parts):
+                # Each has a seed of its own: nothing random is left to save, a resumed run draws the same, and so do
+                # networks that draw differently often.
+                own = (recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
+                torch.manual_seed(own + part * 1_000_003**2)
                 image, target = next(stream)
                 with accelerator.accumulate(model):
                     loss, added = task.loss(model, image, target)

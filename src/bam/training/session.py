@@ -54,7 +54,7 @@ class Session:
             model = task.model(recipe, train)
         normalized_by = task.normalization(recipe, model, train)
         self.train_batches, self.test_batches = self._batches(train, test, normalized_by)
-        mean, std = ([round(float(value) / 255, 6) for value in values] for values in normalized_by)
+        mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalized_by)
         self.record = Record(
             recipe.as_dict(),
             environment(str(accelerator.device), recipe.precision),

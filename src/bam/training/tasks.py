@@ -17,6 +17,8 @@ from bam.records import Measure
 class Task(Protocol):
     """A kind of training: its data, network, losses, and the measures by which results are compared."""
 
+    illustrates: bool  #: whether there are pictures of what its networks do
+
     def load(self, recipe: Recipe, root: str | Path | None) -> tuple[Any, Any]:
         """The data for training and for testing."""
 

@@ -41,10 +41,11 @@ class BoxDataset:
 
     @property
     def file_names(self) -> list[str]:
-        """The name of each image's file, without its folder; of images in memory, their ids."""
+        """The name of each image's file, below the folder that holds all of them; of images in memory, their ids."""
         if isinstance(self.images, Tensor):
             return [str(number) for number in self.image_ids]
-        return [os.path.basename(path) for path in self.images]
+        folder = os.path.commonpath({os.path.dirname(path) for path in self.images})
+        return [os.path.relpath(path, folder).replace(os.sep, "/") for path in self.images]
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """What a detector found in one image, and what all metrics ask of sets of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,16 @@ class Detections:
         if self.boxes.shape != (number, 4) or self.scores.shape != (number,) or self.labels.shape != (number,):
             shapes = ", ".join(str(tuple(part.shape)) for part in (self.boxes, self.scores, self.labels))
             raise ValueError(f"detections are boxes (n, 4), scores (n,) and labels (n,), not {shapes}")
+
+    @classmethod
+    def of(cls, output: Mapping[str, Tensor]) -> "Detections":
+        """What one of torchvision's detectors gives for an image, on the CPU.
+
+        RetinaNet also predicts the background, as label 0, where all classes are unlikely: left out.
+        """
+        kept = output["labels"] > 0
+        boxes, scores, labels = (output[name][kept].cpu() for name in ("boxes", "scores", "labels"))
+        return cls(boxes.float(), scores.float(), labels)
 
     def __len__(self) -> int:
         """How many."""
