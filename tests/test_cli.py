@@ -239,3 +239,12 @@ def test_the_command_to_repeat_is_understood(tmp_path, capsys):
     known = _compare_command(tmp_path, {"recipe": Recipe(name="digits/small", sites=["-2", "-1"]).as_dict(),
                                         "variants": [{"name": "bam", "seeds": [0]}]})  # fmt: skip
     assert parse_flags(compare, shlex.split(known)[2:])["recipe"].sites == ["-2", "-1"]
+
+
+def test_sites_of_detectors(capsys):
+    assert cli.main(["sites", "--model", "stairnet300_mobilenet", "--no-latency"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("backbone.stairs.") == 6 and "28,290" in told
+    assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
+    told = capsys.readouterr().out
+    assert "ssd_resnet8 stands on cifar/resnet8" in told and "layer2" in told

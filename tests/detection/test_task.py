@@ -446,3 +446,8 @@ def test_test_images_without_objects_are_refused(tmp_path):
     write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=["a"], test=["b"])
     with pytest.raises(ValueError, match="voc2007: the 1 test images hold no object that could be found"):
         run(VOC, tmp_path / "run", data_root=tmp_path)
+
+
+def test_frozen_normalisation_wants_weights():
+    with pytest.raises(ValueError, match="would keep BatchNorms that have seen nothing: give backbone or pretrained"):
+        Detection(TINY).model(TINY.replace(normalization="frozen"), record_of(TINY))

@@ -43,7 +43,8 @@ def fasterrcnn_resnet101_fpn() -> Recipe:
     """COCO table, Faster R-CNN, ResNet101: AP 29.1 %, with BAM 30.4 % (printed).
 
     AP50 48.4 and 50.2, AP75 30.7 and 32.5 %. The paper's backbones were trained on ImageNet with and without BAM: give
-    such runs as 'none(backbone=runs/plain),bam(backbone=runs/bam)'; otherwise BAM begins as the exact identity.
+    such runs as 'none(backbone=runs/plain),bam(backbone=runs/bam,identity=false)'; otherwise BAM begins as the exact
+    identity.
     About 9.5 GPU hours a run (estimated).
 
     bam compare --recipe coco/fasterrcnn_resnet101_fpn --attention none,bam --seeds 3
