@@ -11,8 +11,6 @@ import torch
 from bam.data.boxes import Objects
 from bam.detection.metrics import Detections, coco_ground_truth, coco_metrics, coco_results
 
-pytest.importorskip("faster_coco_eval", reason="faster_coco_eval is not installed")
-
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
 NAMES += ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]
 BOX, FAR = (0, 0, 50, 50), (200, 200, 250, 250)  # 2500 square pixels: medium

@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 
+import faster_coco_eval as coco_eval
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,8 +20,6 @@ from bam.records import Record
 from bam.reports import summarize
 from bam.training import Interrupted, compare, run, trained_model
 from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_voc
-
-coco_eval = pytest.importorskip("faster_coco_eval", reason="faster_coco_eval is not installed")
 
 TINY = Recipe(
     task="detection",

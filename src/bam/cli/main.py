@@ -6,7 +6,8 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from bam.cli.networks import cost, coverage, export, models, paper, sites
+from bam.cli.exporting import export
+from bam.cli.networks import cost, coverage, models, paper, sites
 from bam.cli.training import compare, predict, recipes, report, train
 from bam.flags import parse_flags
 
