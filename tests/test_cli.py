@@ -96,8 +96,8 @@ def test_sites_by_hand_with_latency(capsys):
 
 
 def test_networks_of_detection_download_nothing(capsys):
-    assert cli.main(["sites", "--model", "ssdlite320_mobilenet_v3_large", "--no-latency"]) == 0
-    assert "backbone.features.0.3" in capsys.readouterr().out
+    assert cli.main(["sites", "--model", "fcos_resnet50_fpn", "--no-latency"]) == 0
+    assert "backbone.body.layer1" in capsys.readouterr().out
 
 
 def test_a_run_is_exported_with_what_it_learned(tmp_path, capsys):

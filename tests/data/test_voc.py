@@ -83,7 +83,8 @@ def test_voc0712_trains_on_both_years_and_tests_on_the_first(tmp_path):
     bird = voc_xml(voc_object("bird", (2, 2, 9, 9)))
     write_voc(tmp_path / "VOCdevkit/VOC2012", {"2008_000001": bird}, trainval=["2008_000001"])
     train, test = load_boxes("voc0712", tmp_path)
-    assert train.file_names == ["000001.jpg", "000002.jpg", "2008_000001.jpg"] and train.image_ids == [1, 2, 3]
+    names = ("VOC2007/JPEGImages/000001.jpg", "VOC2007/JPEGImages/000002.jpg", "VOC2012/JPEGImages/2008_000001.jpg")
+    assert train.file_names == list(names) and train.image_ids == [1, 2, 3]
     assert train.objects[2].labels.tolist() == [CLASSES.index("bird") + 1] and test.file_names == ["000003.jpg"]
     for count in (1, 2, 3):
         part, _ = load_boxes("voc0712", tmp_path, num_train=count)
