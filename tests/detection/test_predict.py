@@ -52,8 +52,8 @@ def predict(trained, images, out, *more):
 def test_images_of_a_folder(trained, photos, tmp_path, capsys):
     assert predict(trained, photos, tmp_path / "out", "--score", "0.1") == 0
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "detections.json"]
-    rows = json.loads((out / "detections.json").read_text())
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "predictions.json"]
+    rows = json.loads((out / "predictions.json").read_text())
     names = [str(photos / name) for name in ("a.png", "b.jpg", "c.PNG")]
     assert rows and {row["file_name"] for row in rows} <= set(names)
     model, record = trained_model(trained)
@@ -73,15 +73,15 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
     assert [line.partition(": ")[0] for line in told[:-1]] == names
     first = rows[0]
     assert f"{first['category']} {first['score']:.2f}" in told[0]
-    assert told[-1] == f"pictures and detections.json in {out}"
+    assert told[-1] == f"pictures and predictions.json in {out}"
 
 
 def test_files_and_folders_together(trained, photos, tmp_path, capsys):
     assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out", "--score", "0.9") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "detections.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "predictions.json"]
     told = capsys.readouterr().out
     assert told.count("nothing of score 0.9 or more") == 2  # so little training is sure of nothing
-    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
     assert read_rgb(str(tmp_path / "out" / "b.png")).size == (360, 300)
 
 

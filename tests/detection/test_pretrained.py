@@ -5,6 +5,7 @@ import torch
 from torchvision.models import get_model
 
 from bam.detection.build import build_detector
+from bam.detection.weights import normalization
 from bam.training import run
 from tests.detection.test_backbone import CLASSIFY, DETECT, detector
 
@@ -63,3 +64,8 @@ def test_torchvisions_published_detectors_fit(name, tmp_path):
     torch.save(as_published(name, expected), tmp_path / "published.pth")
     ours = build_detector(DETECT.replace(model=name, pretrained=str(tmp_path / "published.pth")), 90)
     assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
+
+
+def test_nobody_tells_how_other_published_detectors_normalise():
+    assert normalization(DETECT.replace(model="fcos_resnet50_fpn", pretrained="DEFAULT")) is None
+    assert normalization(DETECT.replace(model="ssd300_vgg16", pretrained="COCO_V1"))[1][0] == 1 / 255

@@ -106,7 +106,7 @@ def predict(
     Args:
         run: folder of a complete run of detection.
         images: files, or folders of them, separated by commas.
-        out: folder for the pictures (PNG) and detections.json.
+        out: folder for the pictures (PNG) and predictions.json.
         score: least score of a detection that is drawn.
     """
     from bam.training import trained_model
@@ -123,7 +123,7 @@ def predict(
     for file, found in predict(model, find_files([Path(image) for image in images]), classes, out, score):
         named = [f"{classes[k - 1]} {v:.2f}" for k, v in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
         print(f"{file}: {', '.join(named) or f'nothing of score {score} or more'}")
-    print(f"pictures and detections.json in {out}")
+    print(f"pictures and predictions.json in {out}")
 
 
 def recipes() -> None:

@@ -48,7 +48,7 @@ def _is_image(path: Path) -> bool:
 def predict(
     model: DetectorModule, files: Sequence[Path], classes: Sequence[str], out: Path, score: float
 ) -> list[tuple[Path, Detections]]:
-    """Write a PNG with boxes for each image, and detections.json: file, class, score and box (xywh) of each detection.
+    """Write a PNG with boxes for each image, and predictions.json: file, class, score and box (xywh) of each detection.
 
     Args:
         model: a detector in eval mode.
@@ -87,5 +87,5 @@ def predict(
         ):
             box = [x1, y1, x2 - x1, y2 - y1]
             rows.append({"file_name": str(file), "category": classes[label - 1], "score": value, "bbox": box})
-    write_atomically(out / "detections.json", json.dumps(rows, indent=1) + "\n")
+    write_atomically(out / "predictions.json", json.dumps(rows, indent=1) + "\n")
     return found

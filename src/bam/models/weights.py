@@ -54,7 +54,7 @@ def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]]
     from torchvision.models import get_model_weights
 
     transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
-    return list(transform.mean), list(transform.std)
+    return (list(transform.mean), list(transform.std)) if hasattr(transform, "mean") else None  # detectors do it inside
 
 
 def _is_path(pretrained: str) -> bool:
