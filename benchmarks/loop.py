@@ -25,10 +25,10 @@ from torch import Tensor
 from bam import recipes
 from bam.data import Batches, BatchSource, Dataset, load
 from bam.models import build
+from bam.tasks.task import task_of
 from bam.training.display import Display
 from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer as make_optimizer
-from bam.training.tasks import task_of
 
 
 class Training:

@@ -8,7 +8,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 import bam
 from bam.data.boxes import Objects
-from bam.detection.metrics import Detections, mean_average_precision, voc_average_precision
+from bam.tasks.detection.metrics import Detections, mean_average_precision, voc_average_precision
 
 torch.manual_seed(0)
 detector = fasterrcnn_mobilenet_v3_large_320_fpn(

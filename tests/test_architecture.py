@@ -12,7 +12,7 @@ import bam
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
     "files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
-    "models", "data", "recipes", "records", "detection", "paper", "reports", "training", "export", "coverage", "timm",
+    "models", "data", "recipes", "records", "tasks", "paper", "reports", "training", "export", "coverage", "timm",
     "flags", "cli", "__main__",
 ]  # fmt: skip
 CORE = {"files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}

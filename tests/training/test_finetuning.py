@@ -14,8 +14,8 @@ from bam.flags import parse_flags
 from bam.models import build
 from bam.recipes import Recipe
 from bam.records import Record
+from bam.tasks.classification.network import statistics
 from bam.training import build_model, compare, run, trained_model, training_images
-from bam.training.network import statistics
 from bam.training.optimization import optimizer
 from bam.training.session import Session
 from tests.conftest import restless

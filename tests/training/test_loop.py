@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bam.data import Batches, load
 from bam.recipes import Recipe
+from bam.tasks.classification.task import Classification
 from bam.training import build_model
-from bam.training.classification import Classification
 from bam.training.display import Display
 from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer

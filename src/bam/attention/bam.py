@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bam.attention.batchnorm import BatchNorm
 from bam.attention.contract import check_features
-from bam.attention.normalization import BatchNorm
 from bam.kernels import COMBINE, gate, pool_and_reduce
 from bam.kernels.backend import named
 

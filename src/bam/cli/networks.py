@@ -29,10 +29,10 @@ def sites(
     """
     from functools import partial
 
-    from bam.detection.detectors import DETECTORS
     from bam.models import build
     from bam.placement import find_bottlenecks, select_sites
     from bam.surgery import attention_factory
+    from bam.tasks.detection.detectors import DETECTORS
 
     if model in DETECTORS:
         net, sites = _where_attention_goes(model, sites)
@@ -44,10 +44,10 @@ def sites(
 
 def _where_attention_goes(model: str, sites: list[str] | None) -> tuple[Any, list[str] | None]:
     """The part of a detector where attention is looked for, and the names there, if not at its bottlenecks."""
-    from bam.detection.build import build_detector
-    from bam.detection.detectors import DETECTORS
     from bam.models import build
     from bam.recipes import Recipe
+    from bam.tasks.detection.build import build_detector
+    from bam.tasks.detection.detectors import DETECTORS
 
     known = DETECTORS[model]
     wanted = sites or list(known.sites or ())
@@ -77,9 +77,9 @@ def cost(
             have the size to which they resize them).
     """
     from bam.costs import cost, format_count
-    from bam.detection.detectors import DETECTORS
     from bam.models import build
     from bam.surgery import attach
+    from bam.tasks.detection.detectors import DETECTORS
 
     if attention == "none" and (attention_options or sites):
         raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
@@ -98,9 +98,9 @@ def cost(
 def _cost_of_detector(
     model: str, attention: str, options: dict[str, Any], sites: list[str] | None, num_classes: int
 ) -> None:
-    from bam.detection.build import build_detector
-    from bam.detection.cost import detector_cost, input_size
     from bam.recipes import Recipe
+    from bam.tasks.detection.build import build_detector
+    from bam.tasks.detection.cost import detector_cost, input_size
 
     recipe = Recipe(task="detection", model=model)
     net = build_detector(recipe, num_classes)
@@ -116,9 +116,9 @@ def models() -> None:
     from torchvision.models import list_models
 
     from bam.costs import cost, format_count
-    from bam.detection.detectors import DETECTORS
     from bam.models import MODELS, build
     from bam.models.residual import strided_kernel
+    from bam.tasks.detection.detectors import DETECTORS
 
     width = max(map(len, MODELS))
     print(f"{'network':{width}}  parameters     MACs  strides  paper")

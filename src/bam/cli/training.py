@@ -117,7 +117,7 @@ def predict(
             f"{run} is a run of classification, and predict draws boxes; for classes: bam export --run {run} --out "
             "FOLDER, then bam.export.from_pretrained and preprocessing"
         )
-    from bam.detection.predict import find_files, predict
+    from bam.tasks.detection.predict import find_files, predict
 
     classes = record.classes
     for file, found in predict(model, find_files([Path(image) for image in images]), classes, out, score):

@@ -54,8 +54,8 @@ def _count(name: str, text: str) -> Counts:
 def _count_detector(recipe: Recipe) -> Counts:
     """Strides are torchvision's; the row's image size is the detector's own."""
     from bam.data.boxes import VOC_CLASSES
-    from bam.detection.build import build_detector
-    from bam.detection.cost import detector_cost
+    from bam.tasks.detection.build import build_detector
+    from bam.tasks.detection.cost import detector_cost
 
     model = build_detector(recipe.replace(backbone=None), 80 if recipe.data == "coco" else len(VOC_CLASSES))
     counted = detector_cost(model)

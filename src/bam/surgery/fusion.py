@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bam.attention import BAM, SE
 from bam.attention.bam import ChannelBranch, SpatialBranch
-from bam.attention.normalization import BatchNorm
+from bam.attention.batchnorm import BatchNorm
 from bam.surgery.finetuning import normalize_by_running_statistics
 from bam.surgery.insertion import attended_modules, refuse_wrapped, replace
 

@@ -1,8 +1,8 @@
 """Training: one readable loop, exact resume, and the paired comparison."""
 
+from bam.tasks.classification.network import build_model
 from bam.training.comparison import compare
 from bam.training.memory import keep_freed_memory
-from bam.training.network import build_model
 from bam.training.run import run
 from bam.training.session import Interrupted
 from bam.training.trained import trained_model, training_images

@@ -13,9 +13,9 @@ from bam.costs import latency_ms
 from bam.files import write_atomically
 from bam.recipes import Recipe, folder_name, variant
 from bam.records import Record
+from bam.tasks.task import task_of
 from bam.training.run import check_folder, run
 from bam.training.session import WEIGHTS, check_data
-from bam.training.tasks import task_of
 from bam.training.trained import trained_model
 
 PLAN = "comparison.json"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from bam.data import BatchSource, Unreadable
 from bam.recipes import Recipe
+from bam.tasks.task import Task
 from bam.training.display import Display
 from bam.training.optimization import learning_rate
-from bam.training.tasks import Task
 
 
 class Progress:

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState
 
 from bam.recipes import Recipe
 from bam.records import Record
+from bam.tasks.task import task_of
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
-from bam.training.tasks import task_of
 
 #: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
 #: cannot be read ends it.

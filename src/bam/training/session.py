@@ -20,11 +20,11 @@ from bam.files import append, write_atomically
 from bam.recipes import Recipe
 from bam.records import Record, environment
 from bam.surgery import attended
+from bam.tasks.task import Task
 from bam.training.display import Display
 from bam.training.loop import Progress, train_epoch
 from bam.training.optimization import optimizer
 from bam.training.states import load_state, save_state, set_aside_after
-from bam.training.tasks import Task
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"

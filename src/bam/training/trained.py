@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from bam.data import epoch_generator, load
 from bam.recipes import Recipe
 from bam.records import Record
+from bam.tasks.task import task_of
 from bam.tensors import load_tensors, read_safetensors
 from bam.training.session import WEIGHTS
-from bam.training.tasks import task_of
 
 
 def trained_model(folder: Path) -> tuple[nn.Module, Record]:

@@ -68,9 +68,9 @@ class Task(Protocol):
 def task_of(recipe: Recipe) -> Task:
     """The task of a recipe."""
     if recipe.task == "detection":
-        from bam.detection.task import Detection  # it needs torchvision's detectors and faster_coco_eval
+        from bam.tasks.detection.task import Detection  # it needs torchvision's detectors and faster_coco_eval
 
         return Detection(recipe)
-    from bam.training.classification import Classification
+    from bam.tasks.classification.task import Classification
 
     return Classification(recipe)

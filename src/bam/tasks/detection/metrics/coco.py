@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from bam.data.boxes import Objects
-from bam.detection.metrics.detections import Detections, check_sets
-from bam.detection.metrics.results import coco_ground_truth, coco_results
+from bam.tasks.detection.metrics.detections import Detections, check_sets
+from bam.tasks.detection.metrics.results import coco_ground_truth, coco_results
 
 # In the order in which COCO's tool gives them.
 _NAMES = (

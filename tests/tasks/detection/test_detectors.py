@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model, list_models
 
 import bam
-from bam.detection.build import build_detector
-from bam.detection.cost import detector_cost, input_size
-from bam.detection.detectors import DETECTORS
-from bam.detection.task import Detection
 from bam.recipes import RECIPES, Recipe
+from bam.tasks.detection.build import build_detector
+from bam.tasks.detection.cost import detector_cost, input_size
+from bam.tasks.detection.detectors import DETECTORS
+from bam.tasks.detection.task import Detection
 from tests.conftest import restless
 
 #: Of which some tests are left out: slow, and of the same parts as others.

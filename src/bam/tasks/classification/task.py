@@ -13,11 +13,11 @@ from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
 from bam.recipes import Recipe
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Measure
-from bam.training.network import build_model, statistics
+from bam.tasks.classification.network import build_model, statistics
 
 
 class Classification:
-    """One class an image; see `bam.training.tasks.Task`."""
+    """One class an image; see `bam.tasks.task.Task`."""
 
     illustrates = False
 

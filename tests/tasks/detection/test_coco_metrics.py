@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bam.data.boxes import Objects
-from bam.detection.metrics import Detections, coco_ground_truth, coco_metrics, coco_results
+from bam.tasks.detection.metrics import Detections, coco_ground_truth, coco_metrics, coco_results
 
 NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
 NAMES += ["ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torchvision.models import get_model
 
-from bam.detection.build import build_detector
-from bam.detection.weights import normalization
+from bam.tasks.detection.build import build_detector
+from bam.tasks.detection.weights import normalization
 from bam.training import run
-from tests.detection.test_backbone import CLASSIFY, DETECT, detector
+from tests.tasks.detection.test_backbone import CLASSIFY, DETECT, detector
 
 
 def test_a_detector_starts_from_another_whole_detector(tmp_path):

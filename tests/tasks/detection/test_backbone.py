@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torchvision.models import get_model
 
 import bam
-from bam.detection.backbone import load_backbone, normalize
-from bam.detection.build import build_detector
-from bam.detection.detectors import DETECTORS
 from bam.models import build
 from bam.recipes import Recipe
+from bam.tasks.detection.backbone import load_backbone, normalize
+from bam.tasks.detection.build import build_detector
+from bam.tasks.detection.detectors import DETECTORS
 from bam.training import run, trained_model
 from tests.conftest import restless
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from bam.detection.detectors import DetectorModule
+from bam.tasks.detection.detectors import DetectorModule
 
 
 def predict_in_float32(detector: DetectorModule) -> None:

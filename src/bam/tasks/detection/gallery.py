@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from bam.data import BoxDataset
-from bam.detection.detectors import DetectorModule
-from bam.detection.metrics import Detections
-from bam.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
-from bam.detection.predict import find
 from bam.surgery import attended
+from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.detection.metrics import Detections
+from bam.tasks.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
+from bam.tasks.detection.predict import find
 
 _COUNT = 6  #: images
 SCORE = 0.3  #: least score of a detection that is drawn

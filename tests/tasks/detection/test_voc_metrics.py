@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bam.data.boxes import Objects
-from bam.detection.metrics import Detections, average_precision, mean_average_precision, voc_average_precision
+from bam.tasks.detection.metrics import Detections, average_precision, mean_average_precision, voc_average_precision
 
 RULES = ("11 points", "area")
 BOX, FAR = (0, 0, 10, 10), (100, 100, 110, 110)

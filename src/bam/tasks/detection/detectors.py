@@ -14,8 +14,8 @@ from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from bam.attention.normalization import BatchNorm
-from bam.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
+from bam.attention.batchnorm import BatchNorm
+from bam.tasks.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
 
 #: One of torchvision's detectors, which have no type in common.
 DetectorModule = Any

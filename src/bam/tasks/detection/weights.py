@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import nn
 from torchvision.models import get_model_weights
 
-from bam.detection.detectors import DETECTORS, DetectorModule
 from bam.models import weights as published
 from bam.recipes import Recipe
+from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tensors import check_fit, is_like, listed
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

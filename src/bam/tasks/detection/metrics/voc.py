@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bam.data.boxes import Objects
-from bam.detection.metrics.detections import Detections, check_sets
+from bam.tasks.detection.metrics.detections import Detections, check_sets
 
 Rule = Literal["11 points", "area"]
 

@@ -9,9 +9,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam import cli
 from bam.data.folder.decoding import read_rgb
-from bam.detection.pictures import draw
-from bam.detection.predict import find
 from bam.recipes import Recipe
+from bam.tasks.detection.pictures import draw
+from bam.tasks.detection.predict import find
 from bam.training import run, trained_model
 from tests.data.pictures import paint
 

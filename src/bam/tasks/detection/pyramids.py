@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import Conv2dNormActivation
 
-from bam.attention.normalization import BatchNorm
+from bam.attention.batchnorm import BatchNorm
 
 
 class Pyramid(nn.Module):

@@ -1,4 +1,4 @@
-"""Detection as a task of training: `bam.training.tasks.Task`."""
+"""Detection as a task of training: `bam.tasks.task.Task`."""
 
 import json
 import math
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
-from bam.detection.build import build_detector
-from bam.detection.cost import detector_cost
-from bam.detection.detectors import DetectorModule
-from bam.detection.gallery import write_gallery
-from bam.detection.metrics import (
+from bam.files import write_atomically
+from bam.recipes import Recipe
+from bam.records import Measure, Record
+from bam.tasks.detection.build import build_detector
+from bam.tasks.detection.cost import detector_cost
+from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.detection.gallery import write_gallery
+from bam.tasks.detection.metrics import (
     Detections,
     coco_ground_truth,
     coco_metrics,
@@ -25,9 +28,6 @@ from bam.detection.metrics import (
     mean_average_precision,
     voc_average_precision,
 )
-from bam.files import write_atomically
-from bam.recipes import Recipe
-from bam.records import Measure, Record
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
@@ -51,7 +51,7 @@ _REPORTED = {
 
 
 class Detection:
-    """Boxes and their classes; see `bam.training.tasks.Task`."""
+    """Boxes and their classes; see `bam.tasks.task.Task`."""
 
     illustrates = True
 

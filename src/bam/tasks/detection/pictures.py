@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from bam.detection.detectors import DetectorModule
-from bam.detection.metrics import Detections
 from bam.surgery import attended
+from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.detection.metrics import Detections
 
 _SIDE = 320  #: of panels and of small images, in pixels
 _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45", "#e07b39", "#5b6770")

@@ -11,10 +11,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.data.folder.decoding import read_rgb
-from bam.detection.detectors import DetectorModule
-from bam.detection.metrics import Detections
-from bam.detection.pictures import draw, save_png
 from bam.files import write_atomically
+from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.detection.metrics import Detections
+from bam.tasks.detection.pictures import draw, save_png
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bam.costs import Cost, cost
-from bam.detection.detectors import DetectorModule
+from bam.tasks.detection.detectors import DetectorModule
 
 _PROPOSALS = 1000  #: regions of Faster R-CNN whose multiply-adds are counted
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from bam.detection.backbone import attach_to, load_backbone, normalize
-from bam.detection.cost import input_size
-from bam.detection.detectors import DETECTORS, DetectorModule
-from bam.detection.precision import predict_in_float32
-from bam.detection.weights import adapt_to_published, load_detector, normalization
 from bam.models import build
 from bam.recipes import Recipe
 from bam.surgery import attach
+from bam.tasks.detection.backbone import attach_to, load_backbone, normalize
+from bam.tasks.detection.cost import input_size
+from bam.tasks.detection.detectors import DETECTORS, DetectorModule
+from bam.tasks.detection.precision import predict_in_float32
+from bam.tasks.detection.weights import adapt_to_published, load_detector, normalization
 from bam.tensors import listed
 
 #: Parameters of torchvision's detectors that are no options: parts that are made here.

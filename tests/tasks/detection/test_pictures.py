@@ -10,11 +10,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import bam
 from bam.data.boxes import Objects
-from bam.detection.build import build_detector
-from bam.detection.gallery import write_gallery
-from bam.detection.metrics import Detections
-from bam.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
 from bam.recipes import Recipe
+from bam.tasks.detection.build import build_detector
+from bam.tasks.detection.gallery import write_gallery
+from bam.tasks.detection.metrics import Detections
+from bam.tasks.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
 from tests.data.boxed import drawn
 
 NAMES = ("cat", "dog")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 import bam
 from bam import cli
 from bam.data import load_boxes
-from bam.detection.metrics import Detections
-from bam.detection.task import Detection, detect
 from bam.recipes import Recipe, split_variants, variant
 from bam.records import Record
 from bam.reports import summarize
+from bam.tasks.detection.metrics import Detections
+from bam.tasks.detection.task import Detection, detect
 from bam.training import Interrupted, compare, run, trained_model
 from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_voc
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bam.data.boxes import Objects
-from bam.detection.metrics.detections import Detections, check_finite, check_labels
+from bam.tasks.detection.metrics.detections import Detections, check_finite, check_labels
 
 
 def coco_ground_truth(
@@ -45,7 +45,7 @@ def coco_ground_truth(
             ids = {"id": len(annotations) + 1, "image_id": int(image_id), "category_id": int(category_ids[label - 1])}
             annotations.append(ids | {"bbox": box, "area": area, "iscrowd": int(ignored)})
     return {
-        "info": {"description": "written by bam.detection"},
+        "info": {"description": "written by bam.tasks.detection"},
         "images": [
             {"id": int(image_id), "file_name": str(name), "height": int(height), "width": int(width)}
             for image_id, name, (height, width) in zip(image_ids, file_names, sizes, strict=True)

@@ -1,0 +1,1 @@
+"""Training for one class per image."""
