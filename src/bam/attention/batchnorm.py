@@ -1,8 +1,11 @@
-"""Batch normalisation that also works where a batch statistic is undefined."""
+"""Batch normalisation: a layer that also works where a batch statistic is undefined, and freezing of any such layer."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def normalize(
@@ -47,3 +50,17 @@ class BatchNorm(nn.BatchNorm2d):
             self.momentum,
             self.eps,
         )
+
+
+def freeze_statistics(norm: _NormBase, frozen: bool = True) -> None:
+    """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
+    for key, hook in list(norm._forward_pre_hooks.items()):
+        if hook is normalize_by_running_statistics:
+            del norm._forward_pre_hooks[key]
+    if frozen:
+        norm.register_forward_pre_hook(normalize_by_running_statistics)
+
+
+def normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
+    """The hook of a frozen BatchNorm, before its forward pass."""
+    norm.training = False

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import named_modules
+from bam.attention.batchnorm import freeze_statistics
 from bam.surgery.insertion import attended
 
 
@@ -92,20 +93,6 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
             freeze_statistics(module, frozen and module not in free)
             module.train(model.training)
     return model
-
-
-def freeze_statistics(norm: _NormBase, frozen: bool = True) -> None:
-    """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
-    for key, hook in list(norm._forward_pre_hooks.items()):
-        if hook is normalize_by_running_statistics:
-            del norm._forward_pre_hooks[key]
-    if frozen:
-        norm.register_forward_pre_hook(normalize_by_running_statistics)
-
-
-def normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
-    """The hook of a frozen BatchNorm, before its forward pass."""
-    norm.training = False
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
