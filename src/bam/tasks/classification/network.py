@@ -52,5 +52,5 @@ def statistics(recipe: Recipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
     if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():
         known = normalization(recipe.model, recipe.pretrained)
     if known is None:
-        return train.statistics()
+        return train.normalization()
     return 255 * torch.tensor(known[0]), 255 * torch.tensor(known[1])
