@@ -11,7 +11,7 @@ import bam
 
 ROOT = Path(bam.__file__).parent
 LADDER = [  # each room may import those before it
-    "files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery",
+    "files", "tensors", "kernels", "attention", "dryrun", "costs", "placement", "surgery", "pixels",
     "models", "data", "recipes", "records", "tasks", "paper", "reports", "training", "export", "coverage", "timm",
     "flags", "cli", "__main__",
 ]  # fmt: skip

@@ -32,9 +32,9 @@ def training_images(record: Record, data_root: Path | None = None, count: int = 
     """Random training images of a run's data, (count, 3, H, W), normalised as in training, not augmented."""
     train, _ = load(record.recipe["data"], data_root, **record.recipe["data_options"])
     chosen = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
-    known = record.normalization
-    normalization = train.statistics()
-    if known:
-        normalization = 255 * torch.tensor(known["mean"]), 255 * torch.tensor(known["std"])
-    images, _ = next(train.subset(chosen).batches(count, normalization).test())
+    if record.normalization:
+        mean, std = (255 * torch.tensor(record.normalization[name]) for name in ("mean", "std"))
+    else:  # a record of an earlier version
+        mean, std = train.normalization()
+    images, _ = next(train.subset(chosen).batches(count, (mean, std)).test())
     return images

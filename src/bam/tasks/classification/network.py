@@ -49,5 +49,5 @@ def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> 
     if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():
         known = normalization(recipe.model, recipe.pretrained)
     if known is None:
-        return train.statistics()
+        return train.normalization()
     return 255 * torch.tensor(known[0]), 255 * torch.tensor(known[1])

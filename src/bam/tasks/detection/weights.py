@@ -7,10 +7,11 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from bam.models import weights as published
+from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tensors import check_fit, is_like, listed
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 #: By which mean, deviation and epsilon of BatchNorms torchvision's published detectors were trained, where it is not by
 #: those that ours have here.
 _PUBLISHED: dict[str, tuple[tuple[Sequence[float], Sequence[float]], float | None]] = {
