@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from bam import cli
+from bam.attention import AttentionSpec
 from bam.cli.training import _compare_command, compare, train
 from bam.flags import parse_flags
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe
 
 TINY = ("--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}', "--epochs", "1", "--batch-size", "32")
 
@@ -40,9 +41,9 @@ def test_flags_change_the_recipe():
         + ["--no-deterministic", "--milestones", "0.3,0.6", "--attention-options", '{"reduction": 8}'],
     )
     recipe = arguments["recipe"]
-    assert (recipe.name, recipe.attention, recipe.lr, recipe.flip) == ("digits/small", "bam", 0.05, True)
-    assert recipe.sites == ["layer1", "layer2"] and recipe.milestones == [0.3, 0.6] and not recipe.deterministic
-    assert recipe.attention_options == {"reduction": 8} and recipe.batch_size == 64
+    assert (recipe.name, recipe.lr, recipe.flip, recipe.batch_size) == ("digits/small", 0.05, True, 64)
+    assert recipe.attention == AttentionSpec("bam", {"reduction": 8}, ("layer1", "layer2"))
+    assert recipe.milestones == [0.3, 0.6] and not recipe.deterministic
 
 
 def test_cost_of_the_released_layout(capsys):
@@ -79,7 +80,7 @@ def test_variants_with_options_are_compared(tmp_path, capsys):
     assert "bam(reduction=4) - none: " in told and "se(sites=every block, identity=true) - none: " in told
     records = {folder.parent.name: json.loads(folder.read_text()) for folder in tmp_path.glob("*/record.json")}
     assert set(records) == {"none-seed0", "bam-reduction=4-seed0", "se-sites=every-block-identity=true-seed0"}
-    assert records["bam-reduction=4-seed0"]["recipe"]["attention_options"] == {"reduction": 4}
+    assert records["bam-reduction=4-seed0"]["recipe"]["attention"] == "bam(reduction=4)"
     assert records["se-sites=every-block-identity=true-seed0"]["sites"] == [f"layer{k}.0.bn2" for k in (1, 2, 3)]
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated, original = (parse_flags(compare, w) for w in (shlex.split(command)[2:], words[1:]))
@@ -134,7 +135,7 @@ def test_coverage_writes_its_page(tmp_path, capsys, monkeypatch):
 
 
 def test_the_repeat_command_names_the_variants_once():
-    recipe = {**Recipe().as_dict(), "name": "digits/small", "attention": "bam"}
+    recipe = {**ClassificationRecipe().as_dict(), "name": "digits/small", "attention": "bam"}
     summary = {"recipe": recipe, "variants": [{"name": "bam", "seeds": [0]}, {"name": "none", "seeds": [0]}]}
     command = _compare_command(Path("out"), summary)
     assert command.count("--attention ") == 1 and "--attention bam,none" in command
@@ -215,13 +216,43 @@ def test_data_options_are_added_to_those_of_the_recipe():
     assert options("--recipe", "imagenet/mobilenet_192", "--data", "folder:mine") == {"size": 192}
     assert options("--recipe", "digits/small", "--data", "folder:mine") == {}
     assert options("--recipe", "digits/small", "--data", "folder:mine", *few) == {"unreadable": "skip"}
+    # Said, though it is what the recipe has for its own data.
+    same = ("--data-options", '{"augmentation": "flip", "invalid": "drop"}')
+    assert options("--recipe", "coco/small", "--data", "voc2007", *same) == {"augmentation": "flip", "invalid": "drop"}
+    assert options("--recipe", "coco/small", "--data", "voc2007") == {}
+
+
+def test_only_fields_of_the_task_are_flags(capsys):
+    """`--help` shows no field that means nothing, and --task chooses whose fields there are."""
+    own = {"classification": ["--crop-padding", "--freeze-backbone", "--label-smoothing", "--compile-mode"]}
+    own["detection"] = ["--model-options", "--backbone BACKBONE", "--batchnorm"]
+    asked = {"classification": ["digits/small"], "detection": ["digits/detection"]}
+    for task, words in [*asked.items(), ("detection", ["digits/small", "--task", "detection"])]:
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--recipe", *words, "--help"])
+        shown = capsys.readouterr().out
+        assert f"recipe fields of the task {task}" in shown
+        for other, flags in own.items():
+            assert all((flag in shown) == (other == task) for flag in flags)
+
+
+def test_fields_under_their_names_of_version_0_1():
+    words = ["--recipe", "voc2007/ssd300_vgg16", "--normalization", "frozen", "--sites", "layer1", "--identity"]
+    recipe = parse_flags(train, words)["recipe"]
+    assert recipe.batchnorm == "frozen" and recipe.attention == AttentionSpec(sites=("layer1",), identity=True)
+
+
+def test_what_stands_in_brackets_counts_more():
+    words = ["--recipe", "folder/finetune", "--attention", "se(sites=every block)", "--sites", "layer1"]
+    recipe = parse_flags(train, words)["recipe"]
+    assert recipe.attention == AttentionSpec("se", sites=("every block",), identity=True)
 
 
 def test_a_variant_is_trained_alone(tmp_path, capsys):
     words = ["train", "--recipe", "digits/small", *TINY, "--attention", "bam(reduction=4, sites=layer1)"]
     assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
     recipe = json.loads((tmp_path / "run" / "record.json").read_text())["recipe"]
-    assert (recipe["attention"], recipe["attention_options"], recipe["sites"]) == ("bam", {"reduction": 4}, ["layer1"])
+    assert recipe["attention"] == "bam(reduction=4, sites=layer1)"
     export = ["export", "--model", "resnet18", "--attention", "se", "--sites", "every block", "--out"]
     assert cli.main([*export, str(tmp_path / "saved")]) == 0
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
@@ -230,15 +261,16 @@ def test_a_variant_is_trained_alone(tmp_path, capsys):
 
 def test_the_command_to_repeat_is_understood(tmp_path, capsys):
     mine = tmp_path / "mine.yaml"
-    mine.write_text(Recipe(sites=["-1"], epochs=1).to_yaml())
+    mine.write_text(ClassificationRecipe(attention=AttentionSpec(sites=("-1",)), epochs=1).to_yaml())
     words = ["compare", "--recipe", str(mine), *TINY, "--attention", "bam(reduction=4),bam", "--seeds", "1"]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     command = (tmp_path / "out" / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated, original = (parse_flags(compare, w)["recipe"] for w in (shlex.split(command)[2:], words[1:]))
     assert set(repeated.differences(original)) <= {"precision"}
-    known = _compare_command(tmp_path, {"recipe": Recipe(name="digits/small", sites=["-2", "-1"]).as_dict(),
+    changed = ClassificationRecipe(name="digits/small").replace(sites=["-2", "-1"])
+    known = _compare_command(tmp_path, {"recipe": changed.as_dict(),
                                         "variants": [{"name": "bam", "seeds": [0]}]})  # fmt: skip
-    assert parse_flags(compare, shlex.split(known)[2:])["recipe"].sites == ["-2", "-1"]
+    assert parse_flags(compare, shlex.split(known)[2:])["recipe"].attention.sites == ("-2", "-1")
 
 
 def test_sites_of_detectors(capsys):

@@ -92,8 +92,8 @@ def test_a_step_of_every_row(name, text):
     recipe = variant(RECIPES[name](), text)
     side, classes = (16, 100) if name.startswith("cifar100") else (64, 1000)
     model = build(recipe.model, classes)
-    if recipe.attention != "none":
-        bam.attach(model, recipe.attention, sites=recipe.sites, image=side, **recipe.attention_options)
+    if not recipe.attention.is_none:
+        bam.attach(model, recipe.attention, image=side)
         assert len(bam.attended(model)) == number_of_sites(recipe)
     before = {key: value.clone() for key, value in model.named_parameters()}
     loss = F.cross_entropy(model(torch.randn(2, 3, side, side)), torch.tensor([1, 2]))
@@ -106,7 +106,7 @@ def test_a_step_of_every_row(name, text):
 
 def number_of_sites(recipe: Recipe) -> int:
     """As the paper's counts show."""
-    if recipe.sites == ["every block"]:
+    if recipe.attention.sites == ("every block",):
         return {"resnet50_v1": 16, "preresnet110_v1": 54, "wide_resnet28_8": 12}.get(recipe.model[6:], 9)
     three_stages = ("preresnet", "wide_resnet28", "resnext29", "densenet", "squeezenet")
     return 2 if any(word in recipe.model for word in three_stages) else 3

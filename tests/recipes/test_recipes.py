@@ -1,7 +1,7 @@
 import pytest
 
 from bam import recipes
-from bam.recipes import RECIPES, Recipe
+from bam.recipes import RECIPES, ClassificationRecipe
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -21,7 +21,9 @@ def test_docstrings_give_the_command(name):
 def test_partial_yaml(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("epochs: 3\nattention: bam\nweight_decay: 5e-4\nlr: 1\n")  # YAML takes 5e-4 for a word
-    assert recipes.load(str(path)) == Recipe(name="mine", epochs=3, attention="bam", weight_decay=5e-4, lr=1)
+    assert recipes.load(str(path)) == ClassificationRecipe(
+        name="mine", epochs=3, attention="bam", weight_decay=5e-4, lr=1
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Measure, Record
 from bam.reports import summarize, write_report
 
@@ -13,7 +13,7 @@ def record(attention, seed, error, complete=True):
     row = {"epoch": 1, "train_loss": 1.0, "train_error": 0.5, "test_loss": 1.0, "test_error": error, "seconds": 1.0}
     row["images_per_second"] = 1000.0 + seed
     return Record(
-        recipe=Recipe(name="digits/small", attention=attention, seed=seed).as_dict(),
+        recipe=ClassificationRecipe(name="digits/small", attention=attention, seed=seed).as_dict(),
         environment={
             "device": "cpu",
             "processor": "<chip>",

@@ -12,10 +12,10 @@ from bam.data import load
 from bam.export import save_pretrained
 from bam.flags import parse_flags
 from bam.models import build
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe, Recipe, RunOptions
 from bam.records import Record
-from bam.tasks.classification.network import statistics
-from bam.training import build_model, compare, run, trained_model, training_images
+from bam.tasks.classification.network import build_model, pixel_normalization
+from bam.training import compare, run, trained_model, training_images
 from bam.training.optimization import optimizer
 from bam.training.session import Session
 from tests.conftest import restless
@@ -33,7 +33,14 @@ def weights(tmp_path):
 
 @pytest.fixture
 def recipe(weights):
-    return Recipe(data_options=DATA, batch_size=16, epochs=1, precision="fp32", identity=True, pretrained=str(weights))
+    return ClassificationRecipe(
+        data_options=DATA,
+        batch_size=16,
+        epochs=1,
+        precision="fp32",
+        attention="none(identity=true)",
+        pretrained=str(weights),
+    )
 
 
 def backbone(state):
@@ -89,7 +96,7 @@ def test_a_frozen_run_resumes_bit_equal(recipe, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(Session, "save", save)
-        run(frozen, tmp_path / "parts", save_minutes=0)
+        run(frozen, tmp_path / "parts", RunOptions(save_minutes=0))
     run(frozen, tmp_path / "parts", resume=True)
     first, second = (tmp_path / name / "model.safetensors" for name in ("whole", "parts"))
     assert first.read_bytes() == second.read_bytes()
@@ -132,7 +139,7 @@ def test_flags_of_fine_tuning():
     assert parse_flags(train_verb, [*words[:2], "--pretrained", "12"])["recipe"].pretrained == "12"
     assert parse_flags(train_verb, words[:2])["recipe"].pretrained is None
     with pytest.raises(ValueError, match="pretrained must be of type str, got 12"):
-        Recipe(pretrained=12)
+        ClassificationRecipe(pretrained=12)
 
 
 def test_records_of_the_first_versions_are_read(recipe, tmp_path):
@@ -145,7 +152,7 @@ def test_records_of_the_first_versions_are_read(recipe, tmp_path):
         del content["recipe"][name]
     (tmp_path / "run" / "record.json").write_text(json.dumps(content))
     record = Record.read(tmp_path / "run")
-    assert record.classes == [] and record.normalization == {} and Recipe(**record.recipe).nesterov
+    assert record.classes == [] and record.normalization == {} and Recipe.from_dict(record.recipe).nesterov
     assert trained_model(tmp_path / "run")[1] == record
 
 
@@ -159,12 +166,12 @@ def test_records_of_the_first_versions_are_read(recipe, tmp_path):
     ],
 )
 def test_images_are_normalised_as_for_the_pretrained_weights(model, pretrained, mean):
-    recipe = Recipe(model=model, pretrained=pretrained)
+    recipe = ClassificationRecipe(model=model, pretrained=pretrained)
     train, _ = load("digits", **DATA)
-    torch.testing.assert_close(statistics(recipe, train)[0], 255 * torch.tensor(mean))
+    torch.testing.assert_close(pixel_normalization(recipe, train)[0], 255 * torch.tensor(mean))
     own = recipe.replace(data_options={"mean": [0.1, 0.2, 0.3]})  # the recipe's word counts more; digits take none
-    assert torch.equal(statistics(own, train)[0], train.normalization()[0])
-    assert torch.equal(statistics(recipe.replace(pretrained=None), train)[0], train.normalization()[0])
+    assert torch.equal(pixel_normalization(own, train)[0], train.normalization()[0])
+    assert torch.equal(pixel_normalization(recipe.replace(pretrained=None), train)[0], train.normalization()[0])
 
 
 def test_a_run_hands_its_normalisation_on(recipe, weights, tmp_path):
@@ -181,33 +188,40 @@ def test_a_run_hands_its_normalisation_on(recipe, weights, tmp_path):
     model, _ = trained_model(tmp_path / "second")
     save_pretrained(model, export, backbone=recipe.model, **second.normalization)
     third = recipe.replace(pretrained=str(export))
-    assert statistics(third, load("digits", **DATA)[0])[0].tolist() == [0.25 * 255, 0.5 * 255, 0.75 * 255]
+    assert pixel_normalization(third, load("digits", **DATA)[0])[0].tolist() == [0.25 * 255, 0.5 * 255, 0.75 * 255]
 
 
 def test_all_classifiers_learn_on_a_frozen_backbone(tmp_path):
     """RepViT has two, for distillation."""
     torch.manual_seed(3)
     save_file(build("timm/repvit_m0_9", 12).state_dict(), tmp_path / "net.safetensors")
-    recipe = Recipe(model="timm/repvit_m0_9", pretrained=str(tmp_path / "net.safetensors"), freeze_backbone=True)
+    recipe = ClassificationRecipe(
+        model="timm/repvit_m0_9", pretrained=str(tmp_path / "net.safetensors"), freeze_backbone=True
+    )
     trained = {name for name, p in build_model(recipe, 10, (64, 64)).named_parameters() if p.requires_grad}
     assert trained == {f"head.{head}.l.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
 
 
 def test_random_weights_are_not_frozen():
     with pytest.raises(ValueError, match="freeze_backbone would keep random weights: give pretrained, too"):
-        Recipe(freeze_backbone=True)
+        ClassificationRecipe(freeze_backbone=True)
 
 
 def test_a_file_beside_its_record_is_normalised_as_told(recipe, tmp_path):
     first = run(recipe.replace(pretrained=None), tmp_path / "first")
     for pretrained in (tmp_path / "first", tmp_path / "first" / "model.safetensors"):
-        mean, _ = statistics(recipe.replace(pretrained=str(pretrained), data="folder:x"), None)
+        mean, _ = pixel_normalization(recipe.replace(pretrained=str(pretrained), data="folder:x"), None)
         torch.testing.assert_close(mean, 255 * torch.tensor(first.normalization["mean"]))
 
 
 def test_google_nets_are_trained_by_their_main_classifier(tmp_path):
     options = {"num_train": 4, "num_test": 2, "canvas": 64}
-    record = run(Recipe(model="googlenet", data_options=options, batch_size=4, epochs=1), tmp_path / "run")
+    record = run(
+        ClassificationRecipe(model="googlenet", data_options=options, batch_size=4, epochs=1), tmp_path / "run"
+    )
     assert record.complete
     with pytest.raises(ValueError, match="returns a .*OrderedDict, and no class logits"):
-        run(Recipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1), tmp_path / "other")
+        run(
+            ClassificationRecipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1),
+            tmp_path / "other",
+        )

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bam.data import load
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe, RunOptions
 from bam.records import Record
 from bam.training import compare, run, training_images
 from bam.training.session import Session
@@ -37,7 +37,9 @@ def shapes(tmp_path):
 
 def recipe_of(path, **changes):
     options = {"size": 16, "scale": [0.5, 1.0], "workers": 0}
-    recipe = Recipe(data=f"folder:{path}", data_options=options, batch_size=4, epochs=2, precision="fp32", flip=True)
+    recipe = ClassificationRecipe(
+        data=f"folder:{path}", data_options=options, batch_size=4, epochs=2, precision="fp32", flip=True
+    )
     return recipe.replace(attention="bam", **changes)
 
 
@@ -77,7 +79,7 @@ def test_a_resumed_run_is_bit_equal_and_counts_what_it_could_not_read(shapes, tm
     assert f"unreadable images left out in this epoch: {expected[0]}, e.g. {shapes}" in told
 
     with pytest.raises(ValueError, match="cannot be read as an image"):
-        run(recipe, tmp_path / "parts", save_minutes=0)
+        run(recipe, tmp_path / "parts", RunOptions(save_minutes=0))
     stopped = max(int(path.name.split("-")[1]) for path in (tmp_path / "parts").glob("state-*.pt"))
 
     stops = iter((stopped + 2, 14))  # in the first and in the second epoch
@@ -94,7 +96,7 @@ def test_a_resumed_run_is_bit_equal_and_counts_what_it_could_not_read(shapes, tm
     for workers in (0, 2):
         changed = skipping.replace(data_options=skipping.data_options | {"workers": workers})
         with pytest.raises(Stop):
-            run(changed, tmp_path / "parts", resume=True, save_minutes=0)
+            run(changed, tmp_path / "parts", RunOptions(save_minutes=0), resume=True)
     parts = run(skipping, tmp_path / "parts", resume=True)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]

@@ -1,27 +1,29 @@
 """The loop itself: nothing in an epoch makes the host wait for the device."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bam.attention import AttentionSpec
 from bam.data import load
-from bam.recipes import Recipe
-from bam.tasks.classification.task import Classification
-from bam.training import build_model
+from bam.recipes import ClassificationRecipe
+from bam.tasks.classification import task as classification
+from bam.tasks.classification.network import build_model
 from bam.training.display import Display
-from bam.training.loop import Progress, train_epoch
+from bam.training.loop import Progress, Trainer
 from bam.training.optimization import optimizer
-from bam.training.run import _settings
+from bam.training.run import settings
 
-RECIPE = Recipe(
+RECIPE = ClassificationRecipe(
     data_options={"num_train": 96, "num_test": 64, "canvas": 16},
-    attention="bam",
-    attention_options={"identity": True},
+    attention=AttentionSpec("bam", identity=True),
     batch_size=32,
     crop_padding=2,
     flip=True,
@@ -86,7 +88,8 @@ def test_no_step_waits_for_the_device(accumulation):
     accelerator, model, stepper, batches, _ = parts(recipe)
     progress = Progress(accelerator.device)
     display = Display("", 1, 0, visible=False)
-    epoch = train_epoch(recipe, Classification(recipe), model, stepper, batches, accelerator, progress, display)
+    trainer = Trainer(classification.Classification(recipe), model, stepper, accelerator)
+    epoch = trainer.epoch(batches, progress, display)
     next(epoch)  # the epoch's order is drawn on the host and sent to the device; optimiser states are made
     if torch.cuda.is_available():
         torch.cuda.set_sync_debug_mode("error")
@@ -102,9 +105,9 @@ def test_no_step_waits_for_the_device(accumulation):
 
 
 def test_evaluation_waits_once(monkeypatch):
-    accelerator, model, _, _, tested = parts(RECIPE)
-    evaluate = Classification(RECIPE).evaluate
-    expected = evaluate(model, tested, accelerator, None)
+    _, model, _, _, tested = parts(RECIPE)
+    evaluate = classification.Classification(RECIPE).evaluate
+    expected = evaluate(model, tested, None)
     last = {}
 
     def reduce(total, how):
@@ -112,9 +115,9 @@ def test_evaluation_waits_once(monkeypatch):
         mode.__exit__(None, None, None)
         return total
 
-    monkeypatch.setattr(accelerator, "reduce", reduce)
+    monkeypatch.setattr(classification, "reduce", reduce)
     mode = NoWaiting().__enter__()
-    assert evaluate(model, tested, accelerator, None) == expected
+    assert evaluate(model, tested, None) == expected
     assert last["seen"] > 50 and last["total"][3] == len(tested.images)
 
 
@@ -127,20 +130,39 @@ def test_the_guard_sees_waiting():
         torch.arange(3)[torch.tensor([True, False, True])]
 
 
-def test_switches_of_a_run_are_put_back():
-    before = (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    with _settings(RECIPE.replace(deterministic=False), "cpu"):
+def switches():
+    """What a run changes in its process."""
+    return (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+        dict(os.environ),
+        *(dict(kind._shared_state) for kind in (PartialState, AcceleratorState, GradientState)),
+    )
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_switches_of_a_run_are_put_back(used_before):
+    if used_before:
+        Accelerator(cpu=True)
+    before = switches()
+    with settings(RECIPE.replace(deterministic=False), "cpu"):
         assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.allow_tf32
         assert not torch.are_deterministic_algorithms_enabled()
-    after = (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    assert after == before
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] and PartialState().device.type == "cpu"
+    assert switches() == before
+    with pytest.raises(RuntimeError), settings(RECIPE, "cpu"):
+        assert switches() != before
+        raise RuntimeError
+    assert switches() == before
 
 
 def test_tf32_is_for_gpus():
     if torch.cuda.is_available():  # where it is what was asked for
-        with _settings(RECIPE.replace(precision="tf32"), None):
+        with settings(RECIPE.replace(precision="tf32"), None):
             assert torch.backends.cuda.matmul.allow_tf32
-    with pytest.raises(ValueError, match="NVIDIA"), _settings(RECIPE.replace(precision="tf32"), "cpu"):
+    with pytest.raises(ValueError, match="NVIDIA"), settings(RECIPE.replace(precision="tf32"), "cpu"):
         pass
 
 

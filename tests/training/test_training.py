@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 import bam
@@ -16,12 +15,15 @@ from bam.data import load
 from bam.files import write_atomically
 from bam.flags import parse_flags
 from bam.models import MODELS
-from bam.recipes import Recipe
-from bam.training import Interrupted, build_model, compare, run
+from bam.recipes import ClassificationRecipe, Recipe, RunOptions
+from bam.tasks.classification.network import build_model
+from bam.training import Interrupted, compare, run
 from bam.training.optimization import learning_rate, optimizer
 from bam.training.states import load_state, save_state
 
-TINY = Recipe(data_options={"num_train": 320, "num_test": 100, "canvas": 16}, batch_size=32, epochs=2, precision="fp32")
+TINY = ClassificationRecipe(
+    data_options={"num_train": 320, "num_test": 100, "canvas": 16}, batch_size=32, epochs=2, precision="fp32"
+)
 
 
 def bam_command(folder, *flags, epochs=4):
@@ -80,7 +82,7 @@ def test_a_run_leaves_everything_needed(tmp_path):
     assert torch.are_deterministic_algorithms_enabled() == before
     names = {path.name.split("-0")[0] for path in tmp_path.iterdir()}
     assert names == {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
-    assert Recipe(**yaml.safe_load((tmp_path / "recipe.yaml").read_text())) == TINY.replace(attention="bam")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == TINY.replace(attention="bam")
     assert records.Record.read(tmp_path) == record and record.complete
     assert record.sites == ["layer1", "layer2"] and len(record.history) == 2
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 2 * 10
@@ -221,11 +223,11 @@ def test_interruption_is_a_keyboard_interrupt():
 
 
 def test_learning_rates():
-    cosine = Recipe(lr=0.2, epochs=10, warmup_epochs=1)
+    cosine = ClassificationRecipe(lr=0.2, epochs=10, warmup_epochs=1)
     rates = [learning_rate(cosine, step, 100) for step in range(1000)]
     assert rates[0] == pytest.approx(0.002) and rates[99] == pytest.approx(0.2) and max(rates) == pytest.approx(0.2)
     assert rates[550] == pytest.approx(0.1, rel=0.01) and rates[-1] < 1e-5
-    steps = Recipe(lr=0.1, epochs=10, schedule="step", milestones=[0.5, 0.75])
+    steps = ClassificationRecipe(lr=0.1, epochs=10, schedule="step", milestones=[0.5, 0.75])
     assert [learning_rate(steps, s, 10) for s in (0, 49, 50, 74, 75, 99)] == pytest.approx(
         [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
     )
@@ -250,7 +252,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
     if torch.cuda.is_available():  # then the request is met, and there is nothing to refuse
         pytest.skip("there is a GPU here: the refusal of cuda without one cannot be seen")
     with pytest.raises(ValueError, match="device 'cuda' is not to be had"):
-        run(TINY, tmp_path, device="cuda")
+        run(TINY, tmp_path, RunOptions(device="cuda"))
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):

@@ -44,6 +44,10 @@ class AttentionSpec:
             raise ValueError(f"attention: a name is one word without brackets, got {self.name!r}")
         if not isinstance(self.options, dict) or not all(isinstance(name, str) for name in self.options):
             raise ValueError(f"attention {self.name}: options must be names with values, got {self.options!r}")
+        for name in {"sites", "identity"} & self.options.keys():  # fields, wherever they were written
+            object.__setattr__(self, name, self.options[name])
+        options = {name: value for name, value in self.options.items() if name not in ("sites", "identity")}
+        object.__setattr__(self, "options", options)
         if not isinstance(self.identity, bool):
             raise ValueError(f"attention {self.name}: identity must be true or false, got {self.identity!r}")
         if self.sites is not None:
@@ -86,8 +90,7 @@ class AttentionSpec:
         except ValueError as error:
             raise ValueError(f"attention {text!r}: {error}") from None
         base = cls() if over is None else over
-        fields = {name: options.pop(name) for name in ("sites", "identity") if name in options}
-        return dataclasses.replace(base, name=parts[1], options=base.options | options, **fields)
+        return dataclasses.replace(base, name=parts[1], options=base.options | options)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -157,9 +160,7 @@ class SiteSpec:
         name, channels, options = content["attention"], content["channels"], content["options"]
         if type(channels) is not int or channels < 1:
             raise ValueError(f"channels must be a positive number, got {channels!r}")
-        options = dict(options)
-        identity = options.pop("identity", False)
-        return cls(AttentionSpec(UNNAMED if name is None else name, options, identity=identity), channels)
+        return cls(AttentionSpec(UNNAMED if name is None else name, options), channels)
 
     @property
     def is_own(self) -> bool:

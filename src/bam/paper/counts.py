@@ -68,7 +68,7 @@ def _more_than_released(net: nn.Module) -> int:
     for site, carrier in attended_modules(net).items():
         spec = carrier.attention_spec.attention
         if spec.name == "bam":
-            released = dataclasses.replace(spec, options=spec.options | {"layout": "released"})
+            released = dataclasses.replace(spec, options=spec.options | {"layout": "released"}, identity=False)
             more += _params(carrier.attention) - _params(released.build(site.channels))
     return more
 

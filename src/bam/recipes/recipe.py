@@ -140,25 +140,23 @@ class Recipe:
             if old in content:
                 content[name] = content.pop(old)
         foreign = _foreign_defaults(kind)
-        for name in content.keys() & foreign.keys():
-            if content[name] != foreign[name]:
-                raise ValueError(f"recipe: {name} {content[name]!r} means nothing for the task {task}")
-        return kind().replace(**{name: value for name, value in content.items() if name not in foreign})
+        own = {name: value for name, value in content.items() if name not in foreign or value != foreign[name]}
+        return kind().replace(**own)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; `attention_options`, `sites` and `identity` change parts of the attention.
 
-        Attention as text keeps what it leaves out: "bam" has the options that this recipe has.
+        Attention as text counts more than its parts, and keeps what it leaves out: "bam" has this recipe's options.
 
         Raises:
             ValueError: for an unknown field, or a value that cannot be meant.
         """
         attention = changes.pop("attention", self.attention)
-        if isinstance(attention, str):
-            attention = AttentionSpec.parse(attention, over=self.attention)
-        parts = {"options": "attention_options", "sites": "sites", "identity": "identity"}
-        changed = {part: changes.pop(name) for part, name in parts.items() if name in changes}
-        attention = dataclasses.replace(attention, **changed)
+        names = {"options": "attention_options", "sites": "sites", "identity": "identity"}
+        parts = {part: changes.pop(name) for part, name in names.items() if name in changes}
+        base = dataclasses.replace(self.attention if isinstance(attention, str) else attention, **parts)
+        attention = AttentionSpec.parse(attention, over=base) if isinstance(attention, str) else base
+        _refuse_foreign(type(self), changes)
         unknown = set(changes) - self.types().keys()
         if unknown:
             raise ValueError(f"a recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(self.as_dict())}")
@@ -203,6 +201,11 @@ class Recipe:
             return cls.from_dict({"name": path.stem} | content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _refuse_foreign(kind: type[Recipe], changes: dict[str, Any]) -> None:
+    for name in changes.keys() & _foreign_defaults(kind).keys():
+        raise ValueError(f"recipe: {name} {changes[name]!r} means nothing for the task {kind.task}")
 
 
 def _foreign_defaults(kind: type[Recipe]) -> dict[str, Any]:

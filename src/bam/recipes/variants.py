@@ -15,7 +15,8 @@ def variant(recipe: Recipe, text: str) -> Recipe:
         ValueError: if the text cannot be read, or gives options to a network without attention.
     """
     alone = AttentionSpec.parse(text)
-    fields = {name: alone.options[name] for name in recipe.VARIANT_FIELDS if name in alone.options}
+    names = [name for kind in Recipe.TASKS.values() for name in kind.VARIANT_FIELDS]
+    fields = {name: alone.options[name] for name in names if name in alone.options}
     if alone.is_none and (alone.options.keys() - fields.keys() or alone.sites or alone.identity):
         raise ValueError(f"attention {text!r}: a network without attention has no options")
     changed = recipe.replace(attention=text, **fields)

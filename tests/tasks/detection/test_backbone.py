@@ -12,18 +12,17 @@ from torchvision.models import get_model
 
 import bam
 from bam.models import build
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe, DetectionRecipe
 from bam.tasks.detection.backbone import load_backbone, normalize
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.detectors import DETECTORS
 from bam.training import run, trained_model
 from tests.conftest import restless
 
-CLASSIFY = Recipe(
+CLASSIFY = ClassificationRecipe(
     data_options={"canvas": 16, "num_train": 64, "num_test": 16}, batch_size=32, epochs=1, precision="fp32", lr=0.5
 )
-DETECT = Recipe(
-    task="detection",
+DETECT = DetectionRecipe(
     data_options={"canvas": 32, "num_train": 32, "num_test": 8, "augmentation": "none"},
     model="ssd_resnet8",
     batch_size=8,
@@ -254,7 +253,7 @@ def changed(norm, before):
 
 @pytest.mark.parametrize("policy", ["frozen", "batch"])
 def test_which_batchnorms_are_trained(folders, policy):
-    model = detector(attention="bam", normalization=policy, backbone=str(folders / "bam"))
+    model = detector(attention="bam", batchnorm=policy, backbone=str(folders / "bam"))
     parts = norms_of(model)
     assert all(parts.values())
     before = {kind: {n: copy.deepcopy(m.state_dict()) for n, m in norms.items()} for kind, norms in parts.items()}
@@ -271,7 +270,7 @@ def test_which_batchnorms_are_trained(folders, policy):
 
 
 def test_frozen_weights_of_the_backbone_come_out_of_a_run_as_they_went_in(folders, tmp_path):
-    run(DETECT.replace(normalization="frozen", backbone=str(folders / "plain"), lr=0.01), tmp_path / "run")
+    run(DETECT.replace(batchnorm="frozen", backbone=str(folders / "plain"), lr=0.01), tmp_path / "run")
     given, found = (load_file(folder / "model.safetensors") for folder in (folders / "plain", tmp_path / "run"))
     names = [key for key in given if ".bn" in f".{key}"]
     assert len(names) > 20 and all(torch.equal(given[key], found[f"backbone.body.{key}"]) for key in names)
@@ -297,5 +296,5 @@ def test_statistics_over_several_processes_want_gpus():
         }
         assert kinds == {nn.SyncBatchNorm}
         return
-    with pytest.raises(ValueError, match="normalization sync is for several GPUs: .*choose batch or frozen"):
+    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: .*choose batch or frozen"):
         normalize(model, network, "sync", 2)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model, list_models
 
 import bam
-from bam.recipes import RECIPES, Recipe
+from bam.recipes import RECIPES, DetectionRecipe
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.cost import detector_cost, input_size
 from bam.tasks.detection.detectors import DETECTORS
@@ -62,7 +62,7 @@ SMALL = {"min_size": 96, "max_size": 128}
 IMAGE = (3, 90, 120)
 OBJECT = {"boxes": torch.tensor([[8.0, 8.0, 60.0, 50.0]]), "labels": torch.tensor([3])}
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-LOSSES = Detection(Recipe(task="detection"))
+LOSSES = Detection(DetectionRecipe())
 
 
 def options_of(name):
@@ -73,7 +73,7 @@ def options_of(name):
 
 
 def recipe_of(name, **fields):
-    return Recipe(task="detection", model=name, model_options=options_of(name), **fields)
+    return DetectionRecipe().replace(model=name, model_options=options_of(name), **fields)
 
 
 def detector(name, num_classes=20, **fields):
@@ -212,13 +212,13 @@ def test_one_image_a_step_is_enough(pair):
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_one_image_a_step_is_enough_with_frozen_normalisation(name):
-    check_step(lively(detector(name, attention="bam", identity=True, normalization="frozen")), name)
+    check_step(lively(detector(name, attention="bam", identity=True, batchnorm="frozen")), name)
 
 
 def test_sizes_of_several_scales_are_drawn_by_torchs_generator():
     options = {"min_size": [64, 96, 128], "max_size": 256}
     model = build_detector(
-        Recipe(task="detection", model="fasterrcnn_mobilenet_v3_large_fpn", model_options=options), 2
+        DetectionRecipe().replace(model="fasterrcnn_mobilenet_v3_large_fpn", model_options=options), 2
     ).train()
 
     def sizes():
@@ -261,38 +261,38 @@ def test_sites_may_be_named_in_the_network_and_in_the_detector():
 
 def test_other_detectors_of_torchvision():
     name = "fcos_resnet50_fpn"
-    model = build_detector(Recipe(task="detection", model=name, attention="bam"), 4)
+    model = build_detector(DetectionRecipe().replace(model=name, attention="bam"), 4)
     assert list(bam.attended(model)) == RESNET
     theirs = get_model(name, weights=None, weights_backbone=None, num_classes=5).state_dict()
     plain = {key: value.shape for key, value in model.state_dict().items() if ".attention." not in key}
     assert plain == {key: value.shape for key, value in theirs.items()}
     for fields in ({"model_options": {"min_size": 96}}, {"backbone": "IMAGENET1K_V1"}):
         with pytest.raises(ValueError, match=f"model_options and backbone are for fasterrcnn.*{name} is built as its"):
-            build_detector(Recipe(task="detection", model=name, **fields), 4)
+            build_detector(DetectionRecipe().replace(model=name, **fields), 4)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "cifar/resnet8", "lraspp_mobilenet_v3_large"])
 def test_what_is_no_detector_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} is no detector: choose fasterrcnn_resnet50_fpn, "):
-        build_detector(Recipe(task="detection", model=name), 4)
+        build_detector(DetectionRecipe().replace(model=name), 4)
 
 
 def test_an_unknown_model_is_told_with_the_nearest_detectors():
     with pytest.raises(ValueError, match="unknown model 'stairnet300_mobilnet'.*stairnet300_mobilenet"):
-        build_detector(Recipe(task="detection", model="stairnet300_mobilnet"), 4)
+        build_detector(DetectionRecipe().replace(model="stairnet300_mobilnet"), 4)
 
 
 @pytest.mark.parametrize("option", ["min_sizes", "num_classes"])
 @pytest.mark.parametrize("name", ["ssd_resnet8", "fasterrcnn_mobilenet_v3_large_fpn"])
 def test_an_unknown_option_of_a_detector_is_told(name, option):
     with pytest.raises(ValueError, match=f"{name} with .*{option}"):
-        build_detector(Recipe(task="detection", model=name, model_options={option: 96}), 4)
+        build_detector(DetectionRecipe().replace(model=name, model_options={option: 96}), 4)
 
 
 def test_an_unknown_option_of_the_attention_is_told():
     for name in ("ssd_resnet8", "fcos_resnet50_fpn"):
         with pytest.raises(ValueError, match="attention bam with {'ratio': 8}: .*ratio"):
-            build_detector(Recipe(task="detection", model=name, attention="bam", attention_options={"ratio": 8}), 4)
+            build_detector(DetectionRecipe().replace(model=name, attention="bam", attention_options={"ratio": 8}), 4)
 
 
 def test_costs_count_what_is_dense():
@@ -308,13 +308,13 @@ def test_costs_count_what_is_dense():
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe().task == "detection"])
 def test_recipes_name_detectors(name):
     recipe = RECIPES[name]()
-    assert recipe.model in DETECTORS and (recipe.backbone is None or recipe.normalization in ("batch", "frozen"))
+    assert recipe.model in DETECTORS and (recipe.backbone is None or recipe.batchnorm in ("batch", "frozen"))
 
 
 @pytest.mark.parametrize("name", ["ssd_resnet8", "fasterrcnn_mobilenet_v3_large_fpn", "fcos_resnet50_fpn"])
 def test_boxes_and_losses_are_in_full_precision(name):
     """In bfloat16, places beyond 256 pixels go by steps of two."""
-    model = build_detector(Recipe(task="detection", model=name), 4)
+    model = build_detector(DetectionRecipe().replace(model=name), 4)
     model.transform.min_size, model.transform.max_size = (96,), 128
     for part in (model, getattr(model, "roi_heads", model)):
         part.score_thresh = 0.0
@@ -335,7 +335,7 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
         "    return get_model(name, weights=None, weights_backbone=None, num_classes=3)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    recipe = Recipe(task="detection", model="my_detectors:fixed")
+    recipe = DetectionRecipe().replace(model="my_detectors:fixed")
     assert build_detector(recipe, 2).roi_heads.box_predictor.cls_score.out_features == 3
     with pytest.raises(ValueError, match="tells 3 classes apart, and the data have 5 with the background"):
         build_detector(recipe, 4)
@@ -352,4 +352,4 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
 )
 def test_options_that_cannot_be_meant_are_told(options, told):
     with pytest.raises(ValueError, match=re.escape(told)):
-        build_detector(Recipe(task="detection", model="ssd_resnet8", model_options=options), 4)
+        build_detector(DetectionRecipe().replace(model="ssd_resnet8", model_options=options), 4)

@@ -10,7 +10,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import bam
 from bam.data.boxes import Objects
-from bam.recipes import Recipe
+from bam.recipes import DetectionRecipe
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import Detections
@@ -51,7 +51,7 @@ def where_changed(picture, image, from_row=0):
 
 def detector(name="ssd_resnet8", num_classes=3, attention="bam", **fields):
     options = {"min_size": 64, "max_size": 128} if name == PADDING else {}
-    recipe = Recipe(task="detection", model=name, model_options=options, attention=attention, **fields)
+    recipe = DetectionRecipe().replace(model=name, model_options=options, attention=attention, **fields)
     return build_detector(recipe, num_classes).eval()
 
 

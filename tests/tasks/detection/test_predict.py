@@ -9,14 +9,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam import cli
 from bam.data.files.decoding import read_rgb
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe, DetectionRecipe
 from bam.tasks.detection.pictures import draw
 from bam.tasks.detection.predict import find
 from bam.training import run, trained_model
 from tests.data.pictures import paint
 
-DETECT = Recipe(
-    task="detection",
+DETECT = DetectionRecipe(
     data_options={"canvas": 32, "num_train": 32, "num_test": 8, "augmentation": "none"},
     model="ssd_resnet8",
     batch_size=16,
@@ -112,7 +111,10 @@ def test_what_cannot_be_meant_is_told(trained, photos, tmp_path, capsys, words, 
 
 
 def test_other_runs_are_refused(photos, tmp_path, capsys):
-    run(Recipe(data_options={"canvas": 16, "num_train": 32, "num_test": 8}, batch_size=32, epochs=1), tmp_path / "run")
+    run(
+        ClassificationRecipe(data_options={"canvas": 16, "num_train": 32, "num_test": 8}, batch_size=32, epochs=1),
+        tmp_path / "run",
+    )
     capsys.readouterr()
     assert predict(tmp_path / "run", photos, tmp_path / "out") == 1
     told = capsys.readouterr().err

@@ -67,5 +67,5 @@ def test_torchvisions_published_detectors_fit(name, tmp_path):
 
 
 def test_nobody_tells_how_other_published_detectors_normalise():
-    assert normalization(DETECT.replace(model="fcos_resnet50_fpn", pretrained="DEFAULT")) is None
-    assert normalization(DETECT.replace(model="ssd300_vgg16", pretrained="COCO_V1"))[1][0] == 1 / 255
+    assert normalization("fcos_resnet50_fpn", "DEFAULT", None) is None
+    assert normalization("ssd300_vgg16", "COCO_V1", None)[1][0] == 1 / 255

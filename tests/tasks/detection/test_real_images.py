@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 
-from bam.recipes import Recipe
+from bam.recipes import DetectionRecipe, RunOptions
 from bam.training import run, trained_model
 from tests.conftest import SHARED_DATA
 
-SMALL = Recipe(
-    task="detection",
+SMALL = DetectionRecipe(
     model="fasterrcnn_mobilenet_v3_large_fpn",
     model_options={"min_size": 96, "max_size": 128, "rpn_post_nms_top_n_test": 50, "box_score_thresh": 0.0},
     attention="bam",
@@ -34,7 +33,7 @@ def test_real_images(tmp_path, data, folder, more, classes):
         # The images may not be copied into the project, and tests download nothing.
         pytest.skip(f"the images are not here: {SHARED_DATA / folder}")
     options = {"num_train": 2, "num_test": 3, "workers": 0} | more
-    record = run(SMALL.replace(data=data, data_options=options), tmp_path, data_root=SHARED_DATA)
+    record = run(SMALL.replace(data=data, data_options=options), tmp_path, RunOptions(data_root=SHARED_DATA))
     assert record.num_classes == classes and record.measures[0].key == {"coco": "test_ap"}.get(data, "test_voc07")
     (row,) = record.history
     assert all(torch.isfinite(torch.tensor(value)) for value in row.values()) and 0 <= row["test_ap"] < 0.5

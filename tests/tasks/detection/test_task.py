@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 
 import bam
 from bam import cli
+from bam.attention import split_specs
 from bam.data import load_boxes
-from bam.recipes import Recipe, split_variants, variant
+from bam.recipes import ClassificationRecipe, DetectionRecipe, Recipe, RunOptions, variant
 from bam.records import Record
 from bam.reports import summarize
 from bam.tasks.detection.metrics import Detections
-from bam.tasks.detection.task import Detection, detect
+from bam.tasks.detection.task import _MEASURES, Detection, detect
 from bam.training import Interrupted, compare, run, trained_model
 from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_voc
 
-TINY = Recipe(
-    task="detection",
+TINY = DetectionRecipe(
     data="digits",
     data_options={"canvas": 32, "num_train": 64, "num_test": 8, "augmentation": "none"},
     model="ssd_resnet8",
@@ -184,17 +184,17 @@ def check_resumed(recipe, whole, broken):
 
 def test_a_killed_run_ends_in_the_same_weights(finished, tmp_path, monkeypatch):
     folder, record = finished
-    recipe = Recipe(**record.recipe)
+    recipe = Recipe.from_dict(record.recipe)
     with monkeypatch.context() as patch:
         patch.setattr(Detection, "loss", stop_at(6, lambda: 1 / 0))  # of eight steps
         with pytest.raises(ZeroDivisionError):
-            run(recipe, tmp_path, save_minutes=0)
+            run(recipe, tmp_path, RunOptions(save_minutes=0))
     check_resumed(recipe, folder, tmp_path)
 
 
 def test_a_stopped_run_with_random_regions_ends_in_the_same_weights(two_stages, tmp_path, monkeypatch):
     folder, record = two_stages
-    recipe = Recipe(**record.recipe)
+    recipe = Recipe.from_dict(record.recipe)
     with monkeypatch.context() as patch:
         patch.setattr(Detection, "loss", stop_at(1, lambda: signal.raise_signal(signal.SIGTERM)))
         with pytest.raises(Interrupted, match="stopped after step 2 of 3; the state is saved"):
@@ -214,7 +214,7 @@ VOC_MEASURES = ["test_voc07", "test_voc12", "test_ap", "test_ap50", "test_ap75"]
 
 def test_voc_is_measured_by_its_own_rules(tmp_path, capsys):
     voc_tree(tmp_path)
-    record = run(VOC, tmp_path / "run", data_root=tmp_path)
+    record = run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
     assert [m.key for m in record.measures] == VOC_MEASURES
     assert "  VOC07 mAP 0.00 %  VOC12 mAP " in capsys.readouterr().out
     assert "test_ap_small" not in record.final  # there is no small object
@@ -223,12 +223,12 @@ def test_voc_is_measured_by_its_own_rules(tmp_path, capsys):
 def test_a_run_stopped_after_its_last_evaluation_is_measured_alike(tmp_path, monkeypatch):
     """All is trained and evaluated, and the state is saved, but the files are not written yet."""
     voc_tree(tmp_path)
-    whole = run(VOC, tmp_path / "whole", data_root=tmp_path)
+    whole = run(VOC, tmp_path / "whole", RunOptions(data_root=tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(Detection, "finish", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run(VOC, tmp_path / "run", data_root=tmp_path)
-    record = run(VOC, tmp_path / "run", data_root=tmp_path, resume=True)
+            run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
+    record = run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path), resume=True)
     for name in ("detections.json", "ground_truth.json"):
         assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
     assert record.measures == whole.measures
@@ -238,7 +238,7 @@ def test_images_without_objects_and_ids_of_ones_own(tmp_path):
     content = instances()
     write_coco(tmp_path / "coco", train2017=content, val2017=content)
     recipe = VOC.replace(data="coco", data_options={"augmentation": "flip", "workers": 0}, batch_size=1, epochs=2)
-    record = run(recipe, tmp_path / "run", data_root=tmp_path)
+    record = run(recipe, tmp_path / "run", RunOptions(data_root=tmp_path))
     assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in record.history)
     results = json.loads((tmp_path / "run" / "detections.json").read_text())
     assert {entry["category_id"] for entry in results} <= {3, 7} and results
@@ -253,9 +253,9 @@ def test_a_broken_image_is_left_out_and_finds_nothing(tmp_path):
     for name in ("000001", "000004"):
         (tmp_path / "VOCdevkit/VOC2007/JPEGImages" / f"{name}.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="00000[14].jpg cannot be read"):
-        run(VOC, tmp_path / "stop", data_root=tmp_path)
+        run(VOC, tmp_path / "stop", RunOptions(data_root=tmp_path))
     recipe = VOC.replace(data_options=VOC.data_options | {"unreadable": "skip"})
-    record = run(recipe, tmp_path / "skip", data_root=tmp_path)
+    record = run(recipe, tmp_path / "skip", RunOptions(data_root=tmp_path))
     assert record.history[0]["unreadable"] == 2
     found = json.loads((tmp_path / "skip" / "detections.json").read_text())
     truth = json.loads((tmp_path / "skip" / "ground_truth.json").read_text())
@@ -276,7 +276,7 @@ def test_gradients_are_clipped(tmp_path):
     free, large, small = (weights_of(tmp_path / str(norm)) for norm in (0.0, 1e6, 0.1))
     assert equal(free, large) and not equal(free, small)
     train, _ = load_boxes("digits", **TINY.data_options)
-    start = dict(Detection(TINY).model(TINY, train).named_parameters())
+    start = dict(Detection(TINY).network(train).named_parameters())
     moved = [sum(float((one[k] - p.detach()).square().sum()) for k, p in start.items()) for one in (free, small)]
     assert moved[1] < 0.1 * moved[0]
 
@@ -337,7 +337,7 @@ def test_compare_end_to_end(tmp_path, capsys):
 
 
 def test_variants_of_a_seed_see_the_same_images_from_the_same_weights():
-    plain, attended = (Detection(TINY).model(TINY.replace(attention=name), record_of(TINY)) for name in ("none", "bam"))
+    plain, attended = (Detection(TINY.replace(attention=name)).network(record_of(TINY)) for name in ("none", "bam"))
     state = attended.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
 
@@ -351,7 +351,7 @@ def record_of(recipe):
 def scored(seed, ap):
     row = {"test_ap": ap, "test_ap50": ap, "train_loss": 1.0, "epoch": 1}
     record = record_of(TINY.replace(seed=seed))
-    measures = Detection(TINY).measures(row)
+    measures = [_MEASURES["test_ap"], _MEASURES["test_ap50"]]
     history, final = [row], row | {"images_per_second": 1.0}
     return dataclasses.replace(record, history=history, final=final, measures=measures, cost={"params": 1, "macs": 1})
 
@@ -381,30 +381,32 @@ def test_fields_of_classification_are_refused(fields):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"model_options": {"min_size": 96}}, {"backbone": "runs/x"}, {"normalization": "frozen"}]
+    "fields", [{"model_options": {"min_size": 96}}, {"backbone": "runs/x"}, {"batchnorm": "frozen"}]
 )
 def test_fields_of_detection_are_refused(fields):
     (name,) = fields
     with pytest.raises(ValueError, match=f"{name} .* means nothing for the task classification"):
-        Recipe(**fields)
+        ClassificationRecipe().replace(**fields)
     with pytest.raises(ValueError, match="task must be one of classification, detection"):
-        Recipe(task="segmentation")
+        Recipe.from_dict({"task": "segmentation"})
 
 
 def test_variants_may_have_backbones_of_their_own():
-    plain, attended = split_variants("none(backbone=runs/plain),bam(backbone=runs/bam,reduction=8)")
+    plain, attended = split_specs("none(backbone=runs/plain),bam(backbone=runs/bam,reduction=8)")
     assert variant(TINY, plain) == TINY.replace(backbone="runs/plain")
     expected = TINY.replace(attention="bam", backbone="runs/bam", attention_options={"reduction": 8})
     assert variant(TINY, attended) == expected
     with pytest.raises(ValueError, match="without attention has no options"):
         variant(TINY, "none(backbone=runs/plain,reduction=8)")
     with pytest.raises(ValueError, match="backbone 'runs/x' means nothing for the task classification"):
-        variant(Recipe(), "bam(backbone=runs/x)")
+        variant(ClassificationRecipe(), "bam(backbone=runs/x)")
 
 
 def test_a_comparison_of_backbones(tmp_path):
     """Plain and attended detectors, each from a network that was trained for classification as it is."""
-    classify = Recipe(data_options={"canvas": 16, "num_train": 64, "num_test": 16}, batch_size=32, epochs=1)
+    classify = ClassificationRecipe(
+        data_options={"canvas": 16, "num_train": 64, "num_test": 16}, batch_size=32, epochs=1
+    )
     for name in ("none", "bam"):
         run(classify.replace(attention=name), tmp_path / name)
     variants = [f"{name}(backbone={tmp_path / name})" for name in ("none", "bam")]
@@ -444,9 +446,9 @@ def test_test_images_without_objects_are_refused(tmp_path):
     folder = tmp_path / "VOCdevkit" / "VOC2007"
     write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=["a"], test=["b"])
     with pytest.raises(ValueError, match="voc2007: the 1 test images hold no object that could be found"):
-        run(VOC, tmp_path / "run", data_root=tmp_path)
+        run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
 
 
 def test_frozen_normalisation_wants_weights():
     with pytest.raises(ValueError, match="would keep BatchNorms that have seen nothing: give backbone or pretrained"):
-        Detection(TINY).model(TINY.replace(normalization="frozen"), record_of(TINY))
+        Detection(TINY.replace(batchnorm="frozen")).network(record_of(TINY))

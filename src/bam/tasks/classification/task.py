@@ -86,15 +86,17 @@ class Classification(Task):
     def evaluate(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Evaluation:
         """Mean cross-entropy, top-1 and (of more than 5 classes) top-5 error over all images that can be read."""
         network.eval()
-        sums = torch.zeros(4, device=next(network.parameters()).device)
-        classes = 0
+        sums = torch.zeros(3, device=next(network.parameters()).device)
+        classes = seen = 0
         for image, target in batches.test():
             logits = _logits(network(image)).float()
             loss = F.cross_entropy(logits, target, reduction="sum")
             classes = logits.shape[1]
             missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
-            sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum(), loss.new_tensor(len(target))])
-        loss_sum, errors, missed_sum, images = reduce(sums, "sum").tolist()
+            sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum()])
+            seen += len(target)
+        total = torch.cat([sums, torch.tensor([seen], device=sums.device)])
+        loss_sum, errors, missed_sum, images = reduce(total, "sum").tolist()
         figures = {"test_loss": loss_sum / images, "test_error": errors / images}
         if classes > 5:
             figures["test_error_top5"] = missed_sum / images
