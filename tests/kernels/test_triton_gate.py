@@ -15,7 +15,7 @@ from torch.export import Dim, export
 from torch.utils.checkpoint import checkpoint
 
 from bam import BAM
-from bam.kernels import gate
+from bam.kernels import GateOptions, gate
 from tests.conftest import restless
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -57,7 +57,7 @@ def equation(features, mc, ms, scale, combine):
 
 
 def by_triton(features, mc, ms, scale, combine):
-    return gate(features, mc, ms, combine, scale, kernel="triton")
+    return gate(features, mc, ms, scale=scale, options=GateOptions(combine, kernel="triton"))
 
 
 def derived(function, inputs, combine, gradient):
@@ -248,9 +248,9 @@ def test_opcheck(combine):
     flat = features.flatten(2), mc.flatten(2), ms.flatten(2), scale
     for inputs in (flat, (flat[0], None, *flat[2:]), (*flat[:2], None, None)):
         needed = [t is not None for t in inputs]
-        torch.library.opcheck(triton_gate.gate_backward, (flat[0], *inputs, combine, needed))
+        torch.library.opcheck(triton_gate.flat_gate_backward, (flat[0], inputs[0], inputs[1:], combine, needed))
         wanted = [None if t is None else t.detach().requires_grad_() for t in inputs]
-        torch.library.opcheck(triton_gate.gate, (*wanted, combine))
+        torch.library.opcheck(triton_gate.flat_gate, (*wanted, combine))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)

@@ -1,22 +1,25 @@
 """Batch normalisation that also works where a batch statistic is undefined."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def normalize(
-    x: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    num_batches: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    training: bool,
-    momentum: float | None,
-    eps: float,
-) -> Tensor:
-    """Batch-normalise x (N, C, ...): by its own statistics if `training` and it has any, else by `mean` and `var`."""
+class BatchNormTensors(NamedTuple):
+    """The tensors of a BatchNorm."""
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches: Tensor | None
+    weight: Tensor
+    bias: Tensor
+
+
+def batch_normalize(x: Tensor, tensors: BatchNormTensors, training: bool, momentum: float | None, eps: float) -> Tensor:
+    """Batch-normalise x (N, C, ...) by its own statistics if `training` and it has any, else by the running ones."""
+    mean, var, num_batches, weight, bias = tensors
     if not training or x.numel() <= x.shape[1]:
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
     assert num_batches is not None  # BatchNorm below always tracks
@@ -24,7 +27,7 @@ def normalize(
     return F.batch_norm(x, mean, var, weight, bias, True, 1 / float(num_batches) if momentum is None else momentum, eps)
 
 
-torch.fx.wrap("normalize")  # its branch depends on the input's shape, which symbolic tracing does not know
+torch.fx.wrap("batch_normalize")  # its branch depends on the input's shape, which symbolic tracing does not know
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -36,14 +39,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x over everything but its second dimension; the shape is kept."""
-        return normalize(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            self.weight,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
+        tensors = BatchNormTensors(
+            self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias
         )
+        return batch_normalize(x, tensors, self.training, self.momentum, self.eps)

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import named_modules
+from bam.private import NormBase, remove_forward_pre_hook
 from bam.surgery.insertion import attended
 
 
@@ -88,17 +88,15 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in kept or not frozen)
     for module in model.modules():
-        if isinstance(module, _NormBase):
+        if isinstance(module, NormBase):
             freeze_statistics(module, frozen and module not in free)
             module.train(model.training)
     return model
 
 
-def freeze_statistics(norm: _NormBase, frozen: bool = True) -> None:
+def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:
     """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
-    for key, hook in list(norm._forward_pre_hooks.items()):
-        if hook is normalize_by_running_statistics:
-            del norm._forward_pre_hooks[key]
+    remove_forward_pre_hook(norm, normalize_by_running_statistics)
     if frozen:
         norm.register_forward_pre_hook(normalize_by_running_statistics)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 
+from bam.private import cpu_has_bf16, reset_accelerate
 from bam.recipes import Recipe
 from bam.records import Record
 from bam.tasks.task import task_of
@@ -103,7 +103,7 @@ def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
 
 def _resolved(recipe: Recipe, device: str | None) -> Recipe:
     """`recipe` with the precision that suits the device, which must be there."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a second run could not choose another precision
+    reset_accelerate()  # else a second run could not choose another precision
     found = PartialState(cpu=device == "cpu").device
     if device and device.split(":")[0] != found.type:
         raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
@@ -117,7 +117,7 @@ def _resolved(recipe: Recipe, device: str | None) -> Recipe:
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and cpu_has_bf16()
 
 
 def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:

@@ -69,7 +69,7 @@ class Session:
         self.plain = model.to(accelerator.device).to(memory_format=torch.channels_last)
         self.model, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, recipe))
         if recipe.compile:
-            torch._dynamo.reset()  # its limit on compilations is one for all runs of a process
+            torch.compiler.reset()  # its limit on compilations is one for all runs of a process
             self.model = torch.compile(self.model, mode=recipe.compile_mode)
         self.progress = Progress(accelerator.device)
         self.main = accelerator.is_main_process

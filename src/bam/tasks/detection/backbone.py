@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import named_modules
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
 from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
 from bam.surgery.finetuning import freeze_statistics
@@ -111,10 +111,10 @@ def normalize(detector: DetectorModule, network: nn.Module, policy: str, num_pro
         ValueError: for "sync" where torch cannot do it.
     """
     if policy == "frozen":
-        trained = {module for module in network.modules() if isinstance(module, _NormBase)}
+        trained = {module for module in network.modules() if isinstance(module, NormBase)}
         of_attention = {part for module in attended(detector).values() for part in module.modules()}
         for module in detector.modules():
-            if isinstance(module, _NormBase) and (module in trained or module in of_attention):
+            if isinstance(module, NormBase) and (module in trained or module in of_attention):
                 freeze_statistics(module)
                 if module not in of_attention:
                     for parameter in module.parameters():

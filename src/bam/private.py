@@ -1,0 +1,94 @@
+"""The one file that touches private APIs of torch, torchvision, timm and Accelerate, each with the reason why.
+
+It imports torch alone at the top. Carriers of attention (`attention/attended.py`) have hooks into `nn.Module` of their
+own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The base class of BatchNorm and InstanceNorm for every number of dimensions: torch has no public name for it.
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+# torch has no public way to visit the tensors in nested lists and dictionaries.
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = [
+    "NormBase", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks", "functorch_is_active",
+    "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters", "remove_forward_pre_hook",
+    "reset_accelerate", "stages_getter", "tree_leaves", "tree_map_only",
+]  # fmt: skip
+
+
+def functorch_is_active() -> bool:
+    """Whether a transform of `torch.func` (vmap, grad, jvp) is running: no public function tells."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_batched_by_autograd(tensor: Tensor) -> bool:
+    """Whether `autograd.grad(..., is_grads_batched=True)` made this tensor: no public function tells."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16: no public function tells."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The parts of `module` itself, to look up or replace: `named_children()` lists a part with two names once."""
+    return module._modules
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The parameters of `module` itself, to look up or replace: assigning an attribute takes no plain tensor."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The buffers of `module` itself, to look up or replace."""
+    return module._buffers
+
+
+def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """The hooks before and after the forward pass of `module`: torch can register hooks but not list them."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Remove `hook` from `module`, also from a copy or an unpickled module, for which nobody has a handle."""
+    for key, registered in list(module._forward_pre_hooks.items()):
+        if registered is hook:
+            del module._forward_pre_hooks[key]
+
+
+def stages_getter(network: nn.Module, stages: dict[str, str]) -> nn.Module:
+    """torchvision's module that returns the outputs of some stages, under new names, as its detectors use it.
+
+    Its public successor, `create_feature_extractor`, traces the network and renames its state-dict keys.
+    """
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    return IntermediateLayerGetter(network, stages)
+
+
+def changes_resolution(layer: nn.Module) -> bool:
+    """Whether torchvision marks this block of a MobileNet as one that strides; its detectors read the same mark."""
+    return getattr(layer, "_is_cn", False)
+
+
+def feature_getter(network: nn.Module, **options: Any) -> nn.Module:
+    """timm's network that returns the maps of its stages, by a class that timm does not export."""
+    from timm.models._features import FeatureGetterNet
+
+    return FeatureGetterNet(network, **options)
+
+
+def reset_accelerate() -> None:
+    """Make Accelerate forget the device and precision of the last run, which it keeps for the whole process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
