@@ -1,7 +1,7 @@
-"""The one file that touches private APIs of torch, torchvision, timm and Accelerate, each with the reason why.
+"""The one file that touches private APIs of torch, torchvision, timm and Accelerate, each with its reason.
 
-It imports torch alone at the top. Carriers of attention (`attention/attended.py`) have hooks into `nn.Module` of their
-own.
+Only torch is imported at the top. The carrier of attention (`attention/attended.py`) is the exception: it has hooks
+into `nn.Module` of its own.
 """
 
 from collections.abc import Callable
@@ -24,51 +24,51 @@ __all__ = [
 
 
 def functorch_is_active() -> bool:
-    """Whether a transform of `torch.func` (vmap, grad, jvp) is running: no public function tells."""
+    """Whether a transform of `torch.func` (vmap, grad, jvp) is running; torch has no public function for it."""
     return torch._C._are_functorch_transforms_active()
 
 
 def is_batched_by_autograd(tensor: Tensor) -> bool:
-    """Whether `autograd.grad(..., is_grads_batched=True)` made this tensor: no public function tells."""
+    """Whether `autograd.grad(..., is_grads_batched=True)` made this tensor; torch has no public function for it."""
     return torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has instructions for bfloat16: no public function tells."""
+    """Whether the CPU has instructions for bfloat16; torch has no public function for it."""
     return torch.cpu._is_avx512_bf16_supported()
 
 
 def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
-    """The parts of `module` itself, to look up or replace: `named_children()` lists a part with two names once."""
+    """The dictionary of `module`'s parts, to look up and replace; `named_children()` lists a part with two names once."""
     return module._modules
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """The parameters of `module` itself, to look up or replace: assigning an attribute takes no plain tensor."""
+    """The dictionary of `module`'s own parameters, to look up and replace; `setattr` would refuse a plain tensor."""
     return module._parameters
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """The buffers of `module` itself, to look up or replace."""
+    """The dictionary of `module`'s own buffers, to look up and replace in the same way as parameters."""
     return module._buffers
 
 
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """The hooks before and after the forward pass of `module`: torch can register hooks but not list them."""
+    """The hooks before and after the forward pass of `module`; torch has no public way to list them."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
 def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Remove `hook` from `module`, also from a copy or an unpickled module, for which nobody has a handle."""
+    """Remove `hook` from `module`; the public way needs the handle, which a copied or unpickled module has lost."""
     for key, registered in list(module._forward_pre_hooks.items()):
         if registered is hook:
             del module._forward_pre_hooks[key]
 
 
 def stages_getter(network: nn.Module, stages: dict[str, str]) -> nn.Module:
-    """torchvision's module that returns the outputs of some stages, under new names, as its detectors use it.
+    """A module that returns the outputs of some stages of `network` under new names, as in torchvision's detectors.
 
-    Its public successor, `create_feature_extractor`, traces the network and renames its state-dict keys.
+    The public `create_feature_extractor` traces the network, which then is another module.
     """
     from torchvision.models._utils import IntermediateLayerGetter
 
@@ -76,19 +76,19 @@ def stages_getter(network: nn.Module, stages: dict[str, str]) -> nn.Module:
 
 
 def changes_resolution(layer: nn.Module) -> bool:
-    """Whether torchvision marks this block of a MobileNet as one that strides; its detectors read the same mark."""
+    """Whether torchvision marks this block of a MobileNet as strided; its own detectors read the same mark."""
     return getattr(layer, "_is_cn", False)
 
 
 def feature_getter(network: nn.Module, **options: Any) -> nn.Module:
-    """timm's network that returns the maps of its stages, by a class that timm does not export."""
+    """timm's `FeatureGetterNet` of `network`, which returns the maps of its stages; timm does not export the class."""
     from timm.models._features import FeatureGetterNet
 
     return FeatureGetterNet(network, **options)
 
 
 def reset_accelerate() -> None:
-    """Make Accelerate forget the device and precision of the last run, which it keeps for the whole process."""
+    """Make Accelerate forget the last run's device and precision, which it keeps for the life of the process."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch

@@ -32,11 +32,6 @@ def tile(i: int, j: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _type_of_arithmetic(features):
-    return tl.float64 if features.dtype.element_ty == tl.float64 else tl.float32
-
-
-@triton.jit
 def _places(sizes, TILE: tl.constexpr):
     """This program's sample, block of rows, block of columns, rows, columns, offsets in F, and which are in F."""
     num_i, num_j = sizes
@@ -97,7 +92,7 @@ def _forward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.const
     features, out = maps[0], outputs[0]
     rows, columns, scale = others
     num_i, num_j = sizes
-    ACC: tl.constexpr = _type_of_arithmetic(features)
+    ACC: tl.constexpr = tl.float64 if features.dtype.element_ty == tl.float64 else tl.float32
     n, _, _, i, j, places, inside = _places(sizes, TILE)
     m = _attention(_logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC), inside, COMBINE)
     if scale is not None:
@@ -113,7 +108,7 @@ def _backward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.cons
     rows, columns, scale = others
     for_features, for_rows, for_columns, for_scale = outputs
     num_i, num_j = sizes
-    ACC: tl.constexpr = _type_of_arithmetic(features)
+    ACC: tl.constexpr = tl.float64 if features.dtype.element_ty == tl.float64 else tl.float32
     n, block_i, block_j, i, j, places, inside = _places(sizes, TILE)
     u, v = _logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC)
     m = _attention(u, v, inside, COMBINE)
