@@ -39,7 +39,7 @@ def cpu_has_bf16() -> bool:
 
 
 def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
-    """The dictionary of `module`'s parts, to look up and replace; `named_children()` lists a part with two names once."""
+    """The dictionary of `module`'s parts, to look up and replace; `named_children()` lists a shared part once."""
     return module._modules
 
 

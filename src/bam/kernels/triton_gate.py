@@ -88,7 +88,7 @@ def _for_branch(d, own, other, COMBINE: tl.constexpr):
 
 @triton.jit
 def _forward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.constexpr):
-    """F'."""
+    """This block of F' = F + s * F * M(F)."""
     features, out = maps[0], outputs[0]
     rows, columns, scale = others
     num_i, num_j = sizes
