@@ -140,7 +140,10 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
         (at(options={"reduction": -4}), "BAM: reduction must be a whole number, at least 1, got -4"),
         (at(options={"combine": []}), "bam at layer1: "),
         (at(options={"dilation": 10**30}), "bam at layer1: "),
-        (at(options={"speed": 3}), "bam at layer1: BAM.__init__() got an unexpected keyword argument 'speed'"),
+        (
+            at(options={"speed": 3}),
+            "attention bam(speed=3): BAM.__init__() got an unexpected keyword argument",
+        ),
         (at(options={"sites": ["layer2"]}), "bam at layer1: "),
         (at(options={"model": 1}), "bam at layer1: "),
         (at(options={"device": "meta"}), "bam at layer1: "),

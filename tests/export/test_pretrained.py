@@ -248,10 +248,10 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
     refused("wrapped in DataParallel: save model.module", nn.DataParallel(small(sites=["layer1"])))
     refused("wrapped in OptimizedModule: save model._orig_mod", torch.compile(small(sites=["layer1"])))
     refused(
-        "options of the attention at 'layer1' cannot be written",
+        "the attention at 'layer1': its options cannot be written",
         small(attention=Gate, sites=["layer1"], slope=torch.ones(1)),
     )
-    refused("cannot be written: Out of range float", small(attention=Gate, sites=["layer1"], slope=float("nan")))
+    refused("cannot be written .Out of range float", small(attention=Gate, sites=["layer1"], slope=float("nan")))
     refused("the state dict has others: conv1.weight", bam.attach(build("cifar/resnet8").to("meta"), sites=["layer1"]))
 
 

@@ -1,12 +1,13 @@
-"""Attention modules: shape-preserving `nn.Module`s, one file per paper, and the table that names them."""
-
-from torch import nn
+"""Attention modules: the contract that all keep, one file per paper, their table, and what carries them."""
 
 from bam.attention.attended import Attended, named_modules
 from bam.attention.bam import BAM
+from bam.attention.contract import AttentionMaps, AttentionModule
 from bam.attention.se import SE
+from bam.attention.spec import AttentionSpec, SiteSpec, split_specs
+from bam.attention.table import ATTENTION, attention_factory, attention_name
 
-#: Name -> class. Every entry is built as `cls(channels)` and takes `identity=`.
-ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM, "se": SE}
-
-__all__ = ["ATTENTION", "BAM", "SE", "Attended", "named_modules"]
+__all__ = [
+    "ATTENTION", "BAM", "SE", "Attended", "AttentionMaps", "AttentionModule", "AttentionSpec", "SiteSpec",
+    "attention_factory", "attention_name", "named_modules", "split_specs",
+]  # fmt: skip

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from bam.attention.spec import AttentionSpec, SiteSpec
+from bam.attention.table import attention_name
+
 
 class Attended(nn.Module):
     """`base` followed by `attention` (or, with `before`, after it), under the names of `base`.
@@ -18,8 +21,8 @@ class Attended(nn.Module):
         base: the module whose output (or first argument) is refined.
         attention: keeps the shape (N, C, H, W).
         before: refine the first argument of `base`, not its output.
-        layout: "NCHW", or "NHWC" if that is how the feature map lies.
-        origin: how `attention` was built, {"attention": name or None, "options": {...}}.
+        axes: "NCHW", or "NHWC" for a feature map (N, H, W, C).
+        spec: how `attention` was built.
     """
 
     def __init__(
@@ -28,15 +31,15 @@ class Attended(nn.Module):
         attention: nn.Module,
         *,
         before: bool = False,
-        layout: Literal["NCHW", "NHWC"] | str = "NCHW",
-        origin: dict[str, Any] | None = None,
+        axes: Literal["NCHW", "NHWC"] | str = "NCHW",
+        spec: SiteSpec | None = None,
     ) -> None:
         super().__init__()
         self.base: Any = base
         self.attention = attention
         # Names of no other module, since attributes reach through to `base`.
-        self.attention_before, self.attention_layout, self.attention_enabled = before, layout, True
-        self.attention_origin = origin or {"attention": None, "options": {}}
+        self.attention_before, self.attention_axes, self.attention_enabled = before, axes, True
+        self.attention_spec = spec or SiteSpec(AttentionSpec(attention_name(type(attention))), 0)
         self.training = base.training
         self.attention_prefix = ""
         self.register_state_dict_post_hook(_hide_base)
@@ -52,7 +55,7 @@ class Attended(nn.Module):
         return self._refine(self.base(*args, **kwargs))
 
     def _refine(self, features: Tensor) -> Tensor:
-        if self.attention_layout == "NHWC":
+        if self.attention_axes == "NHWC":
             return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.attention(features)
 
@@ -115,7 +118,7 @@ class Attended(nn.Module):
         """The modules of the sequence, or what iterating over `base` gives."""
         if not self._is_sequence:
             return iter(self.base)
-        refine = _Permuted(self.attention) if self.attention_layout == "NHWC" else self.attention
+        refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
         return iter([refine, *self.base] if self.attention_before else [*self.base, refine])
 
     def __len__(self) -> int:

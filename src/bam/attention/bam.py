@@ -1,12 +1,14 @@
 """BAM, the Bottleneck Attention Module (Park, Woo, Lee, Kweon, BMVC 2018, https://arxiv.org/abs/1807.06514)."""
 
-from typing import Any, Literal
+import copy
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm
-from bam.attention.contract import check_features
+from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
 from bam.private import forward_hooks
@@ -62,7 +64,7 @@ class SpatialBranch(nn.Module):
         return self.closing(self.project(self.context(self.norm(reduced).relu())))
 
 
-class BAM(nn.Module):
+class BAM(AttentionModule):
     """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)), (N, C, H, W) in and out (equations 1 and 2).
 
     Any H, W and C work; type and memory layout (channels_last) of the input are kept. A training batch with one value
@@ -93,6 +95,11 @@ class BAM(nn.Module):
         TypeError: for an input that is not floating point.
         RuntimeError: from the forward pass, if the kernel is "triton" where that cannot compute.
     """
+
+    is_pointwise: ClassVar[bool] = True
+    keeps_nan: ClassVar[bool] = True
+    starts_as_identity: ClassVar[bool] = True
+    runtime_options: ClassVar[frozenset[str]] = AttentionModule.runtime_options | {"kernel", "recompute"}
 
     def __init__(
         self,
@@ -148,6 +155,37 @@ class BAM(nn.Module):
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
         return features, self.channel(averages), self.spatial(reduced)
+
+    def maps(self, features: Tensor) -> AttentionMaps:
+        """Mc(F), Ms(F), M(F) = sigmoid(Mc(F) + Ms(F)) and the gain; the identity's scalar is in the gain alone."""
+        channel, spatial = self.branches(features)
+        logits = [branch.to(features.dtype) for branch in (channel, spatial) if branch is not None]
+        combined = (logits[0] if len(logits) == 1 else COMBINE[self.combine](*logits)).sigmoid()
+        return AttentionMaps(gain(features, self(features)), channel, spatial, combined)
+
+    def is_constant(self) -> bool:
+        """Whether no logit depends on the image, because the last weights of the branches are zero."""
+        last = [] if self.channel is None else [self.channel.expand.weight]
+        last += [] if self.spatial is None else [self.spatial.project.weight]
+        return not any(weight.any() for weight in last)
+
+    def fused(self) -> "BAM":
+        """A copy in eval mode whose BatchNorms are folded into the layers before them; changed branches stay."""
+        fused = copy.deepcopy(self).eval()
+        if fused.channel is not None:
+            fold([(fused.channel, "reduce", "norm"), (fused.channel, "expand", "closing")])
+        if fused.spatial is not None:
+            context = fused.spatial.context
+            pairs = [(fused.spatial, "reduce", "norm"), (context, "0", "1"), (context, "3", "4")]
+            fold([*pairs, (fused.spatial, "project", "closing")])
+        return fused
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether a branch is without the BatchNorms that it was built with."""
+        return any(
+            isinstance(branch.norm, nn.Identity) for branch in (self.channel, self.spatial) if branch is not None
+        )
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -1,10 +1,12 @@
-"""Batch normalisation that also works where a batch statistic is undefined."""
+"""Batch normalisation: a layer that also works where a batch statistic is undefined, and freezing of any such layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bam.private import NormBase, remove_forward_pre_hook
 
 
 class BatchNormTensors(NamedTuple):
@@ -43,3 +45,15 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias
         )
         return batch_normalize(x, tensors, self.training, self.momentum, self.eps)
+
+
+def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:
+    """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
+    remove_forward_pre_hook(norm, normalize_by_running_statistics)
+    if frozen:
+        norm.register_forward_pre_hook(normalize_by_running_statistics)
+
+
+def normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
+    """The hook of a frozen BatchNorm, before its forward pass."""
+    norm.training = False

@@ -1,6 +1,109 @@
-"""What every attention module expects of its input."""
+"""The contract: what every attention module is, and what the rest of the package may ask it.
 
-from torch import Tensor
+A user's own `nn.Module` need not know any of this. The functions below answer for it with the defaults of
+`AttentionModule`, and use whatever methods of the same name it has.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """What a module attends to in features (N, C, H, W); None for a map that the module does not have."""
+
+    gain: Tensor  #: ||F'|| / ||F|| - 1 over the channels at each place, float32 (N, H, W); see `gain`
+    channel_logits: Tensor | None = None  #: (N, C, 1, 1)
+    spatial_logits: Tensor | None = None  #: (N, 1, H, W)
+    combined: Tensor | None = None  #: what multiplies the features, in a shape that broadcasts to theirs
+
+
+class AttentionModule(nn.Module):
+    """A module that keeps (N, C, H, W), with answers for placing, pricing, explaining, saving and fusing it.
+
+    A subclass is built as `cls(channels, **options)` and overrides the answers that differ from these defaults.
+    """
+
+    #: Where its own paper puts it, as `bam.select_sites` reads it.
+    usual_sites: ClassVar[str] = "bottlenecks"
+    #: Each value of the output is the input's value at the same place times a factor, so that zeros stay zeros.
+    is_pointwise: ClassVar[bool] = False
+    #: A NaN in the features comes out as a NaN at its place; a module that compares or clamps may swallow it.
+    keeps_nan: ClassVar[bool] = False
+    #: It takes `identity=True`, with which a new module returns its (finite) input bit for bit and still learns.
+    starts_as_identity: ClassVar[bool] = False
+    #: Options that say where and how it is computed, not what: saved networks leave them out.
+    runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
+
+    def maps(self, features: Tensor) -> AttentionMaps:
+        """What the module attends to in features (N, C, H, W). The default knows the gain alone."""
+        return AttentionMaps(gain(features, self(features)))
+
+    def is_identity(self) -> bool:
+        """Whether the module returns its (finite) input unchanged, so that leaving it out changes nothing."""
+        scale = getattr(self, "scale", None)
+        return isinstance(self, nn.Identity) or (isinstance(scale, nn.Parameter) and not scale.any())
+
+    def is_constant(self) -> bool:
+        """Whether it attends alike to every image, because training has left its last weights at zero."""
+        return False
+
+    def fused(self) -> nn.Module:
+        """A copy for inference with fewer layers, or the module itself if there is nothing to fold."""
+        return self
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether layers were folded away, so that no file can give the module back."""
+        return False
+
+
+def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
+    """What `module` attends to in features (N, C, H, W), see `AttentionModule.maps`."""
+    return _method(module, "maps")(module, features)
+
+
+def is_identity(module: nn.Module) -> bool:
+    """Whether leaving `module` out changes nothing, see `AttentionModule.is_identity`."""
+    return _method(module, "is_identity")(module)
+
+
+def is_constant(module: nn.Module) -> bool:
+    """Whether `module` attends alike to every image, see `AttentionModule.is_constant`."""
+    return _method(module, "is_constant")(module)
+
+
+def fused(module: nn.Module) -> nn.Module:
+    """`module` for inference, see `AttentionModule.fused`."""
+    return _method(module, "fused")(module)
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether `model` is or holds an attention module whose layers were folded away."""
+    return any(getattr(module, "is_fused", False) is True for module in model.modules())
+
+
+def runtime_options(module: nn.Module) -> frozenset[str]:
+    """The options of `module` that say where and how it is computed."""
+    return getattr(module, "runtime_options", AttentionModule.runtime_options)
+
+
+def attention_modules(model: nn.Module) -> Iterator[tuple[str, AttentionModule]]:
+    """The modules of `model` that know the contract, by name, whoever put them there."""
+    yield from ((name, module) for name, module in model.named_modules() if isinstance(module, AttentionModule))
+
+
+def gain(features: Tensor, refined: Tensor) -> Tensor:
+    """How much stronger each place became: ||F'|| / ||F|| - 1 over the channels, float32 (N, H, W).
+
+    For BAM that is its map M(F) as the channels weigh it, from 0 to 1. It is 0 where the features are 0.
+    """
+    before, after = (values.detach().float().norm(dim=1) for values in (features, refined))
+    return torch.where(before > 0, after / before.clamp(min=1e-12) - 1, 0.0)
 
 
 def check_features(features: Tensor, channels: int, module: str) -> None:
@@ -11,3 +114,8 @@ def check_features(features: Tensor, channels: int, module: str) -> None:
         )
     if not features.is_floating_point():
         raise TypeError(f"{module} needs floating-point features, got {features.dtype}; convert with .float() first")
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+    """The module's own method, or the contract's default, which works on any module."""
+    return getattr(type(module), name, getattr(AttentionModule, name))

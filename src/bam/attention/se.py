@@ -1,14 +1,16 @@
 """SE, Squeeze-and-Excitation (Hu, Shen, Sun, CVPR 2018, https://arxiv.org/abs/1709.01507)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import check_features
+from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
 
 torch.fx.wrap("check_features")  # looks at the shape of its input: symbolic tracing must not enter it
 
 
-class SE(nn.Module):
+class SE(AttentionModule):
     """F' = F * s, s = sigmoid(W2 ReLU(W1 AvgPool(F) + b1) + b2), (N, C, H, W) in and out (equations 2 to 4).
 
     The paper puts it on the residual branch of every block, before the addition: `sites="every block"` of `bam.attach`.
@@ -27,6 +29,11 @@ class SE(nn.Module):
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
     """
+
+    usual_sites: ClassVar[str] = "every block"
+    is_pointwise: ClassVar[bool] = True
+    keeps_nan: ClassVar[bool] = True
+    starts_as_identity: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -48,12 +55,19 @@ class SE(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
-        check_features(features, self.channels, "SE")
-        logits = self.expand(self.reduce(features.mean((2, 3))).relu())[:, :, None, None]
-        weights = logits.to(features.dtype).sigmoid()
+        weights = self._logits(features).to(features.dtype).sigmoid()
         if self.scale is not None:
             weights = 1 + self.scale.to(features.dtype) * (weights - 1)
         return features * weights
+
+    def _logits(self, features: Tensor) -> Tensor:
+        check_features(features, self.channels, "SE")
+        return self.expand(self.reduce(features.mean((2, 3))).relu())[:, :, None, None]
+
+    def maps(self, features: Tensor) -> AttentionMaps:
+        """The logits of s, s = sigmoid of them, and the gain; the identity's scalar is in the gain alone."""
+        logits = self._logits(features)
+        return AttentionMaps(gain(features, self(features)), logits, combined=logits.to(features.dtype).sigmoid())
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

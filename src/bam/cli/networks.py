@@ -29,9 +29,9 @@ def sites(
     """
     from functools import partial
 
+    from bam.attention import attention_factory
     from bam.models import build
     from bam.placement import find_bottlenecks, select_sites
-    from bam.surgery import attention_factory
     from bam.tasks.detection.detectors import DETECTORS
 
     if model in DETECTORS:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from bam import __version__
+from bam.attention import SiteSpec
+from bam.attention.contract import runtime_options
 from bam.surgery.insertion import attended_modules
 
 FORMAT = 1
@@ -95,21 +97,17 @@ def config_of(model: nn.Module) -> NetworkConfig | None:
     return config if isinstance(config, NetworkConfig) else None
 
 
-#: Options of attention that say where and how it is computed, not what.
-_OF_THIS_MACHINE = ("device", "dtype", "kernel", "recompute")
-
-
 def sites_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Where `model` carries attention and how each was built, as far as JSON can tell."""
+    """Where `model` carries attention and how each module was built, as far as JSON can tell."""
     sites = {}
     for site, carrier in attended_modules(model).items():
-        origin = carrier.attention_origin
-        options = {key: value for key, value in origin["options"].items() if key not in _OF_THIS_MACHINE}
+        left_out = runtime_options(carrier.attention)
+        spec = carrier.attention_spec.attention
+        options = {name: value for name, value in spec.options.items() if name not in left_out}
         try:
-            options = json.loads(json.dumps(options, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the options of the attention at {site.label!r} cannot be written: {error}") from None
-        sites[site.label] = {"attention": origin["attention"], "channels": site.channels, "options": options}
+            sites[site.label] = SiteSpec(dataclasses.replace(spec, options=options), site.channels).to_dict()
+        except ValueError as error:
+            raise ValueError(f"the attention at {site.label!r}: {error}") from None
     return sites
 
 
@@ -144,19 +142,12 @@ def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
     }
 
 
-def _is_site(origin: Any) -> bool:
+def _is_site(content: Any) -> bool:
     try:
-        json.dumps(origin, allow_nan=False)
-    except (TypeError, ValueError):
+        SiteSpec.from_dict(content).to_dict()
+    except ValueError:
         return False
-    return (
-        isinstance(origin, dict)
-        and set(origin) == {"attention", "channels", "options"}
-        and isinstance(origin["attention"], str | None)
-        and type(origin["channels"]) is int
-        and origin["channels"] > 0
-        and isinstance(origin["options"], dict)
-    )
+    return True
 
 
 def _are_numbers(values: Any) -> bool:

@@ -12,9 +12,10 @@ from bam.dryrun import Image, left_as_it_was
 from bam.export.formats import FORMATS, need_onnx, open_file
 from bam.export.parity import TOLERANCE, Check, compare, gather, images_at
 from bam.export.precision import to_fp16, to_int8
-from bam.export.reasons import REFUSALS, reason, refuse_wrapped
+from bam.export.reasons import REFUSALS, reason
 from bam.export.sizes import AXES, Shape, sizes_to_check
 from bam.files import write_atomically
+from bam.surgery.wrapping import refuse_wrapped
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam.attention.contract import is_fused
 from bam.dryrun import image_shape
 from bam.export.config import NetworkConfig, config_of, sites_of
-from bam.export.reasons import refuse_wrapped
 from bam.export.rebuild import build_backbone, build_own, check_same, outputs, rebuild
 from bam.files import write_atomically
-from bam.surgery.fusion import is_fused
+from bam.surgery.wrapping import refuse_wrapped
 from bam.tensors import listed, read_safetensors, safetensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # as huggingface_hub's PyTorchModelHubMixin names them

@@ -1,10 +1,8 @@
-"""Why something is refused: torch's and onnxruntime's own words in one line, and networks that are wrapped."""
+"""Why something is refused: torch's and onnxruntime's own words in one line."""
 
 import contextlib
 import zipfile
 from collections.abc import Iterator
-
-from torch import nn
 
 #: What torch and the files that it writes raise when they refuse: its exporters' errors are RuntimeErrors, a guard of
 #: a loaded program or an assertion of the network is an AssertionError, a damaged .pt2 is a BadZipFile.
@@ -37,11 +35,3 @@ def onnxruntime_refusals() -> Iterator[None]:
         yield
     except known as error:
         raise RuntimeError(str(error)) from None
-
-
-def refuse_wrapped(model: nn.Module, verb: str) -> None:
-    """Raise a ValueError that names the network itself if `model` is wrapped for compiling or for several devices."""
-    inner = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
-    wrapper = type(model).__name__
-    if wrapper in inner:
-        raise ValueError(f"the model is wrapped in {wrapper}: {verb} model.{inner[wrapper]}")

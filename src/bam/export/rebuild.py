@@ -1,7 +1,6 @@
 """A network from its configuration and its tensors, and whether it is the one that was saved."""
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam.attention import SiteSpec
 from bam.dryrun import left_as_it_was
 from bam.export.config import NetworkConfig, carry, sites_of
 from bam.private import tree_leaves
@@ -75,21 +75,23 @@ def _attach(network: nn.Module, config: NetworkConfig, path: Path, attention: Ca
     """Attach what the configuration names, the sites of equal options together."""
     image = (len(config.mean), *config.image_size)
     own: dict[str, dict[str, Any]] = {}
-    equal: dict[tuple[str | None, str], list[str]] = {}
-    for label, origin in config.sites.items():
-        equal.setdefault((origin["attention"], json.dumps(origin["options"])), []).append(label)
-    for (name, options), labels in equal.items():
-        build = attention if name is None else name
-        if build is None:
+    equal: dict[str, list[str]] = {}
+    for label, content in config.sites.items():
+        equal.setdefault(str(SiteSpec.from_dict(content).attention), []).append(label)
+    for labels in equal.values():
+        spec = SiteSpec.from_dict(config.sites[labels[0]])
+        if spec.is_own and attention is None:
             what = f"the attention at {listed(labels)} is not of bam.ATTENTION"
             raise ValueError(f"{path}: sites: {what}: give what builds it, attention=")
         try:
             with torch.random.fork_rng(devices=[]):
-                attach(network, build, sites=labels, image=image, **json.loads(options))
+                if spec.is_own and attention is not None:
+                    attach(network, attention, sites=labels, image=image, **spec.attention.arguments)
+                else:
+                    attach(network, spec.attention, sites=labels, image=image)
             own = sites_of(network)
         except Exception as error:  # whatever a module raises for the options that a file says
-            what = f"{name or 'the attention'} at {listed(labels)}: {_line(error)}"
-            raise ValueError(f"{path}: sites: {what}") from None
+            raise ValueError(f"{path}: sites: {spec.attention.name} at {listed(labels)}: {_line(error)}") from None
     for label in sorted(config.sites.keys() | own):
         there, wanted = (_but_name(sites.get(label)) for sites in (own, config.sites))
         if there != wanted:

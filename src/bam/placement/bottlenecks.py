@@ -89,9 +89,9 @@ def backbone_of_detector(model: nn.Module) -> str:
 def site_at(flow: Flow, name: str, node: Node, before: bool = False) -> Site:
     """The site at module `name` for the feature map `node`."""
     consumers = (c for c in node.consumers if before or not f"{c}.".startswith(f"{name}."))
-    layout = "NHWC" if node.axes == NHWC else "NCHW"
+    axes = "NHWC" if node.axes == NHWC else "NCHW"
     channels, height, width = node.map
-    return Site(name, channels, height, width, node.stride, next(consumers, ""), before, layout)
+    return Site(name, channels, height, width, node.stride, next(consumers, ""), before, axes)
 
 
 def _site_before(flow: Flow, found: Sequence[Node], position: int) -> Finding:

@@ -7,7 +7,7 @@ from typing import SupportsIndex, overload
 import torch
 from torch import nn
 
-from bam.attention import BAM
+from bam.attention import AttentionSpec, attention_factory
 from bam.costs import cost, format_count, latency_ms
 from bam.dryrun import Image
 
@@ -23,7 +23,7 @@ class Site:
     stride: int = 0  #: of the map: how many pixels of the image lie between two of its places
     feeds: str = ""  #: the module or function that takes the map first
     before: bool = False  #: the map is the module's first argument, not its output
-    layout: str = "NCHW"  #: or "NHWC"
+    axes: str = "NCHW"  #: of the map; or "NHWC"
 
     @property
     def label(self) -> str:
@@ -50,14 +50,17 @@ class Sites(tuple[Site, ...]):
         part.image = self.image
         return part
 
-    def table(self, attention: Callable[..., nn.Module] = BAM, *, latency: bool = False) -> str:
-        """A table of the sites with the parameters and MACs that `attention(channels)` adds at each.
+    def table(self, attention: str | AttentionSpec | Callable[..., nn.Module] = "bam", *, latency: bool = False) -> str:
+        """A table of the sites with the parameters and MACs that `attention` adds at each, see `bam.attach`.
 
         With `latency` also the milliseconds, measured here, of its forward pass for one image (fp32, eval mode).
         """
         rows = [["site", "channels", "H x W", "stride", "feeds", "+params", "+MACs"]]
         params = macs = 0
-        modules = [attention(site.channels).eval() for site in self]
+        if isinstance(attention, str):
+            attention = AttentionSpec.parse(attention)
+        build = attention.build if isinstance(attention, AttentionSpec) else attention_factory(attention)
+        modules = [build(site.channels).eval() for site in self]
         for site, module in zip(self, modules, strict=True):
             added = cost(module, (site.channels, site.height, site.width))
             params, macs = params + added.params, macs + added.macs

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
+from bam.attention import SiteSpec
+from bam.attention.contract import is_fused
 from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
-from bam.surgery.fusion import is_fused
-from bam.surgery.insertion import attended_modules, attention_factory, insert
+from bam.surgery.insertion import attended_modules, insert
 from bam.tensors import read_safetensors, safetensors
 
 _METADATA = "bam.attention"
@@ -35,12 +35,8 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
         for site, module in modules.items()
         for key, value in module.attention.state_dict().items()
     }
-    sites = {site.label: module.attention_origin for site, module in modules.items()}
-    try:
-        metadata = json.dumps(sites)
-    except TypeError as error:
-        raise ValueError(f"the options of the attention cannot be written: {error}") from None
-    write_atomically(Path(path), save(tensors, {_METADATA: metadata}))
+    sites = {site.label: module.attention_spec.to_dict() for site, module in modules.items()}
+    write_atomically(Path(path), save(tensors, {_METADATA: json.dumps(sites)}))
 
 
 def load_attention(
@@ -65,63 +61,66 @@ def load_attention(
         FileNotFoundError: if there is no such file.
     """
     path = Path(path)
-    tensors, origins = _read(path)
+    tensors, specs = _read(path)
     present = attended_modules(model)
     for site, carrier in present.items():
-        _check_origin(site, carrier.attention_origin, origins.get(site.label), path)
-    labels = [label for label in origins if label not in {site.label for site in present}]
+        _check_spec(site, carrier.attention_spec, specs.get(site.label), path)
+    labels = [label for label in specs if label not in {site.label for site in present}]
     new = select_sites(model, labels, image) if labels else []
     if {site.label for site in new} != set(labels):
         raise ValueError(f"{path} holds sites that are no names: {', '.join(labels)}")
-    made = {site: _build(site, origins[site.label], attention, path) for site in new}
-    for site, module in made.items():
+    modules = {site: _build(site, specs[site.label], attention, path) for site in new}
+    for site, module in modules.items():
         _check_fit(site, module, _of_site(tensors, site), path)
         module.load_state_dict(_of_site(tensors, site))
     for site, carrier in present.items():
         _check_fit(site, carrier.attention, _of_site(tensors, site), path)
-    insert(model, made, {site: origins[site.label] for site in made}, image)
+    insert(model, modules, {site: specs[site.label] for site in modules}, image)
     for site, carrier in present.items():
         carrier.attention.load_state_dict(_of_site(tensors, site))
     return model
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, SiteSpec]]:
     try:
         tensors, metadata = read_safetensors(path)
-        origins = json.loads(metadata[_METADATA])
+        content = json.loads(metadata[_METADATA])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
-    kinds: dict[str, Any] = {"attention": (str, type(None)), "channels": int, "options": dict}
-    whole = isinstance(origins, dict) and all(
-        isinstance(origin, dict) and all(isinstance(origin.get(key, ...), kind) for key, kind in kinds.items())
-        for origin in origins.values()
-    )
-    sites = tuple(f"{label.removeprefix('before ')}.attention." for label in origins) if whole else ()
+    try:
+        specs = {label: SiteSpec.from_dict(entry) for label, entry in content.items()}
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its description of the sites cannot be read ({error})") from None
+    sites = tuple(f"{label.removeprefix('before ')}.attention." for label in specs)
     if not sites or not all(key.startswith(sites) for key in tensors):
         raise ValueError(f"{path} is damaged: its description of the sites does not fit its tensors")
-    return tensors, origins
+    return tensors, specs
 
 
-def _check_origin(site: Site, own: dict[str, Any], theirs: dict[str, Any] | None, path: Path) -> None:
-    if theirs is None:
+def _check_spec(site: Site, own: SiteSpec, saved: SiteSpec | None, path: Path) -> None:
+    if saved is None:
         raise ValueError(f"{path} holds nothing for the attention at {site.label}; bam.detach(model) first")
-    ours = json.loads(json.dumps(own, default=str))
-    if any(ours.get(key) != theirs[key] for key in ("attention", "options")):
-        built = [f"{origin['attention'] or 'a module of your own'} {origin['options']}" for origin in (theirs, ours)]
+    ours, theirs = own.to_dict(), saved.to_dict()
+    same_module = ours["attention"] == theirs["attention"] or (own.is_own and saved.is_own)
+    if not same_module or ours["options"] != theirs["options"]:
         raise ValueError(
-            f"{path} holds {built[0]} for {site.label!r}, this model has {built[1]}; bam.detach(model) first"
+            f"{path} holds {saved.attention} for {site.label!r}, this model has {own.attention}; "
+            "bam.detach(model) first"
         )
 
 
-def _build(site: Site, origin: dict[str, Any], attention: Callable[..., nn.Module] | None, path: Path) -> nn.Module:
-    if attention is None and origin["attention"] is None:
-        raise ValueError(f"{path} holds modules that are not in bam.ATTENTION: give what builds them, attention=")
-    if origin["channels"] != site.channels:
-        channels = f"{origin['channels']} channels at {site.label!r}, this model has {site.channels} there"
+def _build(site: Site, spec: SiteSpec, attention: Callable[..., nn.Module] | None, path: Path) -> nn.Module:
+    if attention is None and spec.is_own:
+        name = spec.attention.name
+        raise ValueError(
+            f"{path} holds modules that are not in bam.ATTENTION ({name}): give what builds them, attention="
+        )
+    if spec.channels != site.channels:
+        channels = f"{spec.channels} channels at {site.label!r}, this model has {site.channels} there"
         raise ValueError(f"{path} was saved for {channels}")
     try:
-        return (attention or attention_factory(origin["attention"]))(site.channels, **origin["options"])
-    except (TypeError, ValueError) as error:
+        return spec.attention.build(site.channels, attention)
+    except ValueError as error:
         raise ValueError(f"{path}: the attention at {site.label!r} cannot be built: {error}") from None
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from bam.attention import named_modules
-from bam.private import NormBase, remove_forward_pre_hook
+from bam.attention.batchnorm import freeze_statistics
+from bam.private import NormBase
 from bam.surgery.insertion import attended
 
 
@@ -92,18 +93,6 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
             freeze_statistics(module, frozen and module not in free)
             module.train(model.training)
     return model
-
-
-def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:
-    """Make one BatchNorm normalise by its running statistics for good, or undo that; its mode does not matter."""
-    remove_forward_pre_hook(norm, normalize_by_running_statistics)
-    if frozen:
-        norm.register_forward_pre_hook(normalize_by_running_statistics)
-
-
-def normalize_by_running_statistics(norm: nn.Module, args: Any) -> None:
-    """The hook of a frozen BatchNorm, before its forward pass."""
-    norm.training = False
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,22 +1,24 @@
 """Put attention modules into a network, switch them off and on, and take them out again."""
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from bam.attention import ATTENTION, Attended, named_modules
+from bam.attention import Attended, AttentionSpec, SiteSpec, attention_factory, attention_name, named_modules
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
 from bam.placement.selection import Wanted, calls
 from bam.private import own_modules, own_parameters
+from bam.surgery.wrapping import refuse_wrapped
 
 
 def attach(
     model: nn.Module,
-    attention: str | Callable[..., nn.Module] = "bam",
+    attention: str | AttentionSpec | Callable[..., nn.Module] = "bam",
     *,
     sites: Wanted | Sequence[Wanted] | None = None,
     image: Image | None = None,
@@ -31,7 +33,8 @@ def attach(
 
     Args:
         model: any CNN.
-        attention: a name in `bam.ATTENTION`, or any callable `channels -> nn.Module` that keeps (N, C, H, W).
+        attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8, sites=layer2)"; "none"
+            changes nothing), or any callable `channels -> nn.Module` that keeps (N, C, H, W).
         sites: names of modules, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block" or
             `Site`s, see `select_sites`; default: `find_bottlenecks(model, image)`.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
@@ -40,27 +43,39 @@ def attach(
 
     Raises:
         ValueError: for a site that does not exist, carries attention already or is no single feature map; a model
-            already wrapped or compiled; an unknown attention name. The model is then unchanged.
+            already wrapped or compiled; an unknown attention name or option. The model is then unchanged.
     """
-    refuse_wrapped(model, "attach")
-    build = attention_factory(attention)
-    if identity:
-        options["identity"] = True
-    if sites is None:
+    refuse_wrapped(model, "attach to")
+    factory, spec = _specified(attention, identity, options)
+    if spec.is_none:
+        return model
+    wanted = spec.sites if sites is None else sites
+    if wanted is None:
         chosen = find_bottlenecks(model, image)
         for note in chosen.notes:
             warnings.warn(note, stacklevel=2)
     else:
-        chosen = select_sites(model, sites, image)
-    name = next((name for name, known in ATTENTION.items() if known is build), None)
-    made = {site: build(site.channels, **options) for site in chosen}
-    origins = {site: {"attention": name, "channels": site.channels, "options": options} for site in chosen}
-    insert(model, made, origins, chosen.image if image is None else image)
+        chosen = select_sites(model, wanted, image)
+    modules = {site: spec.build(site.channels, factory) for site in chosen}
+    specs = {site: SiteSpec(dataclasses.replace(spec, sites=None), site.channels) for site in chosen}
+    insert(model, modules, specs, chosen.image if image is None else image)
     return model
 
 
+def _specified(
+    attention: str | AttentionSpec | Callable[..., nn.Module], identity: bool, options: dict[str, Any]
+) -> tuple[Callable[..., nn.Module], AttentionSpec]:
+    """What builds the modules, and the specification of all that `attach` was told."""
+    if isinstance(attention, str):
+        attention = AttentionSpec.parse(attention)
+    spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
+    given = spec.name if isinstance(attention, AttentionSpec) else attention
+    factory = nn.Identity if spec.is_none else attention_factory(given)
+    return factory, dataclasses.replace(spec, options=spec.options | options, identity=identity or spec.identity)
+
+
 def insert(
-    model: nn.Module, modules: Mapping[Site, nn.Module], origins: Mapping[Site, dict[str, Any]], image: Image | None
+    model: nn.Module, modules: Mapping[Site, nn.Module], specs: Mapping[Site, SiteSpec], image: Image | None
 ) -> None:
     """Put each module at its site, on the device, with the floating type and in the mode of the module there.
 
@@ -72,7 +87,7 @@ def insert(
     for site, module in modules.items():
         base = model.get_submodule(site.name)
         module = _on_device_of(module, base, model)
-        placed.append(Attended(base, module, before=site.before, layout=site.layout, origin=origins[site]))
+        placed.append(Attended(base, module, before=site.before, axes=site.axes, spec=specs[site]))
     for carrier in placed:
         replace(model, carrier.base, carrier)
     run = calls(model, list(modules), image)
@@ -86,7 +101,7 @@ def insert(
 
 def detach(model: nn.Module) -> nn.Module:
     """Take all attention out of `model`, in place: what remains is the original. Returns `model`."""
-    refuse_wrapped(model, "detach")
+    refuse_wrapped(model, "detach from")
     for module in [m for m in model.modules() if isinstance(m, Attended)]:
         replace(model, module, module.base)
     return model
@@ -99,12 +114,18 @@ def attended(model: nn.Module) -> dict[str, nn.Module]:
 
 def attended_modules(model: nn.Module) -> dict[Site, Attended]:
     """The modules of `model` that carry attention, by their sites (whose height and width are unknown, 0)."""
-    found: dict[Site, Attended] = {}
-    for name, module in named_modules(model):
-        if isinstance(module, Attended):
-            channels = module.attention_origin.get("channels", 0)
-            found[Site(name, channels, 0, 0, before=module.attention_before, layout=module.attention_layout)] = module
-    return found
+    return {
+        Site(
+            name,
+            module.attention_spec.channels,
+            height=0,
+            width=0,
+            before=module.attention_before,
+            axes=module.attention_axes,
+        ): module
+        for name, module in named_modules(model)
+        if isinstance(module, Attended)
+    }
 
 
 @contextlib.contextmanager
@@ -119,17 +140,6 @@ def without_attention(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, enabled in zip(modules, before, strict=True):
             module.attention_enabled = enabled
-
-
-def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The class behind a name in `bam.ATTENTION`; a callable is returned as it is."""
-    if isinstance(attention, nn.Module):
-        raise ValueError(f"attention: give what builds a module for so many channels, not a {type(attention).__name__}")
-    if not isinstance(attention, str):
-        return attention
-    if attention not in ATTENTION:
-        raise ValueError(f"unknown attention {attention!r}; known: {', '.join(ATTENTION)}; or pass channels -> Module")
-    return ATTENTION[attention]
 
 
 def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn.Module:
@@ -168,12 +178,3 @@ def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
                 f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the "
                 f"key '{site.name}.attention' would collide; choose a neighbouring site"
             )
-
-
-def refuse_wrapped(model: nn.Module, verb: str) -> None:
-    """Raise ValueError if `model` is wrapped for compiling or for several devices; `verb` is what was to be done."""
-    wrappers = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule", "OptimizedModule"}
-    wrappers |= {"ScriptModule"}
-    found = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in wrappers), None)
-    if found:
-        raise ValueError(f"the model is wrapped in {found}: {verb} before wrapping it")

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention import named_modules
+from bam.attention.batchnorm import freeze_statistics
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
-from bam.surgery.finetuning import freeze_statistics
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tensors import check_fit, listed
 

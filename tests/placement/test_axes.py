@@ -13,7 +13,7 @@ from bam.placement.axes import NCHW, NHWC, follow
 
 
 def labels(sites):
-    return [(site.label, site.channels, site.stride, site.layout) for site in sites]
+    return [(site.label, site.channels, site.stride, site.axes) for site in sites]
 
 
 def test_maps_with_channels_last_axis():

@@ -1,0 +1,220 @@
+"""What attention, with which options, where: `bam(reduction=8, sites=layer2)`, parsed and printed here alone."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from bam.attention.table import attention_factory
+
+#: Words of YAML for a truth value, in its three spellings.
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_FORM = re.compile(r"([^()=,\s]+)\s*(?:\((.*)\))?")
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Attention for a network: which module, its options, its sites.
+
+    As text it is NAME or NAME(OPTION=VALUE, ...). The options `sites` and `identity` are the fields of that name; all
+    others go to the module. Values are numbers, true, false, words, "quoted text" or [lists, of, them].
+
+    Attributes:
+        name: in `bam.ATTENTION`, "<module>:<class>" for a module of one's own, or "none" for the network as it is.
+        options: what the module is built with, e.g. {"reduction": 8}.
+        sites: where it goes, as `bam.select_sites` reads it; None for the bottlenecks.
+        identity: start with the network's own output bit for bit.
+
+    Raises:
+        ValueError: for a field of the wrong type.
+    """
+
+    name: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    sites: tuple[str, ...] | None = None
+    identity: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[^()=,\s]+", self.name):
+            raise ValueError(f"attention: a name is one word without brackets, got {self.name!r}")
+        if not isinstance(self.options, dict) or not all(isinstance(name, str) for name in self.options):
+            raise ValueError(f"attention {self.name}: options must be names with values, got {self.options!r}")
+        if not isinstance(self.identity, bool):
+            raise ValueError(f"attention {self.name}: identity must be true or false, got {self.identity!r}")
+        if self.sites is not None:
+            several = [self.sites] if isinstance(self.sites, str | int) else self.sites
+            object.__setattr__(self, "sites", tuple(str(site) for site in several) or None)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether this is the network as it is."""
+        return self.name == "none"
+
+    def __str__(self) -> str:
+        options = dict(self.options)
+        if self.sites is not None:
+            options["sites"] = self.sites[0] if len(self.sites) == 1 else list(self.sites)
+        if self.identity:
+            options["identity"] = True
+        inside = ", ".join(f"{name}={_written(value)}" for name, value in options.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    @classmethod
+    def parse(cls, text: str, over: "AttentionSpec | None" = None) -> "AttentionSpec":
+        """Read `text`, which prints again as an equal specification.
+
+        With `over`, options that the text leaves out are those of `over`.
+
+        Raises:
+            ValueError: if the text is not of the form above.
+        """
+        parts = _FORM.fullmatch(text.strip())
+        if not parts:
+            raise ValueError(f"attention {text!r}: write NAME or NAME(OPTION=VALUE, ...), e.g. 'bam(reduction=8)'")
+        options: dict[str, Any] = {}
+        try:
+            for word in _split(parts[2]) if parts[2] else []:
+                name, sign, value = (part.strip() for part in word.partition("="))
+                if not (name.isidentifier() and sign and value):
+                    raise ValueError(f"{word.strip()!r} is not OPTION=VALUE")
+                options[name] = _read(value)
+        except ValueError as error:
+            raise ValueError(f"attention {text!r}: {error}") from None
+        base = cls() if over is None else over
+        fields = {name: options.pop(name) for name in ("sites", "identity") if name in options}
+        return dataclasses.replace(base, name=parts[1], options=base.options | options, **fields)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the module is built with, `identity` among it."""
+        return self.options | ({"identity": True} if self.identity else {})
+
+    def build(self, channels: int, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
+        """The module for `channels`; `factory` builds it if the name is not of this package.
+
+        Raises:
+            ValueError: for an unknown name, or options that the module does not take.
+        """
+        build = attention_factory(self.name) if factory is None else factory
+        if self.identity and not getattr(build, "starts_as_identity", True):
+            raise ValueError(f"attention {self.name} cannot start as the identity: leave identity out")
+        try:
+            return build(channels, **self.arguments)
+        except TypeError as error:  # Python's words for options that a function does not take
+            raise ValueError(f"attention {self}: {error}") from None
+
+
+def split_specs(text: str) -> list[str]:
+    """The specifications in "none, bam, bam(reduction=8, dilation=1)", a text each.
+
+    Raises:
+        ValueError: if there are none, or brackets do not match.
+    """
+    try:
+        words = [" ".join(word.split()) for word in _split(text)]
+    except ValueError as error:
+        raise ValueError(f"attention {text!r}: {error}") from None
+    if not all(words):
+        raise ValueError(f"attention: variants separated by commas, got {text!r}")
+    return words
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """The attention at one site, as carriers remember it and files keep it."""
+
+    attention: AttentionSpec  #: its own sites say nothing here
+    channels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"attention": name, "channels": number, "options": {...}}, ready for JSON.
+
+        Raises:
+            ValueError: if an option cannot be written as JSON.
+        """
+        try:
+            options = json.loads(json.dumps(self.attention.arguments, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"its options cannot be written ({error})") from None
+        return {"attention": self.attention.name, "channels": self.channels, "options": options}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "SiteSpec":
+        """Read what `to_dict` wrote. A name that is null, of the first versions, is a module of the user's own.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        kinds: dict[str, Any] = {"attention": (str, type(None)), "channels": int, "options": dict}
+        whole = isinstance(content, dict) and content.keys() == kinds.keys()
+        if not whole or not all(isinstance(content[key], kind) for key, kind in kinds.items()):
+            raise ValueError(f'expected {{"attention": name, "channels": number, "options": {{...}}}}, got {content!r}')
+        name, channels, options = content["attention"], content["channels"], content["options"]
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"channels must be a positive number, got {channels!r}")
+        options = dict(options)
+        identity = options.pop("identity", False)
+        return cls(AttentionSpec(UNNAMED if name is None else name, options, identity=identity), channels)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the module is the user's, so that no file can say how to build it."""
+        return ":" in self.attention.name
+
+
+#: The name of a user's own module in files of the first versions, which did not keep it.
+UNNAMED = "<module>:<class>"
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas that stand outside of brackets and quotes."""
+    parts, closing = [""], []
+    for sign in re.findall(r'"(?:[^"\\]|\\.)*"|.', text, re.DOTALL):
+        if sign in _CLOSING:
+            closing.append(_CLOSING[sign])
+        elif sign == '"' or (sign in _CLOSING.values() and (not closing or closing.pop() != sign)):
+            raise ValueError("brackets or quotes do not match")
+        if sign == "," and not closing:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    if closing:
+        raise ValueError("brackets or quotes do not match")
+    return parts
+
+
+def _read(word: str) -> Any:
+    """A value as it is written: a number, a truth value, text in quotes or without, or a list of such."""
+    if word.startswith("[") and word.endswith("]") and len(_split(word)) == 1:
+        return [_read(part.strip()) for part in _split(word[1:-1])] if word[1:-1].strip() else []
+    if word.lower() in _WORDS and word in (word.lower(), word.upper(), word.capitalize()):
+        return _WORDS[word.lower()]
+    try:
+        return json.loads(word, parse_constant=str)
+    except ValueError:
+        if word.startswith(('"', "{")):
+            raise ValueError(f"the value {word!r} cannot be read") from None
+        return word
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, str):
+        return value if _reads_back(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value) if isinstance(value, int | float | dict | None) else repr(value)
+
+
+def _reads_back(text: str) -> bool:
+    """Whether a text needs no quotes."""
+    if not text or text != " ".join(text.split()) or set(text) & set('=(){}"'):
+        return False
+    try:
+        return _split(text) == [text] and _read(text) == text
+    except ValueError:
+        return False
