@@ -23,7 +23,7 @@ from timing import flags, interleave, report
 from torch import Tensor
 
 from bam import recipes
-from bam.data import Batches, BatchSource, Dataset, load
+from bam.data import BatchSource, Dataset, load
 from bam.models import build
 from bam.tasks.task import task_of
 from bam.training.display import Display
@@ -78,7 +78,7 @@ def in_memory(args: argparse.Namespace) -> None:
     images = torch.randint(256, (max(50_000, args.batch), 32, 32, 3), dtype=torch.uint8)
     data = Dataset(images, torch.randint(100, (len(images),)), tuple(map(str, range(100))))
     device = training.accelerator.device
-    batches = Batches(data, args.batch, data.statistics(), device, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    batches = data.batches(args.batch, data.normalization(), device, crop_padding=recipe.crop_padding, flip=recipe.flip)
     image, target = next(batches.train(0, 0))
     paths = {"bare": training.bare(image, target, args.steps), "loop": training.loop(batches, args.steps)}
     times = interleave(paths, args.rounds, args.device)
@@ -96,7 +96,7 @@ def from_files(args: argparse.Namespace) -> None:
         write_jpegs(Path(folder), args.files)
         train, _ = load(f"folder:{folder}", workers=args.workers if args.workers >= 0 else None)
         training = Training(recipe, 2, args)
-        batches = train.batches(batch, train.statistics(), training.accelerator.device, flip=True)
+        batches = train.batches(batch, train.normalization(), training.accelerator.device, flip=True)
         image, target = next(batches.train(0, 0))
 
         def decoding() -> None:

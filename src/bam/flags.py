@@ -1,19 +1,33 @@
 """Flags from signatures: a typed function and its docstring become a command line; a recipe's fields become flags."""
 
+import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from bam.attention.spec import AttentionSpec
+from bam.recipes import Recipe, load
 
-    from bam.recipes import Recipe
+#: What may also be said beside --attention.
+_PARTS = {
+    "attention_options": (dict[str, Any] | None, "options of the attention module as JSON, e.g. '{\"reduction\": 8}'"),
+    "sites": (
+        list[str] | None,
+        'where attention goes, see `bam sites`: names, patterns, positions (--sites=-1), "every block"; default: the '
+        "bottlenecks",
+    ),
+    "identity": (bool, "insert attention so that the network starts with its own output exactly"),
+}
 
 
 def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
-    """The keyword arguments for `verb`; for a `recipe` argument, every recipe field is a flag that changes it."""
+    """The keyword arguments for `verb`.
+
+    Of a `Recipe`, every field of its task is a flag that changes the recipe named by --recipe. An `AttentionSpec` may
+    be given whole, 'bam(reduction=8, sites=layer2)', or in parts. A dataclass stands for a flag for each of its fields.
+    """
     try:
         from docstring_parser import parse
         from jsonargparse import ArgumentParser
@@ -23,68 +37,118 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     parser = ArgumentParser(prog=f"bam {verb.__name__}", description=described.description)
     helps = {p.arg_name: p.description for p in described.params}
     parameters = inspect.signature(verb).parameters
+    recipe = _named_recipe(words) if "recipe" in parameters else None
     for name, parameter in parameters.items():
-        kind = str if parameter.annotation == "Recipe" else parameter.annotation
-        _add_flag(parser, name, kind, parameter.default, helps[name])
-    fields: list[str] = []
-    if "recipe" in parameters:
-        base = _named_recipe(words)
-        fields = _add_recipe_flags(parser, base, without={"name", *parameters})
-    values = vars(parser.parse_args(words))
-    arguments = {name: values[name] for name in parameters}
-    if "recipe" in parameters:
-        chosen = {name: values[name] for name in fields}
-        chosen["data_options"] = _data_options(base, chosen["data"], chosen["data_options"])
-        arguments["recipe"] = base.replace(**chosen)
-    return arguments
+        if name == "recipe":
+            parser.add_argument("--recipe", required=True, help=helps[name])
+        elif dataclasses.is_dataclass(parameter.annotation) and parameter.annotation is not AttentionSpec:
+            _add_fields(parser, parameter.annotation, parameter.default)
+        else:
+            _add_flag(parser, name, parameter.annotation, parameter.default, helps[name])
+            if parameter.annotation is AttentionSpec:
+                _add_parts(parser, parameter.default)
+    if recipe is not None:
+        _add_recipe_flags(parser, recipe, without={"name", *parameters})
+    given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    arguments = {name: _argument(parameter, name, given) for name, parameter in parameters.items() if name != "recipe"}
+    return arguments | ({} if recipe is None else {"recipe": _changed(recipe, given, without={"name", *parameters})})
 
 
-def _data_options(base: "Recipe", data: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options given, beside those of the recipe: other images of its kind are read as it says, others are not."""
-    if data.partition(":")[0] == base.data.partition(":")[0]:
-        return base.data_options | given
-    return {} if given == base.data_options else given
+def _argument(parameter: inspect.Parameter, name: str, given: dict[str, Any]) -> Any:
+    """The value of one parameter of a verb."""
+    kind = parameter.annotation
+    if kind is AttentionSpec:
+        recipe = Recipe(attention=parameter.default)
+        return recipe.replace(**{part: given[part] for part in (name, *_PARTS) if part in given}).attention
+    if dataclasses.is_dataclass(kind):
+        names = [each.name for each in dataclasses.fields(kind)]
+        return dataclasses.replace(parameter.default, **{name: given[name] for name in names if name in given})
+    return given.get(name, parameter.default)
 
 
-def _named_recipe(words: list[str]) -> "Recipe":
-    """The recipe that `--recipe` names among `words`, so that its values are the defaults that --help shows."""
+def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe:
+    """The recipe with what the flags say of its fields."""
+    names = [name for name in (*recipe.types(), *_PARTS) if name not in without and name in given]
+    changes = {name: given[name] for name in names}
+    data = changes.get("data", recipe.data)
+    if data.partition(":")[0] == recipe.data.partition(":")[0]:
+        changes["data_options"] = recipe.data_options | changes.get("data_options", {})
+    else:  # data options carry over only if the data set is of the same kind
+        changes.setdefault("data_options", {})
+    return recipe.replace(**changes)
+
+
+def _named_recipe(words: list[str]) -> Recipe:
+    """The recipe that --recipe names among `words`, of the task that --task names, if it does."""
     from argparse import ArgumentParser
-
-    from bam.recipes import Recipe, load
 
     early = ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe")
-    name = early.parse_known_args(words)[0].recipe
-    return load(name) if name else Recipe()
+    early.add_argument("--task")
+    named = early.parse_known_args(words)[0]
+    recipe = load(named.recipe) if named.recipe else Recipe.from_dict({})
+    return Recipe.from_dict(recipe.as_dict() | {"task": named.task}) if named.task else recipe
 
 
-def _add_recipe_flags(parser: "ArgumentParser", base: "Recipe", without: set[str]) -> list[str]:
+def _add_recipe_flags(parser: Any, recipe: Recipe, without: set[str]) -> None:
+    group = parser.add_argument_group(
+        f"recipe fields of the task {recipe.task}", f"defaults are those of the recipe {recipe.name}"
+    )
+    group.add_argument(
+        "--task",
+        choices=list(Recipe.TASKS),
+        default=recipe.task,
+        help="what is trained for; each has fields of its own",
+    )
+    helps = _described_fields(type(recipe))
+    for name, kind in recipe.types().items():
+        if name not in without:
+            old = [recipe.RENAMED[name]] if name in recipe.RENAMED else []
+            _add_flag(group, name, kind, getattr(recipe, name), helps[name], old)
+    _add_parts(group, recipe.attention)
+
+
+def _add_parts(parser: Any, attention: AttentionSpec) -> None:
+    defaults = {"attention_options": attention.options, "sites": attention.sites, "identity": attention.identity}
+    for name, (kind, help) in _PARTS.items():
+        _add_flag(parser, name, kind, defaults[name], help)
+
+
+def _add_fields(parser: Any, kind: Any, default: Any) -> None:
+    helps = _described_fields(kind)
+    for each in dataclasses.fields(kind):
+        _add_flag(
+            parser, each.name, typing.get_type_hints(kind)[each.name], getattr(default, each.name), helps[each.name]
+        )
+
+
+def _described_fields(kind: type) -> dict[str, str | None]:
+    """Field -> what the docstrings of a dataclass and of those it builds on say of it."""
     from docstring_parser import parse
 
-    from bam.recipes import Recipe
-
-    group = parser.add_argument_group("recipe fields", f"defaults are those of the recipe {base.name}")
-    helps = {p.arg_name: p.description for p in parse(inspect.getdoc(Recipe) or "").params}
-    added = []
-    for name, kind in typing.get_type_hints(Recipe).items():
-        if name not in without:
-            _add_flag(group, name, kind, getattr(base, name), helps[name])
-            added.append(name)
-    return added
+    described: dict[str, str | None] = {}
+    for cls in reversed(kind.__mro__):
+        described |= {
+            p.arg_name: p.description for p in parse(cls.__doc__ and inspect.cleandoc(cls.__doc__) or "").params
+        }
+    return described
 
 
-def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None) -> None:
+def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None, old: Iterable[str] = ()) -> None:
     from jsonargparse import ActionYesNo
 
-    flag, options = "--" + name.replace("_", "-"), {"help": help, "default": default}
+    flags = ["--" + each.replace("_", "-") for each in (name, *old)]
+    options = {"help": help, "default": default}
     if default is inspect.Parameter.empty:
         options = {"help": help, "required": True}
     if kind is bool:
-        parser.add_argument(flag, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
+        parser.add_argument(*flags, action=ActionYesNo(yes_prefix="", no_prefix="no-"), **options)
+    elif kind is AttentionSpec:
+        parser.add_argument(*flags, type=str, metavar="NAME(OPTION=VALUE,...)", **options | {"default": str(default)})
     elif kind in (list[float], list[str], list[str] | None):
-        parser.add_argument(flag, type=ListOf(float if kind == list[float] else str), metavar="A,B,...", **options)
+        parser.add_argument(*flags, type=ListOf(float if kind == list[float] else str), metavar="A,B,...", **options)
     else:
-        parser.add_argument(flag, type=kind, **options)
+        parser.add_argument(*flags, type=kind, **options)
 
 
 class ListOf:

@@ -4,7 +4,8 @@ Only torch is imported at the top. The carrier of attention (`attention/attended
 into `nn.Module` of its own.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
-    "NormBase", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks", "functorch_is_active",
-    "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters", "remove_forward_pre_hook",
-    "reset_accelerate", "stages_getter", "tree_leaves", "tree_map_only",
+    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks",
+    "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
+    "remove_forward_pre_hook", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
 ]  # fmt: skip
 
 
@@ -87,8 +88,22 @@ def feature_getter(network: nn.Module, **options: Any) -> nn.Module:
     return FeatureGetterNet(network, **options)
 
 
-def reset_accelerate() -> None:
-    """Make Accelerate forget the last run's device and precision, which it keeps for the life of the process."""
-    from accelerate.state import AcceleratorState
+def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:
+    """Note the arguments `model` was built with, where timm looks for them when it saves; it has no public way."""
+    model._model_args = arguments  # type: ignore[assignment]  # nn.Module is annotated to hold modules and tensors
 
+
+@contextlib.contextmanager
+def accelerate_without_state() -> Iterator[None]:
+    """Hide the state that Accelerate keeps for the life of the process; afterwards it has that state again."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    kinds: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)
+    before = [dict(kind._shared_state) for kind in kinds]
     AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, before, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)

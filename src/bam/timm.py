@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bam.private import feature_getter
+from bam.private import feature_getter, set_arguments
 from bam.surgery import attach
 
 try:
@@ -70,7 +70,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             given |= {"features_only": True, "feature_cls": lambda net, **how: feature_getter(finish(net), **how)}
         model = plain(pretrained and not saved, **given, **options)
         model = model if features_only else finish(model)
-        model._model_args = {"identity": start_at_identity}  # to these timm adds the arguments of create_model
+        set_arguments(model, {"identity": start_at_identity})  # to these timm adds the arguments of create_model
         return model
 
     build.__name__ = build.__qualname__ = f"bam_{name}"

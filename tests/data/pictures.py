@@ -6,7 +6,7 @@ from PIL import Image
 
 from bam.data import load
 
-PLAIN = (torch.zeros(3), torch.ones(3))  # statistics that leave pixels as they are
+PLAIN = (torch.zeros(3), torch.ones(3))  # normalization that leaves pixels as they are
 
 
 def paint(path, seed, size=(50, 40)):

@@ -1,6 +1,6 @@
 import torch
 
-from bam.data import Batches, Dataset
+from bam.data import Dataset
 
 
 def numbered(count=10, height=4, width=6):
@@ -15,9 +15,9 @@ def numbered(count=10, height=4, width=6):
 PLAIN = (torch.zeros(3), torch.ones(3))
 
 
-def test_statistics_are_those_of_all_pixels():
+def test_normalization_is_that_of_all_pixels():
     data = Dataset(torch.randint(256, (7, 5, 4, 3), dtype=torch.uint8), torch.zeros(7, dtype=torch.long), ("a",))
-    mean, deviation = data.statistics()
+    mean, deviation = data.normalization()
     pixels = data.images.double().reshape(-1, 3)
     torch.testing.assert_close(mean, pixels.mean(0).float())
     torch.testing.assert_close(deviation, pixels.std(0, correction=0).float())
@@ -27,7 +27,7 @@ def test_test_batches_are_the_images_normalised():
     data = numbered()
     mean, deviation = torch.tensor([100.0, 2.0, 3.0]), torch.tensor([2.0, 3.0, 4.0])
     for padding in (0, 2):
-        served = list(Batches(data, 4, (mean, deviation), crop_padding=padding, flip=True).test())
+        served = list(data.batches(4, (mean, deviation), crop_padding=padding, flip=True).test())
         images, targets = (torch.cat(part) for part in zip(*served, strict=True))
         torch.testing.assert_close(images, ((data.images - mean) / deviation).permute(0, 3, 1, 2))
         assert torch.equal(targets, data.targets) and images.dtype == torch.float32
@@ -37,7 +37,7 @@ def test_test_batches_are_the_images_normalised():
 def test_training_batches_are_crops_and_flips_of_the_right_image():
     data = numbered()
     seen_offsets, seen_flips, targets_seen = set(), set(), []
-    batches = Batches(data, 5, PLAIN, crop_padding=2, flip=True)
+    batches = data.batches(5, PLAIN, crop_padding=2, flip=True)
     for epoch in range(20):
         for images, targets in batches.train(seed=3, epoch=epoch):
             targets_seen += targets.tolist()
@@ -56,7 +56,7 @@ def test_training_batches_are_crops_and_flips_of_the_right_image():
 
 
 def test_an_epoch_depends_on_seed_and_epoch_alone_and_starts_anywhere():
-    batches = Batches(numbered(), 3, PLAIN, crop_padding=1, flip=True)
+    batches = numbered().batches(3, PLAIN, crop_padding=1, flip=True)
     whole = list(batches.train(1, 4))
     assert len(whole) == batches.steps == 3
     torch.rand(5)  # the global generator plays no part
@@ -67,8 +67,8 @@ def test_an_epoch_depends_on_seed_and_epoch_alone_and_starts_anywhere():
 
 
 def test_shards_share_every_batch():
-    whole = Batches(numbered(), 4, PLAIN)
-    halves = [Batches(numbered(), 4, PLAIN, shard=(rank, 2)) for rank in (0, 1)]
+    whole = numbered().batches(4, PLAIN)
+    halves = [numbered().batches(4, PLAIN, shard=(rank, 2)) for rank in (0, 1)]
     for (_, together), *parts in zip(whole.train(0, 0), *(half.train(0, 0) for half in halves), strict=True):
         assert sorted(together.tolist()) == sorted(parts[0][1].tolist() + parts[1][1].tolist())
     tested = [target for half in halves for _, targets in half.test() for target in targets.tolist()]

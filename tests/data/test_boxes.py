@@ -107,7 +107,7 @@ def test_an_image_that_cannot_be_used_stops_or_is_left_out(pictures, how):
     else:
         with open(path, "wb") as file:
             file.write(content[: len(content) // 2] if how == "truncated" else b"")
-    wrong = "has 50 x 60 pixels, but its annotation tells 61 x 46" if how == "size" else "cannot be read as an image: "
+    wrong = "has 50 x 60 pixels, but its annotation says 61 x 46" if how == "size" else "cannot be read as an image: "
     for workers in (0, 1):
         with pytest.raises(ValueError, match=f"^{path} {wrong}.*leave such images out: --data-options"):
             list(changed(pictures, workers=workers).batches(4).test())

@@ -31,7 +31,7 @@ def test_boxes_still_bound_their_rectangles_when_zoomed_out_and_cropped(tmp_path
     """Over a box stands its rectangle, up to what a crop cuts off; a rectangle without a box has its centre outside."""
     data = drawn(tmp_path, [[(5, 7, 20, 30)]] * 150, augmentation="ssd")
     without_colours = data.batches(1)
-    without_colours.stream.decoder.augment.transforms.pop(0)
+    without_colours.decoder.augment.transforms.pop(0)
     sizes, bounded, cut, coloured = [], 0, 0, 0
     for epoch in range(2):
         for (image,), (target,) in without_colours.train(0, epoch):
@@ -51,7 +51,7 @@ def test_crops_drop_boxes_whose_centre_is_outside(tmp_path):
     boxes = [(2, 2, 12, 12), (44, 33, 58, 46)]
     data = drawn(tmp_path, [boxes] * 120, augmentation="ssd")
     batches = data.batches(1)
-    del batches.stream.decoder.augment.transforms[:2]  # no colours, no zoom
+    del batches.decoder.augment.transforms[:2]  # no colours, no zoom
     counts = []
     for (image,), (target,) in batches.train(0, 0):
         counts.append(len(target["boxes"]))
@@ -67,7 +67,7 @@ def test_crops_drop_boxes_whose_centre_is_outside(tmp_path):
 def test_colours_change_and_nothing_moves(tmp_path):
     data = drawn(tmp_path, [[(5, 7, 20, 30)]] * 30, augmentation="ssd")
     batches = data.batches(1)
-    del batches.stream.decoder.augment.transforms[1:]
+    del batches.decoder.augment.transforms[1:]
     looks = {tuple(image[:, 0, 0].tolist()) for (image,), _ in batches.train(0, 0)}
     assert len(looks) > 10
 

@@ -20,7 +20,7 @@ def test_digits_have_one_object_each():
     served = list(test.batches(8).test())
     images = torch.stack([image for batch, _ in served for image in batch])
     assert torch.equal(images, test.images.permute(0, 3, 1, 2) / 255)
-    assert test.batches(8, "cpu").stream.num_workers == 0
+    assert test.batches(8, "cpu").num_workers == 0
     part = train.subset(torch.tensor([4, 1]))
     assert torch.equal(part.images, train.images[[4, 1]]) and part.file_names == ["5", "2"]
     options = {"num_train": 30, "num_test": 20, "augmentation": "ssd"}
@@ -30,7 +30,7 @@ def test_digits_have_one_object_each():
 
 def test_digits_know_their_options():
     with pytest.raises(
-        ValueError, match="digits: there is no option train; there are canvas, seed, augmentation, num_"
+        ValueError, match="digits: there is no option train; the options are canvas, seed, augmentation, num_"
     ):
         load_boxes("digits", train="x")
     for options in ({"num_test": 0}, {"num_train": "all"}):
@@ -41,7 +41,8 @@ def test_digits_know_their_options():
 @pytest.mark.parametrize("name", ["voc2007", "voc0712", "coco"])
 def test_options_by_name(name, tmp_path):
     with pytest.raises(
-        ValueError, match=f"{name}: there is no option sise; there are augmentation, train, .*classes. Give"
+        ValueError,
+        match=f"{name}: there is no option sise; the options are augmentation, train, .*unreadable. To replace",
     ):
         load_boxes(name, tmp_path, sise=3)
 
@@ -57,7 +58,7 @@ def test_options_by_name(name, tmp_path):
         ("workers", [-1, "2"], "a number of processes"),
         ("unreadable", ["ignore", 1], '"stop" or "skip"'),
         ("invalid", ["skip", {}], '"stop" or "drop"'),
-        ("classes", ["dog", [], ["a", "a"], ["a", 1], [""]], "a list of different names"),
+        ("classes", ["dog", [], ["a", "a"], ["a", 1], [""]], "a list of distinct names"),
     ],
 )
 def test_values_that_cannot_be_meant(option, values, meaning):
@@ -72,10 +73,10 @@ def test_names_of_data_sets(tmp_path):
             load(name, tmp_path)
     for name in ("cifar100", "folder:x"):
         with pytest.raises(
-            ValueError, match=f"'{name}' has no boxes: .*without --task detection; with boxes: digits, voc"
+            ValueError, match=f"'{name}' has no boxes: .*without --task detection; data sets with boxes: digits, voc"
         ):
             load_boxes(name, tmp_path)
-    with pytest.raises(ValueError, match=f"unknown data set 'mnist'; known, with boxes: {', '.join(BOXES)}"):
+    with pytest.raises(ValueError, match=f"unknown data set 'mnist'; known data sets with boxes: {', '.join(BOXES)}"):
         load_boxes("mnist", tmp_path)
 
 

@@ -54,7 +54,7 @@ class Evil:
         ("train", {"data": Evil(), "fine_labels": []}, "train is truncated or not .*asks for posix.system"),
         ("train", [1, 2], "holds a list"),
         ("train", {"data": np.zeros((4, 7), np.uint8), "fine_labels": [0] * 4}, r"shape \(n, 3072\)"),
-        ("test", {"data": np.zeros((4, 3072), np.uint8), "fine_labels": [0] * 3}, "one an image"),
+        ("test", {"data": np.zeros((4, 3072), np.uint8), "fine_labels": [0] * 3}, "one from 0 to 99 per image"),
         ("test", {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}, "0 to 99"),
         ("meta", {"label_names": []}, "100 fine_label_names"),
     ],
@@ -90,7 +90,7 @@ def test_the_real_one(cifar_root):
     train, test = cifar100(cifar_root)
     assert len(train) == 50_000 and len(test) == 10_000
     assert train.targets.bincount().tolist() == [500] * 100 and test.targets.bincount().tolist() == [100] * 100
-    mean, deviation = train.statistics()
+    mean, deviation = train.normalization()
     torch.testing.assert_close(mean / 255, torch.tensor([0.50707516, 0.48654887, 0.44091784]))
     torch.testing.assert_close(deviation / 255, torch.tensor([0.26733429, 0.25643846, 0.27615047]))
     assert train.classes[:3] == ("apple", "aquarium_fish", "baby")

@@ -37,7 +37,7 @@ def test_places_splits_and_first_images(tmp_path):
     assert train.image_ids == [10, 20] and test.image_ids == [10] and "val2017" in train.images[0]
     assert train.fingerprint == whole.subset(torch.arange(2)).fingerprint
     (tmp_path / "coco").rename(tmp_path / "other")
-    wanted = f"there is no folder {tmp_path}/coco/annotations nor {tmp_path}/annotations; unpack.*BAM_DATA"
+    wanted = f"there is no folder {tmp_path}/coco/annotations or {tmp_path}/annotations; unpack.*BAM_DATA"
     with pytest.raises(FileNotFoundError, match=wanted):
         load_boxes("coco", tmp_path)
 
@@ -63,14 +63,14 @@ def test_file_names_may_have_folders(tmp_path):
 def test_missing_files_are_named(tmp_path):
     folder = tmp_path / "coco"
     write_coco(folder, val2017=instances())
-    wanted = f"^{folder}/annotations/instances_train2017.json is missing, the annotations to train on; splits there: "
-    wanted += """val2017. Choose one of them: --data-options '{"train": "val2017"}'"""
+    wanted = (
+        f"^{folder}/annotations/instances_train2017.json, the annotations to train on, is missing; splits present: "
+    )
+    wanted += """val2017. Choose one of these: --data-options '{"train": "val2017"}'"""
     with pytest.raises(FileNotFoundError, match=wanted):
         load_boxes("coco", tmp_path)
     (folder / "val2017/002.jpg").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=f"^{folder}/val2017/002.jpg is missing, though .*val2017.json names it"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"^{folder}/val2017/002.jpg is missing, but .*val2017.json lists it"):
         load_boxes("coco", tmp_path, train="val2017")
     (folder / "val2017").rename(folder / "images")
     with pytest.raises(
@@ -122,16 +122,16 @@ LAST = "annotations", 2
         (having(0, "images", 0, "width"), r"image 1 of the list \(003.jpg\) has 0 x 40 pixels"),
         (having(10, "images", 0, "id"), r"image 3 of the list \(001.jpg\) has the id 10 of another image"),
         (without("categories", 0, "name"), "category 1 of the list has no 'name'"),
-        (having(7, "categories", 1, "id"), "category 2 of the list repeats id or name of another, 7 and 'cat'"),
-        (having("dog", "categories", 1, "name"), "repeats id or name of another, 3 and 'dog'"),
+        (having(7, "categories", 1, "id"), "category 2 of the list repeats the id or the name of another, 7 or 'cat'"),
+        (having("dog", "categories", 1, "name"), "repeats the id or the name of another, 3 or 'dog'"),
         (without(*LAST, "image_id"), "annotation 3 of the list has no 'image_id'"),
         (having(99, *LAST, "image_id"), "annotation 3 of the list is of an image that is not listed, image_id 99"),
         (having(99, *LAST, "category_id"), "annotation 3 of the list is of a category that is not .*category_id 99"),
         (without(*LAST, "bbox"), r"annotation 3 of the list has no 'bbox' \(a list\)"),
-        (having([1, 2, 3], *LAST, "bbox"), r"annotation 3 of the list: its bbox is not four numbers.*: \[1, 2, 3\]"),
-        (having([1, 2, 3, "4"], *LAST, "bbox"), "its bbox is not four numbers"),
-        (having([1, 2, 3, float("nan")], *LAST, "bbox"), "its bbox is not four numbers"),
-        (having("large", *LAST, "area"), "annotation 3 of the list: its area is no number: 'large'"),
+        (having([1, 2, 3], *LAST, "bbox"), r"annotation 3 of the list: its bbox must be four numbers.* is \[1, 2, 3\]"),
+        (having([1, 2, 3, "4"], *LAST, "bbox"), "its bbox must be four numbers"),
+        (having([1, 2, 3, float("nan")], *LAST, "bbox"), "its bbox must be four numbers"),
+        (having("large", *LAST, "area"), "annotation 3 of the list: its area is not a number: 'large'"),
         (
             having([4, 5, 0, 6], *LAST, "bbox"),
             r"annotation 3 \(cat\) of image 20 \(002.jpg\) has a box without area in its image of 50 x 40 pixels: "
@@ -152,7 +152,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_path(tmp_path, content, mess
 def test_broken_json_is_named(tmp_path, content):
     path = write_coco(tmp_path, val2017=instances())
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{path} is no readable JSON .*replace it by a fresh copy"):
+    with pytest.raises(ValueError, match=f"^{path} is not valid JSON .*replace it by a fresh copy"):
         load_boxes("coco", tmp_path, train="val2017")
 
 

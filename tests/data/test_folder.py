@@ -19,7 +19,7 @@ def damage(path, how):
 def test_test_images_are_scaled_and_their_centre_cut_out(pictures):
     paint(pictures / "val" / "dog" / "wide.png", 77, size=(90, 33))
     _, test = folder(pictures, size=20, resize=30)
-    mean, deviation = test.statistics()
+    mean, deviation = test.normalization()
     torch.testing.assert_close(mean, torch.tensor([123.675, 116.28, 103.53]))
     torch.testing.assert_close(deviation, torch.tensor([58.395, 57.12, 57.375]))
     served = list(test.batches(4, (mean, deviation), flip=True).test())
@@ -153,5 +153,5 @@ def test_imagenette():
     train, test = folder(path, size=32)
     assert (len(train), len(test), len(train.classes)) == (500, 200, 10) and train.classes[0] == "n01440764"
     assert torch.bincount(train.targets).tolist() == [50] * 10 and torch.bincount(test.targets).tolist() == [20] * 10
-    image = torch.cat([image for image, _ in test.batches(100, test.statistics()).test()])
+    image = torch.cat([image for image, _ in test.batches(100, test.normalization()).test()])
     assert image.mean((0, 2, 3)).abs().max() < 0.2 and (image.std((0, 2, 3)) - 1).abs().max() < 0.3

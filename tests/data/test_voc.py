@@ -53,7 +53,7 @@ def test_a_size_that_is_not_told_is_the_images(tmp_path, size):
     train, _ = tree(tmp_path, voc_xml(voc_object("dog", (1, 1, 99, 99)), size=size))
     assert train.sizes[0] == (40, 50) and train.objects[0].boxes.tolist() == [[0, 0, 50, 40]]
     (tmp_path / "VOCdevkit/VOC2007/JPEGImages/000001.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="000001.xml tells no size, and .*000001.jpg cannot be read as an image"):
+    with pytest.raises(ValueError, match="000001.xml gives no size, and .*000001.jpg cannot be read as an image"):
         load_boxes("voc2007", tmp_path, invalid="drop")
 
 
@@ -64,7 +64,7 @@ def test_places_where_the_data_may_lie(tmp_path):
     (tmp_path / "VOCdevkit").rename(tmp_path / "other")
     moved, _ = load_boxes("voc2007", tmp_path / "other")
     assert moved.fingerprint == train.fingerprint and moved.images != train.images
-    wanted = f"there is no folder {tmp_path}/VOCdevkit/VOC2007 nor {tmp_path}/VOC2007; unpack.*BAM_DATA"
+    wanted = f"there is no folder {tmp_path}/VOCdevkit/VOC2007 or {tmp_path}/VOC2007; unpack.*BAM_DATA"
     with pytest.raises(FileNotFoundError, match=wanted):
         load_boxes("voc2007", tmp_path)
 
@@ -97,11 +97,11 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        ("<annotation><object>", "is no readable XML .*replace it by a fresh copy"),
-        ("", "is no readable XML"),
-        ("<?xml version='1.0' encoding='none'?><annotation/>", "is no readable XML"),
-        ("<?xml version='1.0' encoding='utf-32'?><annotation/>", "is no readable XML"),
-        ("<html></html>", "is no annotation of VOC: its outermost element is 'html'"),
+        ("<annotation><object>", "is not valid XML .*replace it by a fresh copy"),
+        ("", "is not valid XML"),
+        ("<?xml version='1.0' encoding='none'?><annotation/>", "is not valid XML"),
+        ("<?xml version='1.0' encoding='utf-32'?><annotation/>", "is not valid XML"),
+        ("<html></html>", "is not an annotation of VOC: its root element is 'html'"),
         (voc_xml(f"<object>{BOX}</object>"), "object 1 has no name; correct it"),
         (voc_xml(f"<object><part><name>dog</name></part>{BOX}</object>"), "object 1 has no name"),
         (
@@ -110,11 +110,14 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         ),
         (
             voc_xml(voc_object("unicorn", (1, 1, 2, 2))),
-            """object 1 is of the class 'unicorn', which is none of the 20; .*'{"classes": \\["unicorn", ...\\]}'""",
+            """object 1 is of the class 'unicorn'.*none of the 20 known.*'{"classes": \\["unicorn", ...\\]}'""",
         ),
-        (voc_xml(voc_object("dog", (1, "a", 2, 2))), r"object 1 \(dog\): ymin of its bndbox is no number: 'a'"),
-        (voc_xml(voc_object("dog", (1, 1, "nan", 2))), "xmax of its bndbox is no number: 'nan'"),
-        (voc_xml(f"<object><name>dog</name>{BOX.replace('<ymax>9</ymax>', '')}</object>"), "ymax of its .*number: ''"),
+        (voc_xml(voc_object("dog", (1, "a", 2, 2))), r"object 1 \(dog\): ymin of its bndbox is not a number: 'a'"),
+        (voc_xml(voc_object("dog", (1, 1, "nan", 2))), "xmax of its bndbox is not a number: 'nan'"),
+        (
+            voc_xml(f"<object><name>dog</name>{BOX.replace('<ymax>9</ymax>', '')}</object>"),
+            "ymax of its .*not a number: ''",
+        ),
         (
             voc_xml(voc_object("dog", (1, 1, 2, 2)), voc_object("cat", (9, 3, 8, 7))),
             r"object 2 \(cat\) has a box without area in its image of 50 x 40 pixels: .* = 8, 2, 8, 7.*"
@@ -147,15 +150,15 @@ def test_other_classes(tmp_path):
 def test_missing_files_are_named(tmp_path):
     plant(tmp_path)
     folder = tmp_path / "VOCdevkit/VOC2007"
-    wanted = "/Main/val.txt is missing, the list of the images to test on; lists there: test, trainval.*"
-    wanted += """Choose one of them: --data-options '{"test": "test"}'"""
+    wanted = "/Main/val.txt, the list of the images to test on, is missing; lists present: test, trainval.*"
+    wanted += """Choose one of these: --data-options '{"test": "test"}'"""
     with pytest.raises(FileNotFoundError, match=wanted):
         load_boxes("voc2007", tmp_path, test="val")
     for name in ("JPEGImages/000002.jpg", "Annotations/000002.xml"):
         content = (folder / name).read_bytes()
         (folder / name).unlink()
         with pytest.raises(
-            FileNotFoundError, match=f"^{folder}/{name} is missing, though the list of a split names 000002"
+            FileNotFoundError, match=f"^{folder}/{name} is missing, but the list of a split names 000002"
         ):
             load_boxes("voc2007", tmp_path)
         (folder / name).write_bytes(content)
@@ -171,15 +174,15 @@ def test_missing_files_are_named(tmp_path):
     ("content", "message"),
     [
         (b"\n\n", "it is empty"),
-        (b"000001 -1\n000002  1\n", "a line of it is '000001 -1'"),
-        (b"\xff\xfe\x00", "it is no text"),
+        (b"000001 -1\n000002  1\n", "it has the line '000001 -1'"),
+        (b"\xff\xfe\x00", "it is not text"),
     ],
 )
 def test_lists_that_are_none_are_named(tmp_path, content, message):
     tree(tmp_path)
     path = tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path} is no list of images.*{message}"):
+    with pytest.raises(ValueError, match=f"{path} is not a list of images.*{message}"):
         load_boxes("voc2007", tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_a_network_learns_from_a_folder(shapes, tmp_path):
     assert Record.read(tmp_path / "run") == record
     train, _ = load(f"folder:{shapes}", size=16, workers=0)
     seen = training_images(record, count=10)
-    images = torch.cat([image for image, _ in train.batches(8, train.statistics()).test()])
+    images = torch.cat([image for image, _ in train.batches(8, train.normalization()).test()])
     matches = [(images == image).flatten(1).all(1).nonzero().flatten().tolist() for image in seen]
     assert all(matches) and len({match[0] for match in matches}) == 10  # as they are, and not the first ones
 
@@ -69,7 +69,7 @@ def test_a_resumed_run_is_bit_equal_and_counts_what_it_could_not_read(shapes, tm
     train, test = load(recipe.data, **skipping.data_options)
     expected = []
     for epoch in range(2):
-        batches, tested = train.batches(4, train.statistics()), test.batches(4, train.statistics())
+        batches, tested = train.batches(4, train.normalization()), test.batches(4, train.normalization())
         list(batches.train(0, epoch)), list(tested.test())
         expected.append(batches.take_unreadable().count + tested.take_unreadable().count)
     assert [row["unreadable"] for row in whole.history] == expected and 3 <= expected[0] <= 6

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bam.data import Batches, load
+from bam.data import load
 from bam.recipes import Recipe
 from bam.tasks.classification.task import Classification
 from bam.training import build_model
@@ -61,7 +61,7 @@ def parts(recipe):
     model, stepper = accelerator.prepare(model, optimizer(model, recipe))
     batch = recipe.batch_size // recipe.accumulation
     batches, tested = (
-        Batches(data, batch, train.statistics(), accelerator.device, crop_padding=padding, flip=flip)
+        data.batches(batch, train.normalization(), accelerator.device, crop_padding=padding, flip=flip)
         for data, padding, flip in ((train, recipe.crop_padding, recipe.flip), (test, 0, False))
     )
     return accelerator, model, stepper, batches, tested

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import bam
 from bam import cli, records
-from bam.data import Batches, load
+from bam.data import load
 from bam.files import write_atomically
 from bam.flags import parse_flags
 from bam.models import MODELS
@@ -88,7 +88,7 @@ def test_a_run_leaves_everything_needed(tmp_path):
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
     train, test = load("digits", **TINY.data_options)
     with torch.no_grad():
-        ((image, target),) = Batches(test, 100, train.statistics()).test()
+        ((image, target),) = test.batches(100, train.normalization()).test()
         logits = model.eval()(image)
     better = (logits > logits[torch.arange(100), target][:, None]).sum(1)  # classes that were taken for likelier
     assert (better > 0).double().mean() == pytest.approx(record.final["test_error"], abs=0.011)

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from bam.attention.spec import AttentionSpec
+from bam.recipes import Recipe
+
 
 def export(
     out: Path,
     run: Path | None = None,
     model: str | None = None,
-    attention: str = "none",
-    attention_options: dict[str, Any] | None = None,
-    sites: list[str] | None = None,
+    attention: AttentionSpec = AttentionSpec(),
     weights: Path | None = None,
     num_classes: int | None = None,
     image: int | None = None,
@@ -28,9 +29,8 @@ def export(
             of weights, classes and normalisation (ImageNet's for a --model) for bam.export.from_pretrained or --model.
         run: folder of a complete run.
         model: network, see `bam models`, or such a folder.
-        attention: module to put at the bottlenecks of the model, or "none".
-        attention_options: passed to it, e.g. '{"layout": "released"}'.
-        sites: where to put it, see `bam sites` (default: the bottlenecks), e.g. "every block".
+        attention: module to put into the model, with its options and sites in brackets:
+            'bam(layout=released, sites=every block)'; or "none".
         weights: a .safetensors file for the model, its attention included (default: random weights).
         num_classes: outputs of the model (default: its own).
         image: side of the image in pixels to trace at (default: that of the run, or the network's own, or 224).
@@ -45,15 +45,17 @@ def export(
     if model is not None:
         if precision == "int8":
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
-        net, about = _network(model, attention, attention_options, sites, weights, num_classes, image)
-    elif attention != "none" or attention_options or sites or weights or num_classes:
+        net, about = _network(model, attention, weights, num_classes, image)
+    elif attention != AttentionSpec() or weights or num_classes:
         raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
     else:
+        from bam.tasks import task_of
         from bam.training import trained_model, training_images
 
         net, record = trained_model(Path(str(run)))
-        if record.recipe.get("task") == "detection":
-            raise ValueError(f"{run} is a run of detection, and bam export writes classifiers; to use it: bam predict")
+        task = task_of(Recipe.from_dict(record.recipe))
+        if task.not_exported:
+            raise ValueError(f"{run} is a run of {task.name}: {task.not_exported}")
         about = _about(record)
         calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
     if not out.suffix:
@@ -64,9 +66,7 @@ def export(
 
 def _network(
     model: str,
-    attention: str,
-    attention_options: dict[str, Any] | None,
-    sites: list[str] | None,
+    attention: AttentionSpec,
     weights: Path | None,
     num_classes: int | None,
     image: int | None,
@@ -78,15 +78,13 @@ def _network(
     from bam.surgery import attach
 
     if Path(model, "config.json").is_file():
-        if attention != "none" or attention_options or sites or weights or num_classes:
+        if attention != AttentionSpec() or weights or num_classes:
             raise ValueError(f"{model} is a saved network, which has its own attention, weights and classes")
         net = from_pretrained(model)
         return net, {field: getattr(config_of(net), field) for field in ("image_size", "resize")}
-    net = build(model, num_classes)
-    if attention != "none":
-        attach(net, attention, sites=sites, image=image, **(attention_options or {}))
-    elif attention_options or sites:
-        raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
+    if attention.is_none and attention != AttentionSpec():
+        raise ValueError("--attention-options, --sites and --identity are for an attention: give --attention, e.g. bam")
+    net = attach(build(model, num_classes), attention, image=image)
     if weights is not None:
         from bam.tensors import load_tensors, read_safetensors
 

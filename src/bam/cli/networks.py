@@ -1,15 +1,17 @@
 """Verbs about networks: sites, cost, models, coverage, paper."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from bam.attention.spec import AttentionSpec
+from bam.costs import format_count
+from bam.recipes import Recipe
 
 
 def sites(
     model: str,
     image: int | None = None,
-    sites: list[str] | None = None,
-    attention: str = "bam",
-    attention_options: dict[str, Any] | None = None,
+    attention: AttentionSpec = AttentionSpec("bam"),
     keep: int = 3,
     latency: bool = True,
     num_classes: int | None = None,
@@ -19,49 +21,25 @@ def sites(
     Args:
         model: network, see `bam models`.
         image: side of the image in pixels (default: the network's own, or 224).
-        sites: other places than the bottlenecks: names (layer1), inputs ("before layer2"), patterns (layer?.*),
-            positions (--sites=-1,0), strides ("stride 8") or "every block" (each residual branch).
-        attention: module to price.
-        attention_options: passed to it, e.g. '{"reduction": 8}'.
+        attention: module to price, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
+            names (layer1), inputs (before layer2), patterns (layer?.*), positions (-1), strides (stride 8) or
+            "every block" (each residual branch).
         keep: how many bottlenecks to keep, counted from the deepest.
         latency: measure the forward pass of each module, too.
         num_classes: outputs of the network (default: its own).
     """
-    from functools import partial
+    from bam.tasks import task_knowing
 
-    from bam.attention import attention_factory
-    from bam.models import build
-    from bam.placement import find_bottlenecks, select_sites
-    from bam.tasks.detection.detectors import DETECTORS
-
-    if model in DETECTORS:
-        net, sites = _where_attention_goes(model, sites)
-    else:
-        net = build(model, num_classes)
-    found = select_sites(net, sites, image) if sites else find_bottlenecks(net, image, keep=keep)
-    print(found.table(partial(attention_factory(attention), **(attention_options or {})), latency=latency))
-
-
-def _where_attention_goes(model: str, sites: list[str] | None) -> tuple[Any, list[str] | None]:
-    """The part of a detector where attention is looked for, and the names there, if not at its bottlenecks."""
-    from bam.models import build
-    from bam.recipes import Recipe
-    from bam.tasks.detection.build import build_detector
-    from bam.tasks.detection.detectors import DETECTORS
-
-    known = DETECTORS[model]
-    wanted = sites or list(known.sites or ())
-    if any("backbone." in site for site in wanted):
-        return build_detector(Recipe(task="detection", model=model), 20), wanted
-    print(f"{model} stands on {known.backbone}, and attention sits there:")
-    return build(known.backbone), sites
+    task = task_knowing(model)
+    places, remark = task(_recipe(task.name, model, attention)).sites(num_classes, image, keep)
+    if remark:
+        print(remark)
+    print(places.table(attention, latency=latency))
 
 
 def cost(
     model: str,
-    attention: str = "none",
-    attention_options: dict[str, Any] | None = None,
-    sites: list[str] | None = None,
+    attention: AttentionSpec = AttentionSpec(),
     image: int | None = None,
     num_classes: int | None = None,
 ) -> None:
@@ -69,45 +47,27 @@ def cost(
 
     Args:
         model: network, see `bam models`.
-        attention: module to put into the network, or "none".
-        attention_options: passed to it, e.g. '{"layout": "released"}'.
-        sites: where to put it, see `bam sites` (default: the bottlenecks), e.g. "every block".
+        attention: module to put into the network, with its options and sites in brackets:
+            'bam(layout=released)', 'se(sites=every block)'; or "none".
         image: side of the image in pixels (default: the network's own, or 224).
         num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors, whose images
             have the size to which they resize them).
     """
-    from bam.costs import cost, format_count
-    from bam.models import build
-    from bam.surgery import attach
-    from bam.tasks.detection.detectors import DETECTORS
+    from bam.tasks import task_knowing
 
-    if attention == "none" and (attention_options or sites):
-        raise ValueError("--attention-options and --sites are for an attention: give --attention, e.g. bam")
-    if model in DETECTORS:
-        _cost_of_detector(model, attention, attention_options or {}, sites, num_classes or 20)
-        return
-    net = build(model, num_classes)
-    plain = cost(net, image)
-    print(f"{model}: {plain}")
-    if attention != "none":
-        full = cost(attach(net, attention, sites=sites, image=image, **(attention_options or {})), image)
-        more = f"+{full.params - plain.params:,} parameters, +{format_count(full.macs - plain.macs)} MACs"
-        print(f"{model} + {attention}: {full} ({more})")
+    if attention.is_none and attention != AttentionSpec():
+        raise ValueError("--attention-options, --sites and --identity are for an attention: give --attention, e.g. bam")
+    task = task_knowing(model)
+    price = task(_recipe(task.name, model, attention)).price(num_classes, image)
+    print(f"{model}{', ' * bool(price.conditions)}{price.conditions}: {price.plain}")
+    if price.attended is not None:
+        params, macs = price.attended.params - price.plain.params, price.attended.macs - price.plain.macs
+        more = f"+{params:,} parameters, +{format_count(macs)} MACs"
+        print(f"{model} + {attention.name}: {price.attended} ({more})")
 
 
-def _cost_of_detector(
-    model: str, attention: str, options: dict[str, Any], sites: list[str] | None, num_classes: int
-) -> None:
-    from bam.recipes import Recipe
-    from bam.tasks.detection.build import build_detector
-    from bam.tasks.detection.cost import detector_cost, input_size
-
-    recipe = Recipe(task="detection", model=model)
-    net = build_detector(recipe, num_classes)
-    print("{}, {} classes, {} x {}: {}".format(model, num_classes, *input_size(net), detector_cost(net)))
-    if attention != "none":
-        attended = recipe.replace(attention=attention, attention_options=options, sites=sites)
-        print(f"{model} + {attention}: {detector_cost(build_detector(attended, num_classes))}")
+def _recipe(task: str, model: str, attention: AttentionSpec) -> Recipe:
+    return Recipe.from_dict({"task": task, "model": model}).replace(attention=attention)
 
 
 def models() -> None:
@@ -115,10 +75,10 @@ def models() -> None:
     import torch
     from torchvision.models import list_models
 
-    from bam.costs import cost, format_count
+    from bam.costs import cost
     from bam.models import MODELS, build
     from bam.models.residual import strided_kernel
-    from bam.tasks.detection.detectors import DETECTORS
+    from bam.tasks import available_tasks
 
     width = max(map(len, MODELS))
     print(f"{'network':{width}}  parameters     MACs  strides  paper")
@@ -128,9 +88,9 @@ def models() -> None:
         counted = cost(net)
         cells = f"{counted.params:>10,}  {format_count(counted.macs):>7}  {strided_kernel(net):7}"
         print(f"{name:{width}}  {cells}  {getattr(builder, 'source', '')}".rstrip(), flush=True)
-    print("\ndetector, on the network")
-    for name, detector in DETECTORS.items():
-        print(f"{name:35}  {detector.backbone:20}  {detector.source}")
+    for task in available_tasks():
+        if task.catalogue():
+            print("", *task.catalogue(), sep="\n")
     print(f"\nand torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
     print("and your own as <module>:<function>, where the function returns the network")
 

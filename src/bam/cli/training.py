@@ -5,20 +5,18 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from bam.recipes import Recipe
+from bam.attention.spec import AttentionSpec, split_specs
+from bam.recipes import RECIPES, Recipe, RunOptions
 
 
 def compare(
-    recipe: "Recipe",
+    recipe: Recipe,
     attention: str = "none,bam",
     seeds: int = 3,
     out: Path | None = None,
-    data_root: Path | None = None,
-    device: str | None = None,
-    save_minutes: float = 2.0,
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Find out whether attention helps: train all variants, paired by seed, and report with intervals.
 
@@ -30,29 +28,21 @@ def compare(
             brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=every block)'.
         seeds: how many seeds; 3 or more give intervals worth reading.
         out: folder of the comparison (default: comparisons/<recipe>).
-        data_root: folder of the data (default: $BAM_DATA, or data).
-        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
-        save_minutes: minutes between saved states, besides one after every epoch.
     """
     from bam import training
-    from bam.recipes import split_variants
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
     training.keep_freed_memory()
-    training.compare(
-        recipe, split_variants(attention), seeds, folder, data_root=data_root, device=device, save_minutes=save_minutes
-    )
+    training.compare(recipe, split_specs(attention), seeds, folder, options)
     if int(os.environ.get("RANK", 0)) == 0:
         report(folder)
 
 
 def train(
-    recipe: "Recipe",
+    recipe: Recipe,
     out: Path | None = None,
     resume: bool = False,
-    data_root: Path | None = None,
-    device: str | None = None,
-    save_minutes: float = 2.0,
+    options: RunOptions = RunOptions(),
 ) -> None:
     """Train one network into a folder with its record, weights and training states.
 
@@ -60,20 +50,15 @@ def train(
         recipe: name (see `bam recipes`) or YAML file; every field below changes it.
         out: the run's folder (default: runs/<recipe>-<attention>-seed<seed>).
         resume: go on where an interrupted run stopped; ends in the same weights bit for bit.
-        data_root: folder of the data (default: $BAM_DATA, or data).
-        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
-        save_minutes: minutes between saved states, besides one after every epoch.
     """
-    from bam.recipes import variant
     from bam.training import keep_freed_memory, run
 
     keep_freed_memory()
-    recipe = variant(recipe, recipe.attention)
-    folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention}-seed{recipe.seed}"
-    record = run(recipe, folder, resume=resume, data_root=data_root, device=device, save_minutes=save_minutes)
+    folder = out or Path("runs") / f"{recipe.name.replace('/', '-')}-{recipe.attention.name}-seed{recipe.seed}"
+    record = run(recipe, folder, options, resume=resume)
     if int(os.environ.get("RANK", 0)) == 0:
-        found = ", ".join(f"{m.label} {100 * record.final[m.key]:.2f} %" for m in record.measures)
-        print(f"{found}; record and weights in {folder}")
+        results = ", ".join(f"{m.label} {100 * record.final[m.key]:.2f} %" for m in record.measures)
+        print(f"{results}; record and weights in {folder}")
 
 
 def report(out: Path) -> None:
@@ -109,27 +94,16 @@ def predict(
         out: folder for the pictures (PNG) and predictions.json.
         score: least score of a detection that is drawn.
     """
+    from bam.tasks import task_of
     from bam.training import trained_model
 
-    model, record = trained_model(run)
-    if record.recipe.get("task") != "detection":
-        raise ValueError(
-            f"{run} is a run of classification, and predict draws boxes; for classes: bam export --run {run} --out "
-            "FOLDER, then bam.export.from_pretrained and preprocessing"
-        )
-    from bam.tasks.detection.predict import find_files, predict
-
-    classes = record.classes
-    for file, found in predict(model, find_files([Path(image) for image in images]), classes, out, score):
-        named = [f"{classes[k - 1]} {v:.2f}" for k, v in zip(found.labels.tolist(), found.scores.tolist(), strict=True)]
-        print(f"{file}: {', '.join(named) or f'nothing of score {score} or more'}")
-    print(f"pictures and predictions.json in {out}")
+    network, record = trained_model(run)
+    task = task_of(Recipe.from_dict(record.recipe))
+    print(*task.predict(network, record.classes, [Path(image) for image in images], out, score), sep="\n")
 
 
 def recipes() -> None:
     """List the recipes with what to expect of them."""
-    from bam.recipes import RECIPES
-
     for name, recipe in RECIPES.items():
         print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
     print(
@@ -140,17 +114,16 @@ def recipes() -> None:
 
 def _compare_command(out: Path, summary: dict[str, Any]) -> str:
     """The command that repeats a comparison: its recipe, and every field that differs from it."""
-    from bam.recipes import RECIPES, Recipe
-
-    recipe, names = Recipe(**summary["recipe"]), [variant["name"] for variant in summary["variants"]]
+    recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
     words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
     changes = RECIPES[recipe.name]().differences(recipe) if known else {}
+    changes.pop("attention", None)  # its name stands among the variants
+    if known:
+        changes |= _parts(RECIPES[recipe.name]().attention, recipe.attention)
     for key, (_, value) in changes.items():
-        if key == "attention":  # the variants are named above
-            continue
         flag = f"--{key.replace('_', '-')}"
         if isinstance(value, bool):
             words += [flag if value else flag.replace("--", "--no-")]
@@ -158,6 +131,16 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
             text = ",".join(map(str, value)) if isinstance(value, list) else _text(value)
             words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return shlex.join(words)
+
+
+def _parts(before: AttentionSpec, after: AttentionSpec) -> dict[str, tuple[Any, Any]]:
+    """The flags that say what two specifications differ in, but for the name: flag -> (before, after)."""
+    parts = {
+        "attention_options": (before.options, after.options),
+        "sites": (before.sites and list(before.sites), after.sites and list(after.sites)),
+        "identity": (before.identity, after.identity),
+    }
+    return {name: both for name, both in parts.items() if both[0] != both[1]}
 
 
 def _text(value: Any) -> str:

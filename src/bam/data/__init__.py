@@ -1,21 +1,21 @@
-"""Data sets by name, and batches made on the device; `LabelledImages` and `BatchSource` say what all of them offer."""
+"""Data sets by name, and their batches; `LabelledImages` and `BatchSource` say what all of them offer."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bam.data.batches import Batches
 from bam.data.boxes import BoxDataset, coco, digits_boxes, voc0712, voc2007
 from bam.data.cifar100 import cifar100
-from bam.data.dataset import Dataset
+from bam.data.dataset import Batches, Dataset
 from bam.data.digits import digits
-from bam.data.interface import BatchSource, LabelledImages, Unreadable, epoch_generator
+from bam.data.interface import BatchSource, LabelledImages, Unreadable
+from bam.data.plan import epoch_generator
 
-#: Name -> loader(root, **options) -> (train, test). Folders of images come as "folder:PATH", see `load`.
+#: Name -> loader(root, **options) -> (train, test). `load` also takes folders of images, "folder:PATH".
 DATA: dict[str, Callable[..., tuple[LabelledImages, LabelledImages]]] = {"digits": digits, "cifar100": cifar100}
 
-#: Name -> loader(root, **options) -> (train, test), of images with boxes.
+#: Name -> loader(root, **options) -> (train, test), for images with boxes.
 BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
     "digits": digits_boxes,
     "voc2007": voc2007,
@@ -25,20 +25,21 @@ BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[LabelledImages, LabelledImages]:
-    """(train, test) of a data set.
+    """Load a data set for classification; return (train, test).
 
     Args:
-        name: a name in `DATA`, or "folder:PATH" for images in a folder per class, see `bam.data.folder.load_folder`.
-        root: where data lie; default: the environment variable BAM_DATA, or "data".
+        name: a name in `DATA`, or "folder:PATH" for a folder with one folder per class, see
+            `bam.data.folder.load_folder`.
+        root: the folder that holds the data; default: the environment variable BAM_DATA, or "data".
         **options: of the data set's loader.
 
     Raises:
-        ValueError: for an unknown name, or a data set that has boxes instead of classes.
+        ValueError: for an unknown name, or a data set with boxes instead of classes.
     """
     root = _root(root)
     kind, _, path = name.partition(":")
     if kind == "folder":
-        from bam.data.folder import load_folder  # it needs torchvision, which others do without
+        from bam.data.folder import load_folder  # it needs torchvision; the others do not
 
         return load_folder(path, root, **options)
     if name in BOXES and name not in DATA:
@@ -51,23 +52,23 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[Lab
 
 
 def load_boxes(name: str, root: str | Path | None = None, **options: Any) -> tuple[BoxDataset, BoxDataset]:
-    """(train, test) of a data set with boxes.
+    """Load a data set for detection; return (train, test).
 
     Args:
         name: a name in `BOXES`.
-        root: as `load` takes it.
+        root: as for `load`.
         **options: of the data set's loader.
 
     Raises:
-        ValueError: for an unknown name, or a data set that has no boxes.
+        ValueError: for an unknown name, or a data set without boxes.
     """
     if name not in BOXES and (name in DATA or name.startswith("folder:")):
         raise ValueError(
-            f"the data set {name!r} has no boxes: it is for classification, without --task detection; "
-            f"with boxes: {', '.join(BOXES)}"
+            f"the data set {name!r} has no boxes: use it for classification, without --task detection; "
+            f"data sets with boxes: {', '.join(BOXES)}"
         )
     if name not in BOXES:
-        raise ValueError(f"unknown data set {name!r}; known, with boxes: {', '.join(BOXES)}")
+        raise ValueError(f"unknown data set {name!r}; known data sets with boxes: {', '.join(BOXES)}")
     return BOXES[name](_root(root), **options)
 
 

@@ -15,14 +15,14 @@ _FOLDER = "cifar-100-python"
 
 @functools.lru_cache(maxsize=1)  # the runs of a comparison share it
 def cifar100(root: Path) -> tuple[Dataset, Dataset]:
-    """(train, test) from `root`/cifar-100-python, downloaded there through torchvision when absent.
+    """Return (train, test) from `root`/cifar-100-python or `root` itself; torchvision downloads it if it is absent.
 
-    Any copy whose arrays have the right structure is read. The files are pickles; they are read by an unpickler that
-    admits numpy arrays and plain containers only.
+    The files are pickles; the unpickler admits nothing but numpy arrays and plain containers. Any copy whose arrays
+    have the right structure will do.
 
     Raises:
-        FileNotFoundError: if the folder is absent and cannot be downloaded.
-        ValueError: for a truncated or foreign file, named.
+        FileNotFoundError: if the folder is absent and cannot be downloaded, or lacks a file.
+        ValueError: for a file that is truncated or not CIFAR-100's.
     """
     folder = root if (root / "train").is_file() else root / _FOLDER
     if not folder.is_dir():
@@ -30,7 +30,7 @@ def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     meta = _read(folder / "meta")
     names = meta.get("fine_label_names")
     if not isinstance(names, list) or len(names) != 100:
-        raise ValueError(f"{folder / 'meta'} is not CIFAR-100's: it does not list 100 fine_label_names")
+        raise _foreign(folder / "meta", "it does not list 100 fine_label_names")
     return _dataset(folder / "train", names), _dataset(folder / "test", names)
 
 
@@ -38,13 +38,13 @@ def _dataset(path: Path, names: list[str]) -> Dataset:
     batch = _read(path)
     data, labels = batch.get("data"), batch.get("fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise ValueError(f"{path} is not a CIFAR-100 file: it has no uint8 array 'data' of shape (n, 3072)")
+        raise _foreign(path, "it has no uint8 array 'data' of shape (n, 3072)")
     try:
         targets = torch.as_tensor(np.asarray(labels if labels is not None else [], dtype=np.int64))
     except (ValueError, TypeError, OverflowError):
         targets = torch.empty(0)
     if len(data) == 0 or targets.shape != (len(data),) or targets.min() < 0 or targets.max() > 99:
-        raise ValueError(f"{path} is not a CIFAR-100 file: it has no 'fine_labels' (0 to 99), one an image")
+        raise _foreign(path, "it has no 'fine_labels', one from 0 to 99 per image")
     images = torch.from_numpy(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())
     return Dataset(images, targets, tuple(names))
 
@@ -57,7 +57,7 @@ def _download(root: Path, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"CIFAR-100 is not at {folder} and could not be downloaded ({error}). Unpack cifar-100-python.tar.gz "
-            f"(https://www.cs.toronto.edu/~kriz/cifar.html) into {root}, or name the folder that holds {_FOLDER} with "
+            f"(https://www.cs.toronto.edu/~kriz/cifar.html) into {root}, or give the folder that holds {_FOLDER} as "
             f"--data-root or BAM_DATA"
         ) from None
 
@@ -80,12 +80,16 @@ def _read(path: Path) -> dict[str, Any]:
     ) as error:
         raise ValueError(f"{path} is truncated or not a CIFAR-100 file ({error}); replace it by a fresh copy") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a CIFAR-100 file: it holds a {type(content).__name__}, not a dictionary")
+        raise _foreign(path, f"it holds a {type(content).__name__}, not a dictionary")
     return content
 
 
+def _foreign(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path} is not a CIFAR-100 file: {problem}; replace it by a fresh copy")
+
+
 class _ArraysOnly(pickle.Unpickler):
-    """Admits numpy arrays, whatever numpy wrote them; plain containers need no permission."""
+    """Admits numpy arrays, written by any version of numpy; plain containers need no class."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in ("ndarray", "dtype"):
@@ -96,4 +100,4 @@ class _ArraysOnly(pickle.Unpickler):
             return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(shape, order=order)
         if (module, name) == ("_codecs", "encode"):
             return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array type")

@@ -1,20 +1,26 @@
-"""A labelled set of images of one size, whole in memory."""
+"""Labelled images of one size, whole in memory, and batches of them cut, flipped and normalised on the device."""
 
 import dataclasses
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bam.data.batches import Batches
-from bam.data.interface import fingerprint_of
+from bam.data.interface import Unreadable, fingerprint_of
+from bam.data.plan import BatchPlan, epoch_generator
+from bam.pixels import normalized
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images as they came, and their classes.
+    """Images and their classes.
 
-    images: uint8 (n, H, W, 3). targets: int64 (n,). boxes: the object in each image, int64 (n, 4), xyxy in pixels.
+    Attributes:
+        images: uint8 (n, H, W, 3).
+        targets: class numbers, int64 (n,).
+        classes: names of the classes.
+        boxes: the object in each image, int64 (n, 4), xyxy in pixels; None where unknown.
     """
 
     images: Tensor
@@ -23,21 +29,21 @@ class Dataset:
     boxes: Tensor | None = None
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.images)
 
     @property
     def fingerprint(self) -> str:
-        """Differs where number, order or classes of the images do."""
+        """Digest of the number, order and classes of the images."""
         return fingerprint_of(self.classes, self.targets)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width in pixels."""
         return self.images.shape[1], self.images.shape[2]
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over all pixels, on the scale 0 to 255: float32 (3,) each."""
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over all pixels: float32 (3,) each, on the scale 0 to 255."""
         values = torch.arange(256, dtype=torch.float64)
         means, deviations = [], []
         for channel in self.images.unbind(3):
@@ -54,12 +60,88 @@ class Dataset:
     def batches(
         self,
         batch_size: int,
-        statistics: tuple[Tensor, Tensor],
+        normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
         crop_padding: int = 0,
         flip: bool = False,
         shard: tuple[int, int] = (0, 1),
-    ) -> Batches:
-        """Its images as batches, see `LabelledImages.batches`."""
-        return Batches(self, batch_size, statistics, device, crop_padding=crop_padding, flip=flip, shard=shard)
+    ) -> "Batches":
+        """Batches of these images, see `LabelledImages.batches`."""
+        plan = BatchPlan(len(self), batch_size, shard)
+        return Batches(self, plan, normalization, device, crop_padding=crop_padding, flip=flip)
+
+
+class Batches:
+    """A data set whole on a device, served as `bam.data.BatchSource` says.
+
+    Args:
+        dataset: the images.
+        plan: which images go into which batch.
+        normalization: mean and deviation of each channel (0 to 255), those of the training set.
+        device: where the images are kept and the batches made.
+        crop_padding: in training, pad by this many pixels of the mean colour and crop at random.
+        flip: in training, mirror each image with probability 1/2.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: BatchPlan,
+        normalization: tuple[Tensor, Tensor],
+        device: torch.device | str = "cpu",
+        *,
+        crop_padding: int = 0,
+        flip: bool = False,
+    ) -> None:
+        self.plan, self.device = plan, torch.device(device)
+        self.padding, self.flip = crop_padding, flip
+        mean, deviation = normalization
+        images = dataset.images
+        if crop_padding:
+            height, width = (side + 2 * crop_padding for side in images.shape[1:3])
+            padded = mean.round().to(torch.uint8).expand(len(images), height, width, 3).contiguous()
+            padded[:, crop_padding:-crop_padding, crop_padding:-crop_padding] = images
+            images = padded
+        self.height, self.width = dataset.image_size
+        self.images = images.to(self.device)
+        self.targets = dataset.targets.to(self.device)
+        self.mean, self.deviation = mean.to(self.device), deviation.to(self.device)
+
+    @property
+    def steps(self) -> int:
+        """Batches in a training epoch; a last, short batch is left out."""
+        return self.plan.steps
+
+    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`."""
+        generator, count = epoch_generator(seed, epoch), self.plan.num_images
+        order = torch.randperm(count, generator=generator)
+        offsets = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+        order, offsets, mirrored = (values.to(self.device) for values in (order, offsets, mirrored))
+        for step in range(start, self.steps):
+            share = self.plan.training_share(step)
+            chosen = order[share]
+            top, left = offsets[:, share]
+            yield self._cut(chosen, top, left, mirrored[share]), self.targets[chosen]
+
+    def test(self) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Serve all images in order, without augmentation."""
+        for chosen in self.plan.test_shares(self.device):
+            centre = torch.full_like(chosen, self.padding)
+            yield self._cut(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool)), self.targets[chosen]
+
+    def take_unreadable(self) -> Unreadable:
+        """Nothing: the images are in memory."""
+        return Unreadable()
+
+    def _cut(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        if self.padding or self.flip:
+            rows = top[:, None] + torch.arange(self.height, device=self.device)
+            columns = torch.arange(self.width, device=self.device).expand(len(chosen), -1)
+            columns = left[:, None] + torch.where(mirrored[:, None], self.width - 1 - columns, columns)
+            pixels = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        else:
+            pixels = self.images[chosen]
+        return normalized(pixels, self.mean, self.deviation)

@@ -1,4 +1,4 @@
-"""Handwritten digits among clutter: real images, embedded, for trying everything without a download."""
+"""Handwritten digits among clutter: real images, to try everything out without a download."""
 
 import functools
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bam.data.dataset import Dataset
 
-_NUM_TRAIN_DIGITS = 1297  # of 1,797; the rest is for testing
+_NUM_TRAIN_DIGITS = 1297  # of 1,797; the others are for testing
 _NUM_PIECES = 8
 
 
@@ -18,35 +18,38 @@ _NUM_PIECES = 8
 def digits(
     root: Path | None = None, *, canvas: int = 32, num_train: int = 5000, num_test: int = 2000, seed: int = 0
 ) -> tuple[Dataset, Dataset]:
-    """(train, test): one digit at a random place and scale on a dark canvas, with pieces of other digits as clutter.
+    """Return (train, test): a digit of random position and scale on a dark canvas, with pieces of others as clutter.
 
-    The digits are scikit-learn's 1,797 (Alpaydin and Kaynak 1998, UCI); those drawn in training and in testing are
-    disjoint. Each image's `boxes` entry bounds its digit. The same arguments give the same images; `root` is not used.
+    The digits are scikit-learn's 1,797 (Alpaydin and Kaynak 1998, UCI); training and test images share none. `boxes`
+    bound the digits. The same arguments give the same images.
 
     Args:
-        root: ignored; every data set takes it.
+        root: ignored; every loader takes it.
         canvas: side of the images in pixels, at least 16.
         num_train: training images.
         num_test: test images.
-        seed: of placement, scale and clutter.
+        seed: of position, scale and clutter.
+
+    Raises:
+        ValueError: for a canvas below 16 pixels or a part without images.
     """
     if canvas < 16:
         raise ValueError(f"digits: canvas must be at least 16 pixels, got {canvas}")
     if min(num_train, num_test) < 1:
-        raise ValueError(f"digits: at least one image each, got num_train={num_train}, num_test={num_test}")
+        raise ValueError(f"digits: num_train and num_test must be at least 1, got {num_train} and {num_test}")
     from sklearn.datasets import load_digits
 
     source = load_digits()
     order = np.random.default_rng(0).permutation(len(source.target))
     small = torch.from_numpy(source.images[order]).float() / 16 * 255  # (n, 8, 8)
     target = torch.from_numpy(source.target[order]).long()
-    sets = []
-    for part, count, own_seed in (
+    datasets = []
+    for part, count, part_seed in (
         (slice(None, _NUM_TRAIN_DIGITS), num_train, 2 * seed),
         (slice(_NUM_TRAIN_DIGITS, None), num_test, 2 * seed + 1),
     ):
-        sets.append(_compose(small[part], target[part], canvas, count, np.random.default_rng(own_seed)))
-    return sets[0], sets[1]
+        datasets.append(_compose(small[part], target[part], canvas, count, np.random.default_rng(part_seed)))
+    return datasets[0], datasets[1]
 
 
 def _compose(small: Tensor, target: Tensor, canvas: int, count: int, random: np.random.Generator) -> Dataset:
@@ -58,7 +61,7 @@ def _compose(small: Tensor, target: Tensor, canvas: int, count: int, random: np.
     chosen = random.integers(len(small), size=count)
     sides = random.integers(low, high + 1, size=(count, 1 + _NUM_PIECES))
     clutter = random.integers(len(small), size=(count, _NUM_PIECES))
-    places = random.random((count, 1 + _NUM_PIECES, 4))  # where from and where to, as shares of the room there is
+    places = random.random((count, 1 + _NUM_PIECES, 4))  # (from, to), each (y, x), as shares of the free space
     for k, image in enumerate(images):
         digit = scaled[sides[k, 0]][chosen[k]]
         top, left = (places[k, 0, :2] * (canvas - len(digit) + 1)).astype(int)

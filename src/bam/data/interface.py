@@ -1,4 +1,4 @@
-"""What training asks of data, whether they lie in memory or in files."""
+"""What training asks of a data set, whether its images are in memory or in files."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from torch import Tensor
 
 @dataclass
 class Unreadable:
-    """Images that could not be read and were left out: how many, and the path of one of them."""
+    """Images left out because they could not be read: how many, and the path of one of them."""
 
     count: int = 0
     example: str = ""
 
     def add(self, other: "Unreadable") -> None:
-        """Count those of `other`, too."""
+        """Count the images of `other` as well."""
         self.count += other.count
         self.example = self.example or other.example
 
@@ -26,11 +26,11 @@ class Unreadable:
 class BatchSource(Protocol):
     """Serves batches of images and targets on a device.
 
-    Of classification: image (N, 3, H, W) float32 in channels_last, target (N,) int64. Of detection: a list of images
-    (3, H, W) float32 from 0 to 1, and a list of their boxes and labels.
+    For classification, a batch is images (N, 3, H, W), float32 in channels_last, and classes (N,), int64. For
+    detection, it is a list of images (3, H, W), float32 from 0 to 1, and a list with the boxes and labels of each.
 
-    What an epoch serves depends on (seed, epoch) alone, not on what ran before nor on torch's global generators: a run
-    resumed in mid-epoch, or with another network, sees the same images in the same order with the same augmentation.
+    An epoch depends on (seed, epoch) alone, not on what ran before or on torch's global generators. A run that is
+    resumed in mid-epoch, or that trains another network, sees the same images, order and augmentation.
     """
 
     @property
@@ -38,13 +38,13 @@ class BatchSource(Protocol):
         """Batches in a training epoch; a last, short batch is left out."""
 
     def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Any, Any], None, None]:
-        """The shuffled, augmented batches of an epoch, from batch number `start` on. None of them is empty."""
+        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. None is empty."""
 
     def test(self) -> Generator[tuple[Any, Any], None, None]:
-        """All images in order, as they are."""
+        """Serve all images in order, without augmentation."""
 
     def take_unreadable(self) -> Unreadable:
-        """The images that the batches served since the last call lack."""
+        """Return the images left out since the last call, and count from zero again."""
 
 
 class Images(Protocol):
@@ -56,21 +56,21 @@ class Images(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that are served; where these differ, some that stand for all."""
+        """Height and width of the images served, in pixels; where sizes differ, one that stands for all."""
 
     @property
     def fingerprint(self) -> str:
-        """Differs where names, number, order or classes of the images do; their pixels are not looked at."""
+        """Digest of the images' names, number, order and classes; their pixels are not read."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
 
 
 class LabelledImages(Images, Protocol):
-    """A data set for classification: images of one size, and their classes."""
+    """A data set for classification: images of one size, and the class of each."""
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation to normalise each channel by, on the scale 0 to 255: float32 (3,) each."""
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation to normalise each channel by: float32 (3,) each, on the scale 0 to 255."""
 
     def subset(self, chosen: Tensor) -> "LabelledImages":
         """The images with the numbers `chosen`, int64 (n,), in that order."""
@@ -78,36 +78,26 @@ class LabelledImages(Images, Protocol):
     def batches(
         self,
         batch_size: int,
-        statistics: tuple[Tensor, Tensor],
+        normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
         crop_padding: int = 0,
         flip: bool = False,
         shard: tuple[int, int] = (0, 1),
     ) -> BatchSource:
-        """Its images as batches.
+        """Batches of these images.
 
         Args:
-            batch_size: over all processes together.
-            statistics: mean and deviation of each channel (0 to 255), of the training set.
-            device: where batches are made.
-            crop_padding: in training, pad by so many pixels of the mean colour and crop at random.
-            flip: in training, mirror every other image at random.
-            shard: (rank, number of processes); each process is served its part of every batch.
+            batch_size: images per batch, over all processes together.
+            normalization: mean and deviation of each channel (0 to 255), those of the training set.
+            device: where the batches are made.
+            crop_padding: in training, pad by this many pixels of the mean colour and crop at random.
+            flip: in training, mirror each image with probability 1/2.
+            shard: (rank, number of processes); each process serves its share of every batch.
         """
 
 
 def fingerprint_of(classes: Sequence[str], targets: Tensor, names: Sequence[str] = ()) -> str:
-    """The digest of what a data set consists of."""
+    """Digest of a data set's classes, targets and file names."""
     content = json.dumps([list(classes), targets.tolist(), list(names)])
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """The generator of an epoch's order."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
-def normalized(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """uint8 images (N, H, W, 3) as float32 (N, 3, H, W) in channels_last, normalised."""
-    return ((pixels - mean) / deviation).permute(0, 3, 1, 2)  # the NHWC storage is channels_last

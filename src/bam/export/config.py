@@ -11,6 +11,7 @@ from torch import nn
 from bam import __version__
 from bam.attention import SiteSpec
 from bam.attention.contract import runtime_options
+from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 from bam.surgery.insertion import attended_modules
 
 FORMAT = 1
@@ -18,8 +19,8 @@ ATTRIBUTE = "bam_config"
 
 #: How networks are trained on ImageNet, and evaluated: 224 x 224 from the middle of 256.
 IMAGENET: dict[str, Any] = {
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
     "image_size": (224, 224),
     "resize": 256,
 }

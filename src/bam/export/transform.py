@@ -33,7 +33,7 @@ def preprocessing(model: nn.Module | NetworkConfig) -> "Compose":
         from PIL.Image import Image
         from torchvision.transforms import v2
 
-        from bam.data.folder.decoding import to_rgb
+        from bam.data.files.decoding import to_rgb
     except ImportError:
         raise ImportError("this needs torchvision: pip install 'bottleneck-attention[train]'") from None
     colours: dict[int, list[v2.Transform]] = {1: [v2.Grayscale()], 3: [v2.Lambda(to_rgb, Image), v2.RGB()]}

@@ -1,20 +1,24 @@
 """What this package counts for a row of the paper's tables."""
 
 import copy
+import dataclasses
 import functools
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from bam.attention import BAM
 from bam.costs import cost
 from bam.models import build
 from bam.models.residual import stride_first
 from bam.paper.tables import NOTES, Row
 from bam.placement import find_bottlenecks
 from bam.recipes import RECIPES, Recipe, variant
-from bam.surgery import attach, attended
+from bam.surgery import attach
+from bam.surgery.insertion import attended_modules
+from bam.tasks import Classes, task_of
+
+_NUM_CLASSES = {"voc0712": 20, "coco": 80}
 
 
 @dataclass(frozen=True)
@@ -35,38 +39,38 @@ def count(row: Row) -> Counts:
 @functools.cache
 def _count(name: str, text: str) -> Counts:
     recipe = RECIPES[name]()
-    if recipe.task == "detection":
-        return _count_detector(variant(recipe, text))
+    if recipe.task != "classification":
+        return _count_by_task(variant(recipe, text))
     side = recipe.data_options.get("size", 32)
     with torch.device("meta"):
         net = build(_modern(recipe.model))
         if text == "block":
             _add_blocks(net, side)
-        elif text != "none":
-            recipe = variant(recipe, text)
-            attach(net, recipe.attention, sites=recipe.sites, image=side, **recipe.attention_options)
-        more = _more_than_released(net, recipe)
+        else:
+            attach(net, variant(recipe, text).attention, image=side)
+        more = _more_than_released(net)
     modern = cost(net, side)
     macs = modern.macs if recipe.model == _modern(recipe.model) else cost(stride_first(net), side).macs
     return Counts(modern.params, modern.params - more, macs, modern.macs)
 
 
-def _count_detector(recipe: Recipe) -> Counts:
-    """Strides are torchvision's; the row's image size is the detector's own."""
-    from bam.data.boxes import VOC_CLASSES
-    from bam.tasks.detection.build import build_detector
-    from bam.tasks.detection.cost import detector_cost
-
-    model = build_detector(recipe.replace(backbone=None), 80 if recipe.data == "coco" else len(VOC_CLASSES))
-    counted = detector_cost(model)
-    return Counts(counted.params, counted.params - _more_than_released(model, recipe), counted.macs, counted.macs)
+def _count_by_task(recipe: Recipe) -> Counts:
+    """The task builds and counts; strides are torchvision's, and the image size is the network's own."""
+    task = task_of(recipe)
+    network = task.network(Classes(_NUM_CLASSES[recipe.data]), to_train=False)
+    counted = task.cost(network, (0, 0))
+    return Counts(counted.params, counted.params - _more_than_released(network), counted.macs, counted.macs)
 
 
-def _more_than_released(net: nn.Module, recipe: Recipe) -> int:
+def _more_than_released(net: nn.Module) -> int:
     """How many parameters more the network's BAMs have than in the layout of the authors' code."""
-    options = recipe.attention_options | {"layout": "released"}
-    modules = [module for module in attended(net).values() if isinstance(module, BAM)]
-    return sum(_params(module) - _params(BAM(module.channels, **options)) for module in modules)
+    more = 0
+    for site, carrier in attended_modules(net).items():
+        spec = carrier.attention_spec.attention
+        if spec.name == "bam":
+            released = dataclasses.replace(spec, options=spec.options | {"layout": "released"})
+            more += _params(carrier.attention) - _params(released.build(site.channels))
+    return more
 
 
 def unmet(row: Row, counts: Counts) -> dict[str, str]:

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bam.recipes import cifar100, coco, digits, folder, imagenet, voc
+from bam.recipes.classification import ClassificationRecipe
+from bam.recipes.detection import DetectionRecipe
 from bam.recipes.recipe import Recipe
-from bam.recipes.variants import folder_name, split_variants, variant
+from bam.recipes.running import RunOptions
+from bam.recipes.variants import folder_name, variant
 
 #: Name -> function returning the recipe; its docstring says what to expect of it.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -59,4 +62,6 @@ def load(name: str) -> Recipe:
     raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}, or the path of a .yaml file")
 
 
-__all__ = ["RECIPES", "Recipe", "folder_name", "load", "split_variants", "variant"]
+__all__ = [
+    "RECIPES", "ClassificationRecipe", "DetectionRecipe", "Recipe", "RunOptions", "folder_name", "load", "variant",
+]  # fmt: skip

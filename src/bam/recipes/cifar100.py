@@ -6,18 +6,20 @@ the training code that its block structure and its counts point at: SGD with mom
 Bottleneck blocks stride their first 1x1 convolution, as the paper's counts show.
 """
 
-from bam.recipes.recipe import Recipe
+from bam.recipes.classification import ClassificationRecipe
 
 
-def resnet20() -> Recipe:
+def resnet20() -> ClassificationRecipe:
     """ResNet-20, 0.28 M parameters: the small one, 60 epochs with a cosine; no row of the paper.
 
     bam compare --recipe cifar100/resnet20 --attention none,bam --seeds 3
     """
-    return Recipe(data="cifar100", crop_padding=4, flip=True, model="cifar/resnet20", epochs=60, warmup_epochs=1)
+    return ClassificationRecipe(
+        data="cifar100", crop_padding=4, flip=True, model="cifar/resnet20", epochs=60, warmup_epochs=1
+    )
 
 
-def resnet18() -> Recipe:
+def resnet18() -> ClassificationRecipe:
     """ResNet-18 with a CIFAR stem, 11.2 M parameters, 200 epochs with a cosine; no row of the paper.
 
     bam compare --recipe cifar100/resnet18 --attention none,bam --seeds 3
@@ -25,11 +27,13 @@ def resnet18() -> Recipe:
     return resnet20().replace(model="cifar/resnet18", epochs=200)
 
 
-def _row(model: str) -> Recipe:
-    return Recipe(data="cifar100", crop_padding=4, flip=True, model=model, epochs=300, schedule="step", nesterov=False)
+def _row(model: str) -> ClassificationRecipe:
+    return ClassificationRecipe(
+        data="cifar100", crop_padding=4, flip=True, model=model, epochs=300, schedule="step", nesterov=False
+    )
 
 
-def resnet50() -> Recipe:
+def resnet50() -> ClassificationRecipe:
     """CIFAR-100 table, ResNet50: top-1 error 21.49 %, with BAM 20.00 % (printed, one run each).
 
     Also its ablations (printed): dilation 1, 2, 4, 6: 20.47, 20.28, 20.00, 20.08; reduction 4, 8, 16, 32: 20.46, 20.56,
@@ -46,7 +50,7 @@ def resnet50() -> Recipe:
     return _row("cifar/resnet50_v1")
 
 
-def resnet101() -> Recipe:
+def resnet101() -> ClassificationRecipe:
     """CIFAR-100 table, ResNet101: top-1 error 20.00 %, with BAM 19.61 % (printed, one run each).
 
     Schedule: usual for CIFAR, the paper's is unknown. About 1.0 GPU hours a run (estimated).
@@ -56,7 +60,7 @@ def resnet101() -> Recipe:
     return _row("cifar/resnet101_v1")
 
 
-def preresnet110() -> Recipe:
+def preresnet110() -> ClassificationRecipe:
     """CIFAR-100 table, PreResNet110: top-1 error 22.22 %, with BAM 21.96 % (printed, one run each).
 
     By its counts it has 164 layers. BAM in every block is printed with 21.29, SE in every block with 21.85. Schedule:
@@ -68,7 +72,7 @@ def preresnet110() -> Recipe:
     return _row("cifar/preresnet110_v1")
 
 
-def wide_resnet28_8() -> Recipe:
+def wide_resnet28_8() -> ClassificationRecipe:
     """CIFAR-100 table, WideResNet28 (w=8): top-1 error 20.40 %, with BAM 19.06 % (printed, one run each).
 
     BAM in every block is printed with 20.06, SE in every block with 19.85. Schedule: usual for CIFAR, the paper's is
@@ -80,7 +84,7 @@ def wide_resnet28_8() -> Recipe:
     return _row("cifar/wide_resnet28_8")
 
 
-def wide_resnet28_10() -> Recipe:
+def wide_resnet28_10() -> ClassificationRecipe:
     """CIFAR-100 table, WideResNet28 (w=10): top-1 error 18.89 %, with BAM 18.56 % (printed, one run each).
 
     Schedule: usual for CIFAR, the paper's is unknown. About 2.2 GPU hours a run (estimated).
@@ -90,7 +94,7 @@ def wide_resnet28_10() -> Recipe:
     return _row("cifar/wide_resnet28_10")
 
 
-def resnext29_8x64d() -> Recipe:
+def resnext29_8x64d() -> ClassificationRecipe:
     """CIFAR-100 table, ResNeXt29 8x64d: top-1 error 18.18 %, with BAM 16.71 % (printed, one run each).
 
     BAM in every block is printed with 18.15. Schedule: usual for CIFAR, the paper's is unknown. About 2.1 GPU hours a
@@ -102,7 +106,7 @@ def resnext29_8x64d() -> Recipe:
     return _row("cifar/resnext29_8x64d_v1")
 
 
-def resnext29_16x64d() -> Recipe:
+def resnext29_16x64d() -> ClassificationRecipe:
     """CIFAR-100 table, ResNeXt29 16x64d: top-1 error 17.25 %, with BAM 16.39 % (printed, one run each).
 
     SE in every block is printed with 16.52. Schedule: usual for CIFAR, the paper's is unknown. About 4.1 GPU hours a
@@ -114,7 +118,7 @@ def resnext29_16x64d() -> Recipe:
     return _row("cifar/resnext29_16x64d_v1")
 
 
-def densenet100_bc() -> Recipe:
+def densenet100_bc() -> ClassificationRecipe:
     """CIFAR-100 table, DenseNet100-BC (k=12): top-1 error 21.95 %, with BAM 20.65 % (printed, one run each).
 
     Schedule: usual for CIFAR, the paper's is unknown. About 0.1 GPU hours a run (estimated).

@@ -5,18 +5,18 @@ learning rate 0.02 and a tenth of it after 2/3 and 8/9 of them, weight decay 1e-
 images of 800 pixels. The paper's own numbers are lower than what this schedule gives: it had no feature pyramid.
 """
 
-from bam.recipes.recipe import Recipe
+from bam.attention.spec import AttentionSpec
+from bam.recipes.detection import DetectionRecipe
 
 
-def _row(model: str) -> Recipe:
-    return Recipe(
-        task="detection",
+def _row(model: str) -> DetectionRecipe:
+    return DetectionRecipe(
         data="coco",
         data_options={"augmentation": "flip", "invalid": "drop"},
         model=model,
         backbone="IMAGENET1K_V1",
-        normalization="frozen",
-        identity=True,
+        batchnorm="frozen",
+        attention=AttentionSpec(identity=True),
         epochs=12,
         batch_size=16,
         lr=0.02,
@@ -29,7 +29,7 @@ def _row(model: str) -> Recipe:
     )
 
 
-def fasterrcnn_resnet50_fpn() -> Recipe:
+def fasterrcnn_resnet50_fpn() -> DetectionRecipe:
     """Faster R-CNN, ResNet-50 with a feature pyramid; the paper's table has no such row.
 
     torchvision's own weights of this detector have AP 37.0 %. About 7 GPU hours a run (estimated).
@@ -39,7 +39,7 @@ def fasterrcnn_resnet50_fpn() -> Recipe:
     return _row("fasterrcnn_resnet50_fpn")
 
 
-def fasterrcnn_resnet101_fpn() -> Recipe:
+def fasterrcnn_resnet101_fpn() -> DetectionRecipe:
     """COCO table, Faster R-CNN, ResNet101: AP 29.1 %, with BAM 30.4 % (printed).
 
     AP50 48.4 and 50.2, AP75 30.7 and 32.5 %. The paper's backbones were trained on ImageNet with and without BAM: give
@@ -52,7 +52,7 @@ def fasterrcnn_resnet101_fpn() -> Recipe:
     return _row("fasterrcnn_resnet101_fpn")
 
 
-def small() -> Recipe:
+def small() -> DetectionRecipe:
     """Faster R-CNN on MobileNetV3 from random weights with images of 320 pixels, for trying the pipeline.
 
     It finds next to nothing in so short a time.
@@ -62,7 +62,7 @@ def small() -> Recipe:
     return _row("fasterrcnn_mobilenet_v3_large_fpn").replace(
         model_options={"min_size": [256, 320], "max_size": 480},
         backbone=None,
-        normalization="batch",
+        batchnorm="batch",
         identity=False,
         epochs=1,
         batch_size=4,

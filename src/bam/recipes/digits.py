@@ -1,16 +1,17 @@
 """Recipes on the embedded digits: for trying everything on any machine."""
 
-from bam.recipes.recipe import Recipe
+from bam.recipes.classification import ClassificationRecipe
+from bam.recipes.detection import DetectionRecipe
 
 
-def small() -> Recipe:
+def small() -> ClassificationRecipe:
     """The demo: ResNet-8, 20,000 images of 32 x 32 a run, about half a minute on 2 CPU cores.
 
     It shows that the pipeline works, not what BAM is worth: such short runs seldom tell two networks apart.
 
     bam compare --recipe digits/small --attention none,bam --seeds 3
     """
-    return Recipe(
+    return ClassificationRecipe(
         data="digits",
         data_options={"canvas": 32, "num_train": 5000},
         model="cifar/resnet8",
@@ -21,7 +22,7 @@ def small() -> Recipe:
     )
 
 
-def full() -> Recipe:
+def full() -> ClassificationRecipe:
     """72,000 images of 40 x 40 a run, a few minutes on 2 CPU cores.
 
     A prototype went from 6.6 to 5.6 % error with BAM in two seeds; here five show no difference
@@ -32,13 +33,12 @@ def full() -> Recipe:
     return small().replace(data_options={"canvas": 40, "num_train": 12000}, epochs=6)
 
 
-def detection() -> Recipe:
+def detection() -> DetectionRecipe:
     """Find and read the digits: a small SSD on ResNet-8, 20,000 images of 64 x 64 a run, minutes on 2 CPU cores.
 
     bam compare --recipe digits/detection --attention none,bam --seeds 3
     """
-    return Recipe(
-        task="detection",
+    return DetectionRecipe(
         data="digits",
         data_options={"canvas": 64, "num_train": 2000, "num_test": 500, "augmentation": "none"},
         model="ssd_resnet8",

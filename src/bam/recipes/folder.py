@@ -1,9 +1,10 @@
 """Recipes for images of your own, in a folder for each class."""
 
-from bam.recipes.recipe import Recipe
+from bam.attention.spec import AttentionSpec
+from bam.recipes.classification import ClassificationRecipe
 
 
-def finetune() -> Recipe:
+def finetune() -> ClassificationRecipe:
     """Fine-tune torchvision's ResNet-50, pretrained on ImageNet, on a folder of yours; no row of the paper.
 
     Attention starts as the exact identity, so that both variants begin with the pretrained features. Give the folder
@@ -13,12 +14,12 @@ def finetune() -> Recipe:
     bam compare --recipe folder/finetune --data folder:PATH --attention none,bam --seeds 3
     bam compare --recipe folder/finetune --data folder:PATH --model timm/convnext_tiny --pretrained default
     """
-    return Recipe(
+    return ClassificationRecipe(
         data="folder:images",
         flip=True,
         model="resnet50",
         pretrained="DEFAULT",
-        identity=True,
+        attention=AttentionSpec(identity=True),
         epochs=20,
         batch_size=64,
         lr=0.01,

@@ -6,11 +6,11 @@ crops in testing. Whether the paper's other networks had the same is not known. 
 convolution, as the paper's counts show.
 """
 
-from bam.recipes.recipe import Recipe
+from bam.recipes.classification import ClassificationRecipe
 
 
-def _row(model: str, size: int = 224) -> Recipe:
-    return Recipe(
+def _row(model: str, size: int = 224) -> ClassificationRecipe:
+    return ClassificationRecipe(
         data="folder:imagenet",
         data_options={"size": size},
         flip=True,
@@ -24,7 +24,7 @@ def _row(model: str, size: int = 224) -> Recipe:
     )
 
 
-def resnet18() -> Recipe:
+def resnet18() -> ClassificationRecipe:
     """ImageNet table, ResNet18: top-1 / top-5 error 29.60 / 10.55 %, with BAM 28.88 / 10.01 % (printed).
 
     Schedule: the released script's. About 6 GPU hours a run (estimated).
@@ -34,7 +34,7 @@ def resnet18() -> Recipe:
     return _row("resnet18")
 
 
-def resnet50() -> Recipe:
+def resnet50() -> ClassificationRecipe:
     """ImageNet table, ResNet50: top-1 / top-5 error 24.56 / 7.50 %, with BAM 24.02 / 7.18 % (printed).
 
     The released weights have 23.14 / 6.58, see `bam.export.load_released`. Schedule: the released script's. About 12
@@ -45,7 +45,7 @@ def resnet50() -> Recipe:
     return _row("paper/resnet50")
 
 
-def resnet101() -> Recipe:
+def resnet101() -> ClassificationRecipe:
     """ImageNet table, ResNet101: top-1 / top-5 error 23.38 / 6.88 %, with BAM 22.44 / 6.29 % (printed).
 
     Schedule: the released script's. About 24 GPU hours a run (estimated).
@@ -55,7 +55,7 @@ def resnet101() -> Recipe:
     return _row("paper/resnet101")
 
 
-def wide_resnet18_1_5() -> Recipe:
+def wide_resnet18_1_5() -> ClassificationRecipe:
     """ImageNet table, WideResNet18 (w=1.5): top-1 / top-5 error 26.85 / 8.88 %, with BAM 26.67 / 8.69 % (printed).
 
     Schedule: the released script's. About 12 GPU hours a run (estimated).
@@ -65,7 +65,7 @@ def wide_resnet18_1_5() -> Recipe:
     return _row("paper/wide_resnet18_1.5")
 
 
-def wide_resnet18_2_0() -> Recipe:
+def wide_resnet18_2_0() -> ClassificationRecipe:
     """ImageNet table, WideResNet18 (w=2.0): top-1 / top-5 error 25.63 / 8.20 %, with BAM 25.00 / 7.81 % (printed).
 
     Schedule: the released script's. About 21 GPU hours a run (estimated).
@@ -75,7 +75,7 @@ def wide_resnet18_2_0() -> Recipe:
     return _row("paper/wide_resnet18_2.0")
 
 
-def resnext50_32x4d() -> Recipe:
+def resnext50_32x4d() -> ClassificationRecipe:
     """ImageNet table, ResNeXt50 (32x4d): top-1 / top-5 error 22.85 / 6.48 %, with BAM 22.56 / 6.40 % (printed).
 
     Schedule: the released script's. About 12 GPU hours a run (estimated).
@@ -85,7 +85,7 @@ def resnext50_32x4d() -> Recipe:
     return _row("paper/resnext50_32x4d")
 
 
-def mobilenet() -> Recipe:
+def mobilenet() -> ClassificationRecipe:
     """ImageNet table, MobileNet: top-1 / top-5 error 31.39 / 11.51 %, with BAM 30.58 / 10.90 % (printed).
 
     Schedule: the released script's, the paper's for this network is unknown. About 1.8 GPU hours a run (estimated).
@@ -95,7 +95,7 @@ def mobilenet() -> Recipe:
     return _row("paper/mobilenet")
 
 
-def mobilenet_0_7() -> Recipe:
+def mobilenet_0_7() -> ClassificationRecipe:
     """ImageNet table, MobileNet (alpha=0.7): top-1 / top-5 error 34.86 / 13.69 %, with BAM 33.09 / 12.69 % (printed).
 
     Schedule: the released script's, the paper's for this network is unknown. About 0.9 GPU hours a run (estimated).
@@ -105,7 +105,7 @@ def mobilenet_0_7() -> Recipe:
     return _row("paper/mobilenet_0.7")
 
 
-def mobilenet_192() -> Recipe:
+def mobilenet_192() -> ClassificationRecipe:
     """ImageNet table, MobileNet (rho=192/224): top-1 / top-5 error 32.89 / 12.33 %, with BAM 31.56 / 11.60 % (printed).
 
     Schedule: the released script's, the paper's for this network is unknown. About 1.3 GPU hours a run (estimated).
@@ -115,7 +115,7 @@ def mobilenet_192() -> Recipe:
     return _row("paper/mobilenet", size=192)
 
 
-def squeezenet1_1() -> Recipe:
+def squeezenet1_1() -> ClassificationRecipe:
     """ImageNet table, SqueezeNet v1.1: top-1 / top-5 error 43.09 / 20.48 %, with BAM 41.83 / 19.58 % (printed).
 
     Learning rate 0.04 as in SqueezeNet's paper (arXiv 1602.07360): without normalisation layers 0.1 is too much. Two

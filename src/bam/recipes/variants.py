@@ -1,58 +1,26 @@
-"""Variants of a recipe in a few characters: "none", "bam", "bam(dilation=1)", "se(sites=every block)"."""
+"""Variants of a recipe: its attention and a few fields changed by a text such as "bam(dilation=1)"."""
 
 import re
-from typing import Any
 
+from bam.attention.spec import AttentionSpec
 from bam.recipes.recipe import Recipe
-
-_COMMA_OUTSIDE_ROUND = r",(?![^(]*\))"
-_COMMA_OUTSIDE_SQUARE = r",(?![^\[]*\])"
-_FIELDS = ("sites", "identity", "backbone")  # of the recipe; everything else is an option of the attention module
-
-
-def split_variants(text: str) -> list[str]:
-    """The variants in "none,bam,bam(reduction=8,dilation=1)"; commas in brackets separate options.
-
-    Raises:
-        ValueError: if it names none, or brackets do not match.
-    """
-    variants = [" ".join(word.split()) for word in re.split(_COMMA_OUTSIDE_ROUND, text)]
-    if not all(variants):
-        raise ValueError(f"attention: variants separated by commas, got {text!r}")
-    return variants
 
 
 def variant(recipe: Recipe, text: str) -> Recipe:
-    """`recipe` with the attention that `text` names: NAME or NAME(OPTION=VALUE,...).
+    """`recipe` with the attention that `text` names; what the text leaves out stays as the recipe has it.
 
-    Options are those of the attention module, over the recipe's `attention_options`, and the recipe's own fields
-    `sites`, `identity` and `backbone`, which "none" may have, too. Values are written as in YAML: 8, true, product,
-    [layer1,layer2], every block.
+    Among the options may be the recipe's own `VARIANT_FIELDS`, e.g. none(backbone=runs/plain).
 
     Raises:
-        ValueError: if it cannot be read.
+        ValueError: if the text cannot be read, or gives options to a network without attention.
     """
-    import yaml
-
-    parts = re.fullmatch(r"([^()=,\s]+)(?:\((.*)\))?", text)
-    if not parts:
-        raise ValueError(f"attention variant {text!r}: write NAME or NAME(OPTION=VALUE,...), e.g. 'bam(reduction=8)'")
-    given: dict[str, Any] = {}
-    for word in re.split(_COMMA_OUTSIDE_SQUARE, parts[2]) if parts[2] else []:
-        name, sign, value = word.strip().partition("=")
-        if not (name.isidentifier() and sign and value):
-            raise ValueError(f"attention variant {text!r}: {word.strip()!r} is not OPTION=VALUE")
-        try:
-            given[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"attention variant {text!r}: the value {value!r} cannot be read") from None
-    if given.keys() - {"backbone"} and parts[1] == "none":
-        raise ValueError(f"attention variant {text!r}: a network without attention has no options")
-    fields = {name: given.pop(name) for name in _FIELDS if name in given}
-    if "sites" in fields:
-        several = fields["sites"] if isinstance(fields["sites"], list) else [fields["sites"]]
-        fields["sites"] = None if fields["sites"] is None else [str(site) for site in several]
-    return recipe.replace(attention=parts[1], attention_options=recipe.attention_options | given, **fields)
+    alone = AttentionSpec.parse(text)
+    fields = {name: alone.options[name] for name in recipe.VARIANT_FIELDS if name in alone.options}
+    if alone.is_none and (alone.options.keys() - fields.keys() or alone.sites or alone.identity):
+        raise ValueError(f"attention {text!r}: a network without attention has no options")
+    changed = recipe.replace(attention=text, **fields)
+    options = {name: value for name, value in changed.attention.options.items() if name not in fields}
+    return changed.replace(attention_options=options)
 
 
 def folder_name(text: str) -> str:

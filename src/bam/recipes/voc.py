@@ -6,12 +6,11 @@ a limit on the gradient's norm are added. What the BAM paper did beyond that is 
 parts of 2007 and 2012, testing on that of 2007, by its 11-point rule. `--data voc2007` trains on 2007 alone.
 """
 
-from bam.recipes.recipe import Recipe
+from bam.recipes.detection import DetectionRecipe
 
 
-def _row(model: str, backbone: str) -> Recipe:
-    return Recipe(
-        task="detection",
+def _row(model: str, backbone: str) -> DetectionRecipe:
+    return DetectionRecipe(
         data="voc0712",
         data_options={"augmentation": "ssd"},
         model=model,
@@ -28,7 +27,7 @@ def _row(model: str, backbone: str) -> Recipe:
     )
 
 
-def ssd300_vgg16() -> Recipe:
+def ssd300_vgg16() -> DetectionRecipe:
     """VOC 2007 table, VGG16 SSD: 77.8 % mAP (printed; no row with BAM), 26.5 M parameters printed, 26.3 M here.
 
     About 3.3 GPU hours a run (estimated). Weights of the backbone: torchvision's for ImageNet.
@@ -38,7 +37,7 @@ def ssd300_vgg16() -> Recipe:
     return _row("ssd300_vgg16", "IMAGENET1K_V1")
 
 
-def stairnet300_vgg16() -> Recipe:
+def stairnet300_vgg16() -> DetectionRecipe:
     """VOC 2007 table, VGG16 StairNet: 78.9 % mAP, with BAM 79.3 % (printed), 32.0 and 32.1 M parameters.
 
     Here 28.7 and 28.8 M, because StairNet's layers are a reading of its abstract. BAM sits before each of the six
@@ -49,7 +48,7 @@ def stairnet300_vgg16() -> Recipe:
     return _row("stairnet300_vgg16", "IMAGENET1K_V1")
 
 
-def ssd300_mobilenet() -> Recipe:
+def ssd300_mobilenet() -> DetectionRecipe:
     """VOC 2007 table, MobileNet SSD: 68.1 % mAP (printed; no row with BAM), 5.81 M parameters, as here.
 
     About 0.1 GPU hours a run (estimated; decoding takes longer). The backbone comes from bam train --recipe
@@ -60,7 +59,7 @@ def ssd300_mobilenet() -> Recipe:
     return _row("ssd300_mobilenet", "runs/imagenet-mobilenet-none-seed0")
 
 
-def stairnet300_mobilenet() -> Recipe:
+def stairnet300_mobilenet() -> DetectionRecipe:
     """VOC 2007 table, MobileNet StairNet: 70.1 % mAP, with BAM 70.6 % (printed), 5.98 and 6.00 M parameters, as here.
 
     BAM sits before each of the six prediction heads. About 0.1 GPU hours a run (estimated; decoding takes longer). The
@@ -71,7 +70,7 @@ def stairnet300_mobilenet() -> Recipe:
     return _row("stairnet300_mobilenet", "runs/imagenet-mobilenet-none-seed0")
 
 
-def overfit() -> Recipe:
+def overfit() -> DetectionRecipe:
     """Learn 16 images by heart and find their objects again: a check of the whole pipeline, minutes on 2 CPU cores.
 
     Any copy of VOC 2007 will do; AP50 is to come out above 90 %.
@@ -91,15 +90,14 @@ def overfit() -> Recipe:
     )
 
 
-def small() -> Recipe:
+def small() -> DetectionRecipe:
     """StairNet on MobileNet, from random weights on VOC 2007, for trying the pipeline; no row of the paper.
 
     It finds next to nothing in so short a time.
 
     bam compare --recipe voc2007/small --attention none,bam --seeds 2
     """
-    return Recipe(
-        task="detection",
+    return DetectionRecipe(
         data="voc2007",
         data_options={"augmentation": "flip"},
         model="stairnet300_mobilenet",

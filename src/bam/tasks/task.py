@@ -1,76 +1,145 @@
-"""What a network is trained for: everything that the loop does not know about it."""
+"""What a task is: everything that the training loop and the commands do not know about it."""
 
-from collections.abc import Mapping
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple
 
-import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bam.costs import Cost
 from bam.data import BatchSource
+from bam.data.interface import Images
+from bam.dryrun import Image
+from bam.placement import Sites
 from bam.recipes import Recipe
-from bam.records import Measure
+from bam.records import Measure, Record
 
 
-class Task(Protocol):
-    """A kind of training: its data, network, losses, and the measures by which results are compared."""
+@dataclass(frozen=True)
+class Classes:
+    """So many classes, in images of this height and width."""
 
-    illustrates: bool  #: whether there are pictures of what its networks do
+    num_classes: int
+    image_size: tuple[int, int] = (224, 224)
+    classes: tuple[str, ...] = ()
 
-    def load(self, recipe: Recipe, root: str | Path | None) -> tuple[Any, Any]:
+
+#: What a network is built for: a data set, the record of a run on one, or a number of classes.
+Subject = Images | Record | Classes
+
+
+class Price(NamedTuple):
+    """What a network costs: without attention, with the attention of its recipe (if any), and for which images."""
+
+    plain: Cost
+    attended: Cost | None
+    conditions: str = ""  #: the number of classes and the size, where the task chooses them
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of the test images."""
+
+    figures: dict[str, float]  #: the measures, and what else is worth keeping; names begin with "test_"
+    measures: list[Measure]  #: by which networks are compared, the first decides
+    output: Any = field(default=None, repr=False)  #: what `Task.results` needs besides
+
+
+class Task(abc.ABC):
+    """A kind of training. It holds its recipe and keeps nothing else between calls."""
+
+    name: ClassVar[str]
+    #: Whether there are pictures of what its networks do.
+    illustrates: ClassVar[bool] = False
+    #: Why `bam export` takes no network of this task; empty where it does.
+    not_exported: ClassVar[str] = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @classmethod
+    def knows(cls, model: str) -> bool:
+        """Whether `model` is the name of a network that this task alone builds."""
+        return False
+
+    @classmethod
+    def catalogue(cls) -> list[str]:
+        """A heading and a line for each network that this task alone builds."""
+        return []
+
+    @abc.abstractmethod
+    def load(self, root: Path | None) -> tuple[Any, Any]:
         """The data for training and for testing."""
 
-    def model(self, recipe: Recipe, data: Any, *, to_train: bool = True) -> nn.Module:
-        """The recipe's network with its attention; the other initial weights do not depend on the attention.
+    @abc.abstractmethod
+    def network(self, subject: Subject, *, to_train: bool = True) -> nn.Module:
+        """The recipe's network with its attention, on which its other initial weights do not depend.
 
-        With `to_train` False weights will be loaded into it: pretrained ones need not be there, nothing is frozen.
-        `data` has `classes` and `image_size`: a data set, or the record of a run on one.
+        Without `to_train` weights will be loaded into it: pretrained ones need not be there, nothing is frozen.
         """
 
-    def normalization(self, recipe: Recipe, model: nn.Module, train: Any) -> tuple[Tensor, Tensor]:
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network as the loop calls it, compiled, say."""
+        return network
+
+    @abc.abstractmethod
+    def normalization(self, network: nn.Module, train: Any) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each channel that images are normalised by, 0 to 255: float32 (3,) each."""
 
-    def batches(
-        self,
-        recipe: Recipe,
-        data: Any,
-        size: int,
-        normalized_by: tuple[Tensor, Tensor],
-        device: torch.device,
-        shard: Any,
-    ) -> BatchSource:
-        """The images of `data` in batches of `size` over all processes together."""
+    @abc.abstractmethod
+    def batches(self, data: Any, size: int, normalization: tuple[Tensor, Tensor], placement: Any) -> BatchSource:
+        """The images of `data` in batches of `size` over all processes together, placed as `bam.data` says."""
 
-    def cost(self, model: nn.Module, image_size: tuple[int, int]) -> Cost:
+    @abc.abstractmethod
+    def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
         """Parameters, and multiply-adds for one image."""
 
-    def loss(self, model: nn.Module, images: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    @abc.abstractmethod
+    def price(self, num_classes: int | None, image: Image | None) -> Price:
+        """What the recipe's network costs without and with its attention; None are the network's own."""
+
+    @abc.abstractmethod
+    def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
+        """Where the recipe's attention would go, of its bottlenecks the last `keep`; and a remark, or ""."""
+
+    @abc.abstractmethod
+    def loss(self, network: nn.Module, images: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and figures to show by name, summed over the images; the first is the loss."""
 
-    def evaluate(self, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: Any) -> dict[str, float]:
-        """What came of the test images: the measures, and what else is worth keeping; names begin with "test_"."""
+    @abc.abstractmethod
+    def evaluate(self, network: nn.Module, batches: BatchSource, test: Any) -> Evaluation:
+        """Try the network on the test images, over all processes."""
 
-    def measures(self, row: dict[str, float]) -> list[Measure]:
-        """What to compare networks by, of what `evaluate` has found; the first decides."""
+    @abc.abstractmethod
+    def describe(self, row: Mapping[str, float]) -> str:
+        """The training figures of an epoch in a few words."""
 
-    def describe(self, row: dict[str, float]) -> str:
-        """The figures of an epoch in a few words; those of the test are there only where it was evaluated."""
+    def results(self, evaluation: Evaluation, test: Any) -> dict[str, str]:
+        """What belongs beside the weights of a complete run: name of a file -> its content."""
+        return {}
 
-    def finish(self, out: Path, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: Any) -> None:
-        """Write into `out` what belongs beside the weights of a complete run."""
-
-    def illustrate(self, models: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
+    def illustrate(self, networks: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
         """Write pictures of what networks do with the same test images; name of the file and caption of each."""
+        return []
+
+    def predict(
+        self, network: nn.Module, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
+    ) -> list[str]:
+        """Write what the network finds in images into `out`; a line for each image.
+
+        Raises:
+            ValueError: if this task cannot.
+        """
+        raise ValueError(
+            f"bam predict draws boxes, and this is a run of {self.name}; for classes: bam export --run RUN --out "
+            "FOLDER, then bam.export.from_pretrained and preprocessing"
+        )
 
 
-def task_of(recipe: Recipe) -> Task:
-    """The task of a recipe."""
-    if recipe.task == "detection":
-        from bam.tasks.detection.task import Detection  # it needs torchvision's detectors and faster_coco_eval
-
-        return Detection(recipe)
-    from bam.tasks.classification.task import Classification
-
-    return Classification(recipe)
+def count_classes(subject: Subject) -> int:
+    """How many classes there are to tell apart."""
+    if isinstance(subject, Record | Classes) and not subject.classes:
+        return subject.num_classes
+    return len(subject.classes)

@@ -1,6 +1,5 @@
 """Training: one readable loop, exact resume, and the paired comparison."""
 
-from bam.tasks.classification.network import build_model
 from bam.training.comparison import compare
 from bam.training.memory import keep_freed_memory
 from bam.training.run import run
@@ -8,5 +7,5 @@ from bam.training.session import Interrupted
 from bam.training.trained import trained_model, training_images
 
 __all__ = [
-    "Interrupted", "build_model", "compare", "keep_freed_memory", "run", "trained_model", "training_images",
+    "Interrupted", "compare", "keep_freed_memory", "run", "trained_model", "training_images",
 ]  # fmt: skip

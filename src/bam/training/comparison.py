@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bam.costs import latency_ms
 from bam.files import write_atomically
-from bam.recipes import Recipe, folder_name, variant
+from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import Record
-from bam.tasks.task import task_of
-from bam.training.run import check_folder, run
+from bam.tasks import task_of
+from bam.training.run import accelerate_afresh, check_folder, run
 from bam.training.session import WEIGHTS, check_data
 from bam.training.trained import trained_model
 
@@ -23,14 +23,7 @@ PICTURES = "pictures"  #: folder of what `Task.illustrate` writes
 
 
 def compare(
-    recipe: Recipe,
-    attentions: Sequence[str],
-    num_seeds: int,
-    out: Path,
-    *,
-    data_root: str | Path | None = None,
-    device: str | None = None,
-    save_minutes: float = 2.0,
+    recipe: Recipe, attentions: Sequence[str], num_seeds: int, out: Path, options: RunOptions | None = None
 ) -> None:
     """Run `recipe` with each of `attentions` for `num_seeds` seeds from the recipe's own on, into folders of `out`.
 
@@ -44,10 +37,16 @@ def compare(
         ValueError: for fewer than one seed or an attention given twice, and what `run` raises.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
+    options = options or RunOptions()
     _check_variants(recipe, attentions, num_seeds)
     seeds = range(recipe.seed, recipe.seed + num_seeds)
-    variants = [(seed, attention) for seed in seeds for attention in attentions]
-    _check(recipe, variants, out, data_root, device)
+    runs = [
+        _Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed))
+        for seed in seeds
+        for text in attentions
+    ]
+    with accelerate_afresh(options.device):
+        _check(recipe, runs, options)
     earlier = read_comparison(out)[1] if (out / PLAN).exists() else {}
     plan: dict[str, Any] = {
         "recipe": recipe.as_dict(),
@@ -58,21 +57,18 @@ def compare(
     }
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
-    for number, (seed, attention) in enumerate(variants, start=1):
-        folder = _folder(out, attention, seed)
-        run(
-            variant(recipe, attention).replace(seed=seed),
-            folder,
-            resume=True,
-            data_root=data_root,
-            device=device,
-            save_minutes=save_minutes,
-            title=f"[{number}/{len(variants)}] {folder.name}",
-        )
-    if PartialState().is_main_process:
-        firsts = {attention: _folder(out, attention, seeds[0]) for attention in attentions}
-        plan |= _looked_at(recipe, out, firsts, data_root)
-        write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+    for number, one in enumerate(runs, start=1):
+        run(one.recipe, one.folder, options, resume=True, title=f"[{number}/{len(runs)}] {one.folder.name}")
+    with accelerate_afresh(options.device):
+        if PartialState().is_main_process:
+            firsts = {text: _folder(out, text, seeds[0]) for text in attentions}
+            plan |= _latency_and_pictures(recipe, out / PICTURES, firsts, options)
+            write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+class _Run(NamedTuple):
+    recipe: Recipe
+    folder: Path
 
 
 def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]:
@@ -104,55 +100,48 @@ def _check_variants(recipe: Recipe, attentions: Sequence[str], num_seeds: int) -
     folders = {folder_name(text) for text in attentions}
     recipes = [variant(recipe, text) for text in attentions]
     if not attentions or len(folders) < len(attentions) or any(one in recipes[:k] for k, one in enumerate(recipes)):
-        told = ", ".join(attentions) or "none at all"
-        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {told}")
+        listed = ", ".join(attentions) or "none at all"
+        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {listed}")
 
 
-def _check(
-    recipe: Recipe,
-    variants: Sequence[tuple[int, str]],
-    out: Path,
-    data_root: str | Path | None,
-    device: str | None,
-) -> None:
+def _check(recipe: Recipe, runs: Sequence[_Run], options: RunOptions) -> None:
     """Raise what any of the runs would raise at its start, before the first one trains for hours."""
-    for seed, attention in variants:
-        check_folder(variant(recipe, attention).replace(seed=seed), _folder(out, attention, seed), device)
-    task = task_of(recipe)
+    for one in runs:
+        check_folder(one.recipe, one.folder, options.device)
     with PartialState().main_process_first():  # it may download
-        train, test = task.load(recipe, data_root)
-    for seed, attention in variants:
-        folder = _folder(out, attention, seed)
-        if (folder / "record.json").exists():
-            check_data(Record.read(folder), train, test, folder)
-    for attention in dict.fromkeys(name for _, name in variants):
-        task.model(variant(recipe, attention), train)
+        train, test = task_of(recipe).load(options.data_root)
+    for one in runs:
+        if (one.folder / "record.json").exists():
+            check_data(Record.read(one.folder), train, test, one.folder)
+    for one in runs:
+        if one.recipe.seed == recipe.seed:
+            task_of(one.recipe).network(train)
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
     return out / f"{folder_name(attention)}-seed{seed}"
 
 
-def _looked_at(recipe: Recipe, out: Path, runs: dict[str, Path], data_root: str | Path | None) -> dict[str, Any]:
-    """What the networks of some runs, one a variant, are found to be: their latency, and pictures of what they do."""
+def _latency_and_pictures(recipe: Recipe, out: Path, runs: Mapping[str, Path], options: RunOptions) -> dict[str, Any]:
+    """Latency and example pictures for one run of each variant."""
     records = {name: Record.read(folder) for name, folder in runs.items()}
     first = next(iter(records.values()))
     device, task = torch.device(first.environment["device"]), task_of(recipe)
-    trained = {name: folder for name, folder in runs.items() if (folder / WEIGHTS).exists()}
-    if not (task.illustrates and len(trained) == len(runs)):
-        models = {name: task.model(Recipe(**record.recipe), record, to_train=False) for name, record in records.items()}
+    if not (task.illustrates and all((folder / WEIGHTS).exists() for folder in runs.values())):
+        tasks = {name: task_of(Recipe.from_dict(record.recipe)) for name, record in records.items()}
+        networks = {name: tasks[name].network(record, to_train=False) for name, record in records.items()}
         image = torch.randn(1, 3, *first.image_size, device=device)
-        return {"latency_ms": _latency({name: model.to(device) for name, model in models.items()}, image, first)}
-    models = {name: trained_model(folder)[0].to(device) for name, folder in trained.items()}
-    _, test = task.load(recipe, data_root)
-    pictures = task.illustrate(models, test, out / PICTURES)
+        return {"latency_ms": _latency({name: net.to(device) for name, net in networks.items()}, image, first)}
+    networks = {name: trained_model(folder)[0].to(device) for name, folder in runs.items()}
+    _, test = task.load(options.data_root)
+    pictures = task.illustrate(networks, test, out)
     (image, *_), _ = next(test.batches(1, device).test())
-    return {"latency_ms": _latency(models, image[None], first), "pictures": pictures}
+    return {"latency_ms": _latency(networks, image[None], first), "pictures": pictures}
 
 
-def _latency(models: Mapping[str, nn.Module], image: Tensor, record: Record) -> dict[str, float]:
-    """Milliseconds an image, of the networks in the precision that they were trained in."""
-    models = {name: model.to(memory_format=torch.channels_last) for name, model in models.items()}
+def _latency(networks: Mapping[str, nn.Module], image: Tensor, record: Record) -> dict[str, float]:
+    """Milliseconds per image, of the networks in the precision that they were trained in."""
+    networks = {name: network.to(memory_format=torch.channels_last) for name, network in networks.items()}
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
     with torch.autocast(image.device.type, precision, enabled=precision is not None):
-        return latency_ms(models, image.to(memory_format=torch.channels_last))
+        return latency_ms(networks, image.to(memory_format=torch.channels_last))

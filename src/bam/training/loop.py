@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -12,8 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from bam.data import BatchSource, Unreadable
-from bam.recipes import Recipe
-from bam.tasks.task import Task
+from bam.tasks import Task
 from bam.training.display import Display
 from bam.training.optimization import learning_rate
 
@@ -91,8 +90,8 @@ class Progress:
     def take_unreadable(self) -> Unreadable:
         """The images that were left out in this epoch, over all processes; counting begins anew."""
         total = Unreadable()
-        for found in gather_object([dataclasses.astuple(self.unreadable)]):
-            total.add(Unreadable(*found))
+        for count, example in gather_object([dataclasses.astuple(self.unreadable)]):
+            total.add(Unreadable(count, example))
         self.unreadable = Unreadable()
         return total
 
@@ -111,49 +110,55 @@ class Progress:
         self.__dict__.update(state)
 
 
-def train_epoch(
-    recipe: Recipe,
-    task: Task,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: BatchSource,
-    accelerator: Accelerator,
-    progress: Progress,
-    display: Display,
-) -> Generator[None, None, None]:
-    """Train from where `progress` stands to the end of its epoch; yields after every optimisation step.
+@dataclasses.dataclass
+class Trainer:
+    """What an epoch needs beside its batches: the task with its recipe, and what learns."""
 
-    When it is closed, processes that decode images end.
-    """
-    model.train()
-    progress.start_clock()
-    parts = recipe.accumulation
-    steps = batches.steps // parts
-    with contextlib.closing(batches.train(recipe.seed, progress.epoch, progress.step_in_epoch * parts)) as stream:
-        for _ in range(progress.step_in_epoch, steps):
-            lr = learning_rate(recipe, progress.step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            figures: dict[str, Tensor] = {}
-            images = 0
-            for part in range(parts):
-                # Each has a seed of its own: nothing random is left to save, a resumed run draws the same, and so do
-                # networks that draw differently often.
-                own = (recipe.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
-                torch.manual_seed(own + part * 1_000_003**2)
-                image, target = next(stream)
-                with accelerator.accumulate(model):
-                    loss, added = task.loss(model, image, target)
-                    accelerator.backward(loss)
-                    if recipe.clip_norm and accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                for name, value in added.items():
-                    figures[name] = figures[name] + value if name in figures else value
-                images += len(target)
-            progress.unreadable.add(batches.take_unreadable())
-            progress.add(lr, figures, images)
-            if display.due():
-                display.step(progress.step, progress.means(), progress.images / progress.read_clock())
-            yield
+    task: Task
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+
+    def epoch(self, batches: BatchSource, progress: Progress, display: Display) -> Generator[None, None, None]:
+        """Train from where `progress` stands to the end of its epoch; yields after every optimisation step.
+
+        When it is closed, processes that decode images end.
+        """
+        recipe = self.task.recipe
+        self.network.train()
+        progress.start_clock()
+        steps = batches.steps // recipe.accumulation
+        start = progress.step_in_epoch * recipe.accumulation
+        with contextlib.closing(batches.train(recipe.seed, progress.epoch, start)) as stream:
+            for _ in range(progress.step_in_epoch, steps):
+                lr = learning_rate(recipe, progress.step, steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = lr
+                figures, images = self._step(stream, progress.step)
+                progress.unreadable.add(batches.take_unreadable())
+                progress.add(lr, figures, images)
+                if display.due():
+                    display.step(progress.step, progress.means(), progress.images / progress.read_clock())
+                yield
+
+    def _step(self, stream: Iterator[tuple[Any, Any]], step: int) -> tuple[dict[str, Tensor], int]:
+        """One optimisation step: the sums of its figures, and how many images it saw."""
+        recipe, accelerator = self.task.recipe, self.accelerator
+        figures: dict[str, Tensor] = {}
+        images = 0
+        for part in range(recipe.accumulation):
+            # Each part has its own seed: nothing random is left to save, and a resumed run draws the same.
+            seed = (recipe.seed * 1_000_003 + step) * 1_009 + accelerator.process_index
+            torch.manual_seed(seed + part * 1_000_003**2)
+            image, target = next(stream)
+            with accelerator.accumulate(self.network):
+                loss, added = self.task.loss(self.network, image, target)
+                accelerator.backward(loss)
+                if recipe.clip_norm and accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in added.items():
+                figures[name] = figures[name] + value if name in figures else value
+            images += len(target)
+        return figures, images

@@ -9,27 +9,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 
-from bam.private import cpu_has_bf16, reset_accelerate
-from bam.recipes import Recipe
+from bam.private import accelerate_without_state, cpu_has_bf16
+from bam.recipes import Recipe, RunOptions
 from bam.records import Record
-from bam.tasks.task import task_of
+from bam.tasks import task_of
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
 
 #: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
 #: cannot be read ends it.
 READING = ("workers", "unreadable")
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  #: without which cuBLAS is not deterministic
 
 
 def run(
-    recipe: Recipe,
-    out: Path,
-    *,
-    resume: bool = False,
-    data_root: str | Path | None = None,
-    device: str | None = None,
-    save_minutes: float = 2.0,
-    title: str | None = None,
+    recipe: Recipe, out: Path, options: RunOptions | None = None, *, resume: bool = False, title: str | None = None
 ) -> Record:
     """Train `recipe` into the folder `out`; a run that is complete there already is returned as it is.
 
@@ -40,44 +34,66 @@ def run(
     Args:
         recipe: what to train.
         out: the run's folder.
+        options: where data and device are, and how often to save.
         resume: go on from the newest state; start from the beginning if there is none.
-        data_root: folder of the data; default: BAM_DATA, or "data".
-        device: kind of device, "cpu" or "cuda"; default: a GPU if there is one. Which GPUs: CUDA_VISIBLE_DEVICES.
-        save_minutes: how often to save the training state, besides after every epoch.
-        title: how the run is called on the screen.
+        title: the name of the run on the screen.
 
     Raises:
         ValueError: if `out` holds a run of another recipe, or an unfinished one and `resume` is False.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
-    with _settings(recipe, device) as (accelerator, recipe):
+    options = options or RunOptions()
+    with settings(recipe, options.device) as (accelerator, recipe):
         record = _earlier(recipe, out, resume)
         accelerator.wait_for_everyone()  # all processes have seen the same folder before one writes into it
         if record and record.complete:
             return record
         task = task_of(recipe)
         with accelerator.main_process_first():  # it may download
-            train, test = task.load(recipe, data_root)
+            train, test = task.load(options.data_root)
         if record is not None:
             check_data(record, train, test, out)
-        session = Session(recipe, out, accelerator, task, train, test, title or out.name)
+        session = Session(task, (train, test), out, accelerator, title or out.name)
         if resume:
             session.restore()
-        return session.train(save_minutes * 60)
+        return session.train(options.save_minutes * 60)
 
 
 @contextlib.contextmanager
-def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
-    """The accelerator and the recipe with its precision resolved; torch's global switches are restored at the end."""
-    recipe = _resolved(recipe, device)
-    accelerator = Accelerator(
-        mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
-        cpu=device == "cpu",
-        gradient_accumulation_steps=recipe.accumulation,
-    )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+def settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
+    """The accelerator, and the recipe with its precision resolved.
+
+    Afterwards torch's global switches, the environment and Accelerate's state are as they were before.
+    """
+    with accelerate_afresh(device) as found:
+        recipe = _resolved(recipe, found)
+        accelerator = Accelerator(
+            mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
+            cpu=device == "cpu",
+            gradient_accumulation_steps=recipe.accumulation,
+        )
+        with _switched(recipe):
+            yield accelerator, recipe
+
+
+@contextlib.contextmanager
+def accelerate_afresh(device: str | None) -> Iterator[torch.device]:
+    """Let Accelerate choose device and precision anew, which it does once per process; then give its state back.
+
+    Raises:
+        ValueError: if it does not find the kind of device that was asked for.
+    """
+    with accelerate_without_state():
+        found = PartialState(cpu=device == "cpu").device
+        if device and device.split(":")[0] != found.type:
+            raise ValueError(f"device {device!r} is not available here: Accelerate found {found.type!r}")
+        yield found
+
+
+@contextlib.contextmanager
+def _switched(recipe: Recipe) -> Iterator[None]:
+    """torch's global switches as the recipe wants them."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(recipe.deterministic)
     switches: list[tuple[Any, str, bool]] = [
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
         (torch.backends.cudnn, "benchmark", not recipe.deterministic),
@@ -85,36 +101,38 @@ def _settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator,
     if recipe.precision in ("fp32", "tf32"):
         products = (torch.backends.cudnn, torch.backends.cuda.matmul)
         switches += [(product, "allow_tf32", recipe.precision == "tf32") for product in products]
-    before = [getattr(room, name) for room, name, _ in switches]
-    for room, name, value in switches:
-        setattr(room, name, value)
+    before = [getattr(place, name) for place, name, _ in switches]
+    workspace = os.environ.get(_WORKSPACE)
     try:
-        yield accelerator, recipe
+        os.environ.setdefault(_WORKSPACE, ":4096:8")
+        torch.use_deterministic_algorithms(recipe.deterministic)
+        for place, name, value in switches:
+            setattr(place, name, value)
+        yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
-        for (room, name, _), value in zip(switches, before, strict=True):
-            setattr(room, name, value)
+        for (place, name, _), value in zip(switches, before, strict=True):
+            setattr(place, name, value)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
     """Raise ValueError if `out` holds anything but a run of `recipe`."""
-    _earlier(_resolved(recipe, device), out, resume=True)
+    with accelerate_afresh(device) as found:
+        _earlier(_resolved(recipe, found), out, resume=True)
 
 
-def _resolved(recipe: Recipe, device: str | None) -> Recipe:
-    """`recipe` with the precision that suits the device, which must be there."""
-    reset_accelerate()  # else a second run could not choose another precision
-    found = PartialState(cpu=device == "cpu").device
-    if device and device.split(":")[0] != found.type:
-        raise ValueError(f"device {device!r} is not to be had here: Accelerate found {found.type!r}")
-    if recipe.precision == "tf32" and found.type != "cuda":
-        raise ValueError(f"precision tf32 is one of NVIDIA GPUs, and this is {found.type!r}: choose fp32 or bf16")
+def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
+    """`recipe` with the precision that suits the device."""
+    if recipe.precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"precision tf32 is one of NVIDIA GPUs, and this is {device.type!r}: choose fp32 or bf16")
     if recipe.precision != "auto":
         return recipe
-    return recipe.replace(precision="bf16" if _fast_bf16(found) else "fp32")
+    return recipe.replace(precision="bf16" if _has_fast_bf16(device) else "fp32")
 
 
-def _fast_bf16(device: torch.device) -> bool:
+def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and cpu_has_bf16()
@@ -129,7 +147,7 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
         return None
     differences = _without_reading(recipe).differences(_without_reading(Recipe.from_yaml(path)))
     if differences:
-        listed = "; ".join(f"{key} is {there!r} there, not {asked!r}" for key, (asked, there) in differences.items())
+        listed = "; ".join(f"{key} is {held!r} there, not {asked!r}" for key, (asked, held) in differences.items())
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
     record = Record.read(out) if (out / "record.json").exists() else None
     if not resume and has_state(out) and not (record and record.complete):

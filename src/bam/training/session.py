@@ -5,7 +5,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -17,17 +17,17 @@ from torch import Tensor
 from bam.data import BatchSource
 from bam.data.interface import Images
 from bam.files import append, write_atomically
-from bam.recipes import Recipe
 from bam.records import Record, environment
 from bam.surgery import attended
-from bam.tasks.task import Task
+from bam.tasks import Evaluation, Task
 from bam.training.display import Display
-from bam.training.loop import Progress, train_epoch
+from bam.training.loop import Progress, Trainer
 from bam.training.optimization import optimizer
 from bam.training.states import load_state, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
+_SHOWN = 3  #: measures in the line of an epoch
 _SMALL = 64  #: side of images that are evaluated in larger batches than they are trained in, in pixels
 
 
@@ -39,43 +39,35 @@ class Session:
     """One run: network, data, optimiser, progress and record."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        accelerator: Accelerator,
-        task: Task,
-        train: Images,
-        test: Images,
-        title: str,
+        self, task: Task, data: tuple[Images, Images], out: Path, accelerator: Accelerator, title: str
     ) -> None:
-        self.recipe, self.out, self.accelerator, self.title = recipe, out, accelerator, title
-        self.task, self.test = task, test
+        self.task, self.recipe, self.out, self.title = task, task.recipe, out, title
+        self.accelerator, self.main = accelerator, accelerator.is_main_process
+        train, self.test = data
         with accelerator.main_process_first():  # it may download pretrained weights
-            model = task.model(recipe, train)
-        normalized_by = task.normalization(recipe, model, train)
-        self.train_batches, self.test_batches = self._batches(train, test, normalized_by)
-        mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalized_by)
+            network = task.network(train)
+        normalization = task.normalization(network, train)
+        self.train_batches, self.test_batches = self._batches(train, self.test, normalization)
+        mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
-            recipe.as_dict(),
-            environment(str(accelerator.device), recipe.precision),
-            cost=dataclasses.asdict(task.cost(model, train.image_size)),
-            sites=list(attended(model)),
+            self.recipe.as_dict(),
+            environment(str(accelerator.device), self.recipe.precision),
+            cost=dataclasses.asdict(task.cost(network, train.image_size)),
+            sites=list(attended(network)),
             num_classes=len(train.classes),
             classes=list(train.classes),
             image_size=list(train.image_size),
             normalization={"mean": mean, "std": std},
-            data=fingerprint(train, test),
+            data=fingerprint(train, self.test),
         )
-        self.plain = model.to(accelerator.device).to(memory_format=torch.channels_last)
-        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, recipe))
-        if recipe.compile:
-            torch.compiler.reset()  # its limit on compilations is one for all runs of a process
-            self.model = torch.compile(self.model, mode=recipe.compile_mode)
+        self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
+        network, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, self.recipe))
+        self.trainer = Trainer(task, task.prepared(network), self.optimizer, accelerator)
         self.progress = Progress(accelerator.device)
-        self.main = accelerator.is_main_process
+        self.evaluation: Evaluation | None = None  #: the last one of this process
 
     def _batches(
-        self, train: Images, test: Images, normalized_by: tuple[Tensor, Tensor]
+        self, train: Images, test: Images, normalization: tuple[Tensor, Tensor]
     ) -> tuple[BatchSource, BatchSource]:
         recipe, processes = self.recipe, self.accelerator.num_processes
         if len(test) < processes:
@@ -85,11 +77,11 @@ class Session:
         part = recipe.batch_size // recipe.accumulation
         if part % processes:
             raise ValueError(f"batch_size {part} (after accumulation) is no multiple of the {processes} processes")
-        device, shard = self.accelerator.device, (self.accelerator.process_index, processes)
+        placement = self.accelerator.device, (self.accelerator.process_index, processes)
         tested = part if max(test.image_size) > _SMALL else max(part, 256)
         return (
-            self.task.batches(recipe, train, part, normalized_by, device, shard),
-            self.task.batches(recipe, test, tested, normalized_by, device, shard),
+            self.task.batches(train, part, normalization, placement),
+            self.task.batches(test, tested, normalization, placement),
         )
 
     def restore(self) -> None:
@@ -138,7 +130,8 @@ class Session:
         saved_at = time.monotonic()
         with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
             while self.progress.epoch < self.recipe.epochs:
-                with contextlib.closing(self._epoch(display)) as epoch:
+                epoch = self.trainer.epoch(self.train_batches, self.progress, display)
+                with contextlib.closing(epoch):
                     for _ in epoch:
                         if self._all_stop(stop):
                             self.save()
@@ -155,34 +148,28 @@ class Session:
             raise Interrupted(f"stopped; {self.out} is complete")
         return self.record
 
-    def _epoch(self, display: Display) -> Generator[None, None, None]:
-        return train_epoch(
-            self.recipe,
-            self.task,
-            self.model,
-            self.optimizer,
-            self.train_batches,
-            self.accelerator,
-            self.progress,
-            display,
-        )
-
     def _finish_epoch(self, display: Display) -> None:
-        """Evaluate, and enter and tell what came of the epoch."""
+        """Evaluate, and enter and show what came of the epoch."""
         row = self.progress.finish_epoch(self.accelerator)
+        description = self.task.describe(row)
         last = self.progress.epoch == self.recipe.epochs
         if last or self.progress.epoch % self.recipe.evaluate_every == 0:
-            row |= self.task.evaluate(self.model, self.test_batches, self.accelerator, self.test)
+            self.evaluation = self._evaluate()
+            row |= self.evaluation.figures
+            shown = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
+            description = "  ".join([description, *shown])
         self.progress.unreadable.add(self.test_batches.take_unreadable())
         left_out = self.progress.take_unreadable()
         if left_out.count:
             row["unreadable"] = left_out.count
         self.record.history.append(row)
         self.progress.start_clock()
-        told = self.task.describe(row)
-        display.epoch(self.progress.epoch, self.recipe.epochs, told, row["images_per_second"])
+        display.epoch(self.progress.epoch, self.recipe.epochs, description, row["images_per_second"])
         if left_out.count:
             display.say(f"unreadable images left out in this epoch: {left_out.count}, e.g. {left_out.example}")
+
+    def _evaluate(self) -> Evaluation:
+        return self.task.evaluate(self.trainer.network, self.test_batches, self.test)
 
     def _all_stop(self, stop: list[int]) -> bool:
         """Whether to stop now; several processes must agree on the step, and ask each other every 20 steps."""
@@ -198,11 +185,13 @@ class Session:
         last = self.record.history[-1]
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
+        evaluation = self.evaluation or self._evaluate()  # none if the run was stopped after its last epoch
         self.record.final = {name: value for name, value in last.items() if name.startswith(("test_", "train_"))}
-        self.record.measures = self.task.measures(last)
-        self.task.finish(self.out, self.model, self.test_batches, self.accelerator, self.test)
+        self.record.measures = evaluation.measures
         self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
         if self.main:
+            for name, content in self.task.results(evaluation, self.test).items():
+                write_atomically(self.out / name, content)
             weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
             write_atomically(self.out / WEIGHTS, save(weights))
             self.record.write(self.out)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bam.data import epoch_generator, load
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.tasks.task import task_of
+from bam.tasks import task_of
 from bam.tensors import load_tensors, read_safetensors
 from bam.training.session import WEIGHTS
 
@@ -23,8 +23,7 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
-    recipe = Recipe(**record.recipe)
-    model = task_of(recipe).model(recipe, record, to_train=False)
+    model = task_of(Recipe.from_dict(record.recipe)).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
 
@@ -33,7 +32,9 @@ def training_images(record: Record, data_root: Path | None = None, count: int = 
     """Random training images of a run's data, (count, 3, H, W), normalised as in training, not augmented."""
     train, _ = load(record.recipe["data"], data_root, **record.recipe["data_options"])
     chosen = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
-    told = record.normalization
-    statistics = (255 * torch.tensor(told["mean"]), 255 * torch.tensor(told["std"])) if told else train.statistics()
-    images, _ = next(train.subset(chosen).batches(count, statistics).test())
+    if record.normalization:
+        mean, std = (255 * torch.tensor(record.normalization[name]) for name in ("mean", "std"))
+    else:  # a record of an earlier version
+        mean, std = train.normalization()
+    images, _ = next(train.subset(chosen).batches(count, (mean, std)).test())
     return images

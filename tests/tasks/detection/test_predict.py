@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam import cli
-from bam.data.folder.decoding import read_rgb
+from bam.data.files.decoding import read_rgb
 from bam.recipes import Recipe
 from bam.tasks.detection.pictures import draw
 from bam.tasks.detection.predict import find

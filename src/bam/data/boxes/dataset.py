@@ -1,29 +1,39 @@
-"""Images, in files or in memory, and the objects in each of them."""
+"""Images with boxes, in files or in memory, and batches of them."""
 
 import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bam.data.boxes.objects import Objects
 from bam.data.boxes.options import BoxOptions
+from bam.data.boxes.requests import BoxDecoded, BoxRequest
+from bam.data.files.stream import AugmentationSeed, StreamedBatches
 from bam.data.interface import fingerprint_of
+from bam.data.plan import BatchPlan
 
-if TYPE_CHECKING:
-    from bam.data.boxes.batches import BoxBatches
+#: Images, float32 (3, H, W) each, from 0 to 1; and for each of them a dictionary of boxes, float32 (n, 4), xyxy in its
+#: pixels; labels, int64 (n,), from 1; and number, int, its place in the data set.
+BoxBatch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class BoxDataset:
-    """Images with boxes.
+    """Images and the objects in each of them.
 
-    images: paths, or uint8 (n, H, W, 3). objects, sizes (height and width in pixels, as annotated) and image_ids: one
-    each an image. classes: their names, that of label 1 first; category_ids: their ids in the annotations. protocol: by
-    whose rules detections are scored.
+    Attributes:
+        images: paths, or uint8 (n, H, W, 3).
+        objects: of each image.
+        classes: names of the classes, that of label 1 first.
+        options: how the images are read and augmented.
+        sizes: (height, width) of each image as annotated, in pixels.
+        image_ids: of each image in the annotations.
+        category_ids: of each class in the annotations.
+        protocol: whose rules score detections.
     """
 
     images: list[str] | Tensor
@@ -36,12 +46,12 @@ class BoxDataset:
     protocol: Literal["voc", "coco"]
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.images)
 
     @property
     def file_names(self) -> list[str]:
-        """The name of each image's file, below the folder that holds all of them; of images in memory, their ids."""
+        """Path of each image below the folder that holds all of them; for images in memory, their ids."""
         if isinstance(self.images, Tensor):
             return [str(number) for number in self.image_ids]
         folder = os.path.commonpath({os.path.dirname(path) for path in self.images})
@@ -49,16 +59,18 @@ class BoxDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Differs where names, number, order, classes or boxes of the images do; not with the place of the folder."""
-        columns = [torch.cat([getattr(one, name) for one in self.objects]) for name in ("boxes", "ignored", "areas")]
+        """Digest of the images' names, number, order, classes and boxes; moving the folder does not change it."""
+        columns = [
+            torch.cat([getattr(objects, name) for objects in self.objects]) for name in ("boxes", "ignored", "areas")
+        ]
         digests = [hashlib.sha256(column.numpy().tobytes()).hexdigest() for column in columns]
-        counts = [str(len(one)) for one in self.objects]
-        labels = torch.cat([one.labels for one in self.objects])
+        counts = [str(len(objects)) for objects in self.objects]
+        labels = torch.cat([objects.labels for objects in self.objects])
         return fingerprint_of(self.classes, labels, [*self.file_names, *counts, *digests])
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """The greatest height and the greatest width of the images."""
+        """The greatest height and the greatest width of the images, in pixels."""
         heights, widths = zip(*self.sizes, strict=True)
         return max(heights), max(widths)
 
@@ -82,14 +94,60 @@ class BoxDataset:
         augment: bool = True,
         shard: tuple[int, int] = (0, 1),
     ) -> "BoxBatches":
-        """Its images as batches.
+        """Batches of these images.
 
         Args:
-            batch_size: over all processes together.
-            device: where batches are made.
+            batch_size: images per batch, over all processes together.
+            device: where the batches are made.
             augment: in training, augment images as the options say.
-            shard: (rank, number of processes); each process is served its part of every batch.
+            shard: (rank, number of processes); each process serves its share of every batch.
         """
-        from bam.data.boxes.batches import BoxBatches  # it needs torchvision, which looking at data does not
+        return BoxBatches(self, BatchPlan(len(self), batch_size, shard), device, augment=augment)
 
-        return BoxBatches(self, batch_size, device, augment=augment, shard=shard)
+
+class BoxBatches(StreamedBatches[BoxRequest, BoxDecoded, BoxBatch]):
+    """Batches of images with boxes, each a `BoxBatch`. Ignored objects are left out.
+
+    Images whose size differs from the annotated one count as unreadable. `StreamedBatches` says what happens to these,
+    and how several processes share the images.
+
+    Args:
+        dataset: the images.
+        plan: which images go into which batch.
+        device: where the batches are made.
+        augment: in training, augment images as the data set's options say.
+    """
+
+    def __init__(
+        self, dataset: BoxDataset, plan: BatchPlan, device: torch.device | str = "cpu", *, augment: bool = True
+    ) -> None:
+        from bam.data.boxes.decoding import BoxDecoder  # it needs torchvision, which looking at data does not
+
+        options = dataset.options
+        in_memory = dataset.images if isinstance(dataset.images, Tensor) else None
+        if in_memory is not None and options.workers is None:
+            options = dataclasses.replace(options, workers=0)  # there is nothing to decode
+        names = dataset.file_names if isinstance(dataset.images, Tensor) else dataset.images
+        decoder = BoxDecoder(options.augmentation, in_memory)
+        super().__init__(names, decoder, options, plan, device, augment=augment)
+        self.dataset = dataset
+
+    def _request(self, numbers: list[int], seed: AugmentationSeed) -> BoxRequest:
+        objects = [self.dataset.objects[number] for number in numbers]
+        return BoxRequest(
+            numbers,
+            [self.names[number] for number in numbers],
+            [self.dataset.sizes[number] for number in numbers],
+            [of_image.boxes[~of_image.ignored].numpy() for of_image in objects],
+            [of_image.labels[~of_image.ignored].numpy() for of_image in objects],
+            seed,
+        )
+
+    def _batch(self, decoded: BoxDecoded) -> BoxBatch:
+        pixels, boxes, labels = (
+            values.to(self.device, non_blocking=True) for values in (decoded.pixels, decoded.boxes, decoded.labels)
+        )
+        flat = (pixels.float() / 255).split([3 * height * width for height, width in decoded.sizes])
+        images = [values.view(3, *size) for values, size in zip(flat, decoded.sizes, strict=True)]
+        parts = zip(boxes.split(decoded.counts), labels.split(decoded.counts), decoded.numbers.tolist(), strict=True)
+        return images, [{"boxes": xyxy, "labels": classes, "number": number} for xyxy, classes, number in parts]

@@ -1,6 +1,6 @@
 """Images as pixels of their own sizes, augmented together with their boxes."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,49 +9,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from bam.data.folder.decoding import drawn_from, read_rgb
+from bam.data.boxes.requests import BoxDecoded, BoxRequest
+from bam.data.files.decoding import read_rgb, seeded_by
+from bam.pixels import IMAGENET_MEAN
 
-_MEAN_COLOUR = (124, 116, 104)  # of ImageNet
-_LEAST_SIDE = 4  # pixels: of less, the smallest crop, 0.3 of a side, may have none
-
-
-class BoxRequest(NamedTuple):
-    """Images to decode, with an entry for each in every list, and the (seed, epoch) to augment them by, or None.
-
-    Objects are numpy arrays: between processes, each tensor would take a file descriptor.
-    """
-
-    numbers: list[int]
-    names: list[str]
-    sizes: list[tuple[int, int]]
-    boxes: list[np.ndarray]
-    labels: list[np.ndarray]
-    augmentation: tuple[int, int] | None
-
-
-class BoxDecoded(NamedTuple):
-    """What came of a request.
-
-    pixels: the images' values one after the other, uint8 (sum of 3 H W,); sizes: (H, W) of each. boxes: float32 (m, 4),
-    xyxy in pixels, and labels: int64 (m,), of all images one after the other; counts: how many are of each. numbers:
-    those of the images, int64 (n,). unreadable: (name, what is wrong) of the rest.
-    """
-
-    pixels: Tensor
-    sizes: list[tuple[int, int]]
-    boxes: Tensor
-    labels: Tensor
-    counts: list[int]
-    numbers: Tensor
-    unreadable: list[tuple[str, str]]
+_MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+_LEAST_SIDE = 4  # pixels: the smallest crop is 0.3 of a side, and must not be empty
 
 
 class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
-    """Requests to pixels and boxes. The augmentation of an image depends on (seed, epoch, its number) alone.
+    """Decodes requests. The augmentation of an image depends on (seed, epoch, image number) alone.
 
     Args:
         augmentation: "none", "flip" or "ssd", see `BoxOptions`.
-        images: uint8 (n, H, W, 3); None if names are paths of files.
+        images: uint8 (n, H, W, 3); None to read files.
     """
 
     def __init__(self, augmentation: str, images: Tensor | None) -> None:
@@ -71,31 +42,32 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
         )
 
     def __getitem__(self, request: BoxRequest) -> BoxDecoded:
-        """Decode and augment what is asked for; what cannot be read is left out."""
-        pixels, boxes, labels = [], [torch.empty(0, 4)], [torch.empty(0, dtype=torch.int64)]
+        """Decode and augment the images of a request; leave out those that cannot be used."""
+        pixels: list[Tensor] = []
+        boxes, labels = [torch.empty(0, 4)], [torch.empty(0, dtype=torch.int64)]
         sizes: list[tuple[int, int]] = []
-        read: list[int] = []
+        numbers: list[int] = []
         unreadable: list[tuple[str, str]] = []
         entries = zip(request.numbers, request.names, request.sizes, request.boxes, request.labels, strict=True)
-        for number, name, size, own_boxes, own_labels in entries:
+        for number, name, size, box_array, label_array in entries:
             try:
                 image = self._image(number, name, size)
             except ValueError as error:
                 unreadable.append((name, str(error)))
                 continue
-            there, label = torch.from_numpy(own_boxes), torch.from_numpy(own_labels)
-            if request.augmentation:
-                with drawn_from(*request.augmentation, number):
-                    image, there, label = self._augmented(image, there, label)
+            image_boxes, image_labels = torch.from_numpy(box_array), torch.from_numpy(label_array)
+            if request.seed:
+                with seeded_by(*request.seed, number):
+                    image, image_boxes, image_labels = self._augmented(image, image_boxes, image_labels)
             values = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             pixels.append(values.flatten())
             sizes.append((values.shape[1], values.shape[2]))
-            boxes.append(there)
-            labels.append(label)
-            read.append(number)
+            boxes.append(image_boxes)
+            labels.append(image_labels)
+            numbers.append(number)
         flat = torch.cat(pixels) if pixels else torch.empty(0, dtype=torch.uint8)
-        counts = [len(one) for one in boxes[1:]]
-        return BoxDecoded(flat, sizes, torch.cat(boxes), torch.cat(labels), counts, torch.tensor(read), unreadable)
+        counts = [len(image_boxes) for image_boxes in boxes[1:]]
+        return BoxDecoded(flat, sizes, torch.cat(boxes), torch.cat(labels), counts, torch.tensor(numbers), unreadable)
 
     def _image(self, number: int, name: str, size: tuple[int, int]) -> Image.Image:
         if self.images is not None:
@@ -106,23 +78,22 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
             raise ValueError(f"cannot be read as an image: {error}") from None
         if (image.height, image.width) != tuple(size):
             raise ValueError(
-                f"has {image.width} x {image.height} pixels, but its annotation tells {size[1]} x {size[0]}"
+                f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}"
             )
         return image
 
     def _augmented(self, image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
         canvas = (image.height, image.width)
-        wrapped: Any = tv_tensors.BoundingBoxes(
-            boxes, format="XYXY", canvas_size=canvas
-        )  # torchvision's stub is narrow
+        # Any: torchvision's stub does not know its constructor.
+        wrapped: Any = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
         image, sample = self.augment(image, {"boxes": wrapped, "labels": labels})
         boxes, labels = sample["boxes"].as_subclass(Tensor), sample["labels"]
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # a box may be so thin that rounding closes it
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)  # rounding may close a thin box
         return image, boxes[kept], labels[kept]
 
 
 class _CropAroundObjects(v2.RandomIoUCrop):
-    """Crops images that have something to crop around; torchvision's would divide by 0 for tiny ones."""
+    """torchvision's crop, for images with objects to crop around only; for tiny images it would divide by 0."""
 
     def forward(self, *inputs: Any) -> Any:
         image, sample = inputs

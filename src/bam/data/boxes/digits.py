@@ -1,4 +1,4 @@
-"""Handwritten digits among clutter, each with its box: for trying detection without a download."""
+"""Handwritten digits among clutter, each with its box: detection to try out without a download."""
 
 from pathlib import Path
 from typing import Any
@@ -21,35 +21,35 @@ def digits_boxes(
     seed: int = 0,
     **options: Any,
 ) -> tuple[BoxDataset, BoxDataset]:
-    """(train, test): the images of `bam.data.digits`, with one object in each, the digit.
+    """Return (train, test): the images of `bam.data.digits` with one object in each, the digit.
 
     Args:
-        root: ignored; every data set takes it.
+        root: ignored; every loader takes it.
         canvas: side of the images in pixels, at least 16.
         num_train: training images.
         num_test: test images.
-        seed: of placement, scale and clutter.
-        **options: those of `BoxOptions` that have a meaning here.
+        seed: of position, scale and clutter.
+        **options: the fields of `BoxOptions` that apply here.
 
     Raises:
-        ValueError: for an option that is none or cannot be meant.
+        ValueError: for an unknown or invalid option.
     """
-    given = {"num_train": num_train, "num_test": num_test, **options}
-    read = BoxOptions.read(given, "digits", own=("canvas", "seed"), unused=_UNUSED)
+    named = {"num_train": num_train, "num_test": num_test, **options}
+    box_options = BoxOptions.read(named, "digits", extra=("canvas", "seed"), unused=_UNUSED)
     train, test = digits(canvas=canvas, num_train=num_train, num_test=num_test, seed=seed)
-    return _with_boxes(train, read), _with_boxes(test, read)
+    return _with_boxes(train, box_options), _with_boxes(test, box_options)
 
 
-def _with_boxes(images: Dataset, options: BoxOptions) -> BoxDataset:
-    assert images.boxes is not None  # digits have them
-    count = len(images)
+def _with_boxes(dataset: Dataset, options: BoxOptions) -> BoxDataset:
+    assert dataset.boxes is not None  # the digits have them
+    count = len(dataset)
     return BoxDataset(
-        images.images,
-        [Objects.of(box, label) for box, label in zip(images.boxes, images.targets[:, None] + 1, strict=True)],
-        images.classes,
+        dataset.images,
+        [Objects.of(box, label) for box, label in zip(dataset.boxes, dataset.targets[:, None] + 1, strict=True)],
+        dataset.classes,
         options,
-        [images.image_size] * count,
+        [dataset.image_size] * count,
         image_ids=list(range(1, count + 1)),
-        category_ids=list(range(1, len(images.classes) + 1)),
+        category_ids=list(range(1, len(dataset.classes) + 1)),
         protocol="coco",
     )

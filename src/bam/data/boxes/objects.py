@@ -1,4 +1,4 @@
-"""What is in one image: boxes, and what each of them holds."""
+"""The objects in one image: their boxes and labels."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,11 @@ from torch import Tensor
 class Objects:
     """The objects in one image, n of them; n may be 0.
 
-    boxes: float32 (n, 4), xyxy in pixels: x from 0 to the width, y from 0 to the height. labels: int64 (n,), from 1 to
-    the number of classes (0 is the background). ignored: bool (n,), neither trained on nor scored: "difficult" objects
-    of VOC, crowds of COCO. areas: float32 (n,) in square pixels, by which COCO tells small from large objects.
+    Attributes:
+        boxes: float32 (n, 4), xyxy in pixels: x from 0 to the width, y from 0 to the height.
+        labels: int64 (n,), from 1 to the number of classes; 0 is the background.
+        ignored: bool (n,), neither trained on nor scored: "difficult" objects of VOC, crowds of COCO.
+        areas: float32 (n,) in square pixels; COCO tells small from large objects by them.
     """
 
     boxes: Tensor
@@ -22,7 +24,7 @@ class Objects:
 
     @classmethod
     def of(cls, boxes: Tensor, labels: Tensor, ignored: Tensor | None = None, areas: Tensor | None = None) -> "Objects":
-        """Objects with the areas of their boxes and none ignored, where nothing else is given."""
+        """Objects of which by default none is ignored, and whose areas are those of their boxes."""
         boxes = boxes.reshape(-1, 4).float()
         none = torch.zeros(len(boxes), dtype=torch.bool)
         widths, heights = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
@@ -31,5 +33,5 @@ class Objects:
         )
 
     def __len__(self) -> int:
-        """How many."""
+        """Number of objects."""
         return len(self.boxes)

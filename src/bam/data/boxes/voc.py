@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bam.data.boxes.checking import Annotated
+from bam.data.boxes.annotated import AnnotatedImages
 from bam.data.boxes.dataset import BoxDataset
 from bam.data.boxes.options import BoxOptions
 from bam.data.boxes.voc_file import read_annotation
+from bam.data.files.places import first_folder
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -19,26 +20,26 @@ CLASSES = (
 
 
 def voc2007(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
-    """(train, test): VOC 2007's trainval (5,011 images) and test (4,952), from `root`/VOCdevkit/VOC2007.
+    """Return (train, test): VOC 2007's trainval (5,011 images) and test (4,952), from `root`/VOCdevkit/VOC2007.
 
-    `root` may also be the folder that holds VOC2007 itself. Objects that are "difficult" are ignored ones. Within one
-    process, annotations are read once; a file that is changed inside of Annotations/ meanwhile is not noticed.
+    `root` may also be the folder that holds VOC2007/. Objects marked as difficult are ignored. A process reads each
+    annotation once, and does not notice if the file changes afterwards.
 
     Args:
-        root: where VOCdevkit lies.
-        **options: those of `BoxOptions`.
+        root: the folder that holds VOCdevkit/.
+        **options: the fields of `BoxOptions`.
 
     Raises:
-        FileNotFoundError: for a folder, list, annotation or image that is missing.
-        ValueError: for a file that is not of the layout, named, or for an option that cannot be meant.
+        FileNotFoundError: if a folder, list, annotation or image is missing.
+        ValueError: for a file in another format, or for an unknown or invalid option.
     """
     return _load(root, ("VOC2007",), BoxOptions.read(options, "voc2007"))
 
 
 def voc0712(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
-    """(train, test): trainval of VOC 2007 and of VOC 2012 together (16,551 images), and the test images of VOC 2007.
+    """Return (train, test): trainval of VOC 2007 and VOC 2012 together (16,551 images), and test of VOC 2007.
 
-    See `voc2007`; VOC2012 lies beside VOC2007.
+    See `voc2007`; VOC2012/ lies beside VOC2007/.
     """
     return _load(root, ("VOC2007", "VOC2012"), BoxOptions.read(options, "voc0712"))
 
@@ -50,60 +51,63 @@ def _load(root: Path, years: Sequence[str], options: BoxOptions) -> tuple[BoxDat
     return _dataset(train, options), _dataset(test, options)
 
 
-def _read(folders: list[Path], part: str, split: str, count: int | None, options: BoxOptions) -> Annotated:
-    found: list[Annotated] = []
+def _read(folders: list[Path], part: str, split: str, count: int | None, options: BoxOptions) -> AnnotatedImages:
+    years: list[AnnotatedImages] = []
     classes = tuple(options.classes or CLASSES)
     for folder in folders:
         ids = _ids(folder, part, split)
-        ids = ids if count is None else ids[: count - sum(len(other.paths) for other in found)]
-        found.append(_read_files(folder, ids, classes, options.invalid == "drop", _times(folder)))
-    every = Annotated(*(list(itertools.chain(*values)) for values in zip(*found, strict=True)))
-    return every._replace(image_ids=list(range(1, len(every.paths) + 1)))
+        ids = ids if count is None else ids[: count - sum(len(images.paths) for images in years)]
+        years.append(_read_files(folder, ids, classes, options.invalid == "drop", _times(folder)))
+    together = AnnotatedImages(*(list(itertools.chain(*values)) for values in zip(*years, strict=True)))
+    return together._replace(image_ids=list(range(1, len(together.paths) + 1)))
 
 
-def _dataset(found: Annotated, options: BoxOptions) -> BoxDataset:
+def _dataset(images: AnnotatedImages, options: BoxOptions) -> BoxDataset:
     classes = tuple(options.classes or CLASSES)
     numbers = list(range(1, len(classes) + 1))
     return BoxDataset(
-        found.paths, found.objects, classes, options, found.sizes, found.image_ids, category_ids=numbers, protocol="voc"
+        images.paths,
+        images.objects,
+        classes,
+        options,
+        images.sizes,
+        images.image_ids,
+        category_ids=numbers,
+        protocol="voc",
     )
 
 
 def _locate(root: Path, year: str) -> Path:
-    places = [root / "VOCdevkit" / year, root / year]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise FileNotFoundError(
-        f"there is no folder {places[0]} nor {places[1]}; unpack VOC's archives "
-        f"(http://host.robots.ox.ac.uk/pascal/VOC/) there, or name the folder that holds VOCdevkit with --data-root or "
-        f"BAM_DATA"
+    advice = (
+        "unpack VOC's archives (http://host.robots.ox.ac.uk/pascal/VOC/) there, or give the folder that holds "
+        "VOCdevkit as --data-root or BAM_DATA"
     )
+    return first_folder([root / "VOCdevkit" / year, root / year], advice)
 
 
 def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
-    """The images of a split, as its list names them."""
+    """The ids of a split's images, as its list gives them."""
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        there = sorted(other.stem for other in path.parent.glob("*.txt") if "_" not in other.stem)  # not a class's
+        splits = sorted(other.stem for other in path.parent.glob("*.txt") if "_" not in other.stem)  # not cat_val
         raise FileNotFoundError(
-            f"{path} is missing, the list of the images to {part} on; lists there: {', '.join(there) or 'none'}. "
-            f"""Choose one of them: --data-options '{{"{part}": "{there[0] if there else split}"}}'"""
+            f"{path}, the list of the images to {part} on, is missing; lists present: {', '.join(splits) or 'none'}. "
+            f"""Choose one of these: --data-options '{{"{part}": "{splits[0] if splits else split}"}}'"""
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is no list of images: it is no text; replace it by a fresh copy") from None
+        raise ValueError(f"{path} is not a list of images: it is not text; replace it by a fresh copy") from None
     ids = tuple(line.strip() for line in lines if line.strip())
-    odd = [name for name in ids if len(name.split()) > 1]
-    if odd or not ids:
-        what = f"a line of it is {odd[0]!r}" if odd else "it is empty"
-        raise ValueError(f"{path} is no list of images, the name of one a line: {what}; choose another split")
+    invalid = [name for name in ids if len(name.split()) > 1]
+    if invalid or not ids:
+        problem = f"it has the line {invalid[0]!r}" if invalid else "it is empty"
+        raise ValueError(f"{path} is not a list of images, with one name per line: {problem}; choose another split")
     return ids
 
 
 def _times(folder: Path) -> tuple[int, ...]:
-    """When files were last added or removed: what has been read before then is read again."""
+    """When files were last added or removed; annotations read before then are read again."""
     places = [folder / name for name in ("Annotations", "JPEGImages")]
     for place in places:
         if not place.is_dir():
@@ -111,22 +115,22 @@ def _times(folder: Path) -> tuple[int, ...]:
     return tuple(place.stat().st_mtime_ns for place in places)
 
 
-@functools.lru_cache(maxsize=6)  # the runs of a comparison share them: three parts of voc0712, and others
+@functools.lru_cache(maxsize=6)  # the runs of a comparison share them; voc0712 has three parts
 def _read_files(
     folder: Path, ids: tuple[str, ...], classes: tuple[str, ...], drop: bool, times: tuple[int, ...]
-) -> Annotated:
+) -> AnnotatedImages:
     present = {place: set(os.listdir(folder / place)) for place in ("Annotations", "JPEGImages")}
-    found = Annotated([], [], [], [])
+    images = AnnotatedImages([], [], [], [])
     for name in ids:
         for place, file in (("Annotations", f"{name}.xml"), ("JPEGImages", f"{name}.jpg")):
             if file not in present[place]:
                 raise FileNotFoundError(
-                    f"{folder / place / file} is missing, though the list of a split names {name}; "
+                    f"{folder / place / file} is missing, but the list of a split names {name}; "
                     f"{folder} is not a complete copy of VOC"
                 )
         image = folder / "JPEGImages" / f"{name}.jpg"
         objects, size = read_annotation(folder / "Annotations" / f"{name}.xml", image, classes, drop)
-        found.paths.append(str(image))
-        found.objects.append(objects)
-        found.sizes.append(size)
-    return found
+        images.paths.append(str(image))
+        images.objects.append(objects)
+        images.sizes.append(size)
+    return images

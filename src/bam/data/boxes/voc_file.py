@@ -1,4 +1,4 @@
-"""One annotation file of PASCAL VOC."""
+"""Reading one annotation file of PASCAL VOC."""
 
 import math
 from collections.abc import Sequence
@@ -9,77 +9,79 @@ from xml.etree import ElementTree
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from bam.data.boxes.checking import clipped, invalid_box
+from bam.data.boxes.annotated import clipped, invalid_box
 from bam.data.boxes.objects import Objects
 
 
 def read_annotation(path: Path, image: Path, classes: Sequence[str], drop: bool) -> tuple[Objects, tuple[int, int]]:
-    """The objects in an image, and its height and width.
+    """Read the objects in an image, and its height and width in pixels.
 
-    VOC counts pixels from 1 and includes the last one: xmin to xmax becomes xmin - 1 to xmax. What exceeds the image is
-    cut off. Boxes of parts (of persons) are no objects.
+    VOC counts pixels from 1 and includes the last one: xmin to xmax becomes xmin - 1 to xmax. Boxes are clipped to the
+    image. The parts of a person (head, hands, feet) are not objects.
 
     Args:
-        path: of the annotation.
-        image: path of the image, whose size is read where the annotation has none.
-        classes: names of the classes, in the order of their numbers from 1.
-        drop: leave out boxes without area in the image.
+        path: the annotation.
+        image: path of the image; its size is read from there if the annotation has none.
+        classes: names of the classes, in the order of their labels from 1.
+        drop: leave out boxes without area in the image, instead of refusing them.
 
     Raises:
-        ValueError: for a file that is no such annotation, or a box without area, unless such are dropped.
+        ValueError: for a file that is not such an annotation, or a box without area that is not to be dropped.
     """
     try:
         root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two for its encoding
-        raise ValueError(f"{path} is no readable XML ({error}); replace it by a fresh copy") from None
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two are about its encoding
+        raise ValueError(f"{path} is not valid XML ({error}); replace it by a fresh copy") from None
     if root.tag != "annotation":
-        raise ValueError(f"{path} is no annotation of VOC: its outermost element is {root.tag!r}")
+        raise ValueError(
+            f"{path} is not an annotation of VOC: its root element is {root.tag!r}; replace it by a fresh copy"
+        )
     size = _size(root, path, image)
-    found = [
-        _object(node, f"{path}: object {number}", classes) for number, node in enumerate(root.findall("object"), 1)
+    entries = [
+        _entry(node, f"{path}: object {number}", classes) for number, node in enumerate(root.findall("object"), 1)
     ]
-    boxes = torch.tensor([one.box for one in found], dtype=torch.float64).reshape(-1, 4)
+    boxes = torch.tensor([entry.box for entry in entries], dtype=torch.float64).reshape(-1, 4)
     boxes, valid = clipped(boxes, *size)
     if not (valid.all() or drop):
-        one = found[int(valid.int().argmin())]
-        raise invalid_box(f"{one.where} ({classes[one.label - 1]})", one.box, size)
-    labels = torch.tensor([one.label for one in found], dtype=torch.int64)
-    difficult = torch.tensor([one.difficult for one in found], dtype=torch.bool)
+        where, label, _, box = entries[int(valid.int().argmin())]
+        raise invalid_box(f"{where} ({classes[label - 1]})", box, size)
+    labels = torch.tensor([entry.label for entry in entries], dtype=torch.int64)
+    difficult = torch.tensor([entry.difficult for entry in entries], dtype=torch.bool)
     return Objects.of(boxes[valid], labels[valid], difficult[valid]), size
 
 
-class _Object(NamedTuple):
+class _Entry(NamedTuple):
     where: str
     label: int
     difficult: bool
     box: list[float]  # xyxy in pixels from 0
 
 
-def _object(node: ElementTree.Element, where: str, classes: Sequence[str]) -> _Object:
+def _entry(node: ElementTree.Element, where: str, classes: Sequence[str]) -> _Entry:
     name = _text(node, "name")
     if not name:
         raise ValueError(f"{where} has no name; correct it")
     if name not in classes:
         raise ValueError(
-            f"{where} is of the class {name!r}, which is none of the {len(classes)}; list the names of all classes: "
-            f"""--data-options '{{"classes": ["{name}", ...]}}'"""
+            f"{where} is of the class {name!r}, which is none of the {len(classes)} known; list all "
+            f"""classes: --data-options '{{"classes": ["{name}", ...]}}'"""
         )
-    place = node.find("bndbox")
-    if place is None:
+    corners = node.find("bndbox")
+    if corners is None:
         raise ValueError(f"{where} ({name}) has no bndbox; correct it")
     box = []
     for corner, start in (("xmin", 1), ("ymin", 1), ("xmax", 0), ("ymax", 0)):
-        value = _number(_text(place, corner))
+        value = _number(_text(corners, corner))
         if value is None:
             raise ValueError(
-                f"{where} ({name}): {corner} of its bndbox is no number: {_text(place, corner)!r}; correct it"
+                f"{where} ({name}): {corner} of its bndbox is not a number: {_text(corners, corner)!r}; correct it"
             )
         box.append(value - start)
-    return _Object(where, classes.index(name) + 1, _number(_text(node, "difficult")) == 1, box)
+    return _Entry(where, classes.index(name) + 1, _number(_text(node, "difficult")) == 1, box)
 
 
 def _size(root: ElementTree.Element, path: Path, image: Path) -> tuple[int, int]:
-    """Height and width as annotated, or as the image's header tells where that is 0 or absent."""
+    """Height and width as annotated; if these are 0 or absent, from the header of the image."""
     height, width = (_number(_text(root, f"size/{side}")) or 0 for side in ("height", "width"))
     if height >= 1 and width >= 1:
         return int(height), int(width)
@@ -87,7 +89,7 @@ def _size(root: ElementTree.Element, path: Path, image: Path) -> tuple[int, int]
         with Image.open(image) as header:
             return header.height, header.width
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} tells no size, and {image} cannot be read as an image: {error}") from None
+        raise ValueError(f"{path} gives no size, and {image} cannot be read as an image: {error}") from None
 
 
 def _text(node: ElementTree.Element, name: str) -> str:

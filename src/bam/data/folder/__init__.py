@@ -1,34 +1,35 @@
-"""Folders of images in ImageNet's layout, "folder:PATH": read as they are needed."""
+"""Folders of images in ImageNet's layout, "folder:PATH", read when they are needed."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bam.data.folder.batches import FolderBatches
-from bam.data.folder.dataset import FolderDataset
-from bam.data.folder.layout import find_images, locate
+from bam.data.folder.dataset import FolderBatches, FolderDataset
 from bam.data.folder.options import FolderOptions
+from bam.data.folder.scanning import find_images, locate
 
 
 def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, FolderDataset]:
-    """(train, test) of the folder at `path`, or at `root`/`path`.
+    """Return (train, test) of the folder at `path` or `root`/`path`.
 
-    It holds train/ and val/ (or validation/, or test/), each with a folder for each class; or it holds the folders of
-    the classes itself, and is split class by class, always in the same way. Classes are sorted by name.
+    It holds either train/ and val/ (or validation/, or test/), each with one folder per class; or the class folders
+    themselves, which are split class by class, always in the same way. Classes are sorted by name.
 
     Args:
-        path: of the folder.
-        root: where else to look for it.
-        **options: those of `FolderOptions`.
+        path: the folder.
+        root: where to look for it if `path` itself does not exist.
+        **options: the fields of `FolderOptions`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it is not of this layout, or for an option that is none or cannot be meant.
+        ValueError: if the folder has another layout, or for an unknown or invalid option.
     """
-    read = FolderOptions.read(options)
-    found = find_images(locate(path, root), read.val_share)
-    train, test = (FolderDataset(part.paths, torch.tensor(part.targets), part.classes, read) for part in found)
+    folder_options = FolderOptions.read(options)
+    parts = find_images(locate(path, root), folder_options.val_share)
+    train, test = (
+        FolderDataset(images.paths, torch.tensor(images.targets), images.classes, folder_options) for images in parts
+    )
     return train, test
 
 

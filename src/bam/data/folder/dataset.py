@@ -1,4 +1,4 @@
-"""Images in files, and their classes."""
+"""Image files and their classes, and batches of them, normalised on the device."""
 
 import dataclasses
 import os
@@ -7,14 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bam.data.folder.batches import FolderBatches
+from bam.data.files.stream import AugmentationSeed, StreamedBatches
+from bam.data.folder.decoding import FolderDecoded, FolderDecoder, FolderRequest
 from bam.data.folder.options import FolderOptions
 from bam.data.interface import fingerprint_of
+from bam.data.plan import BatchPlan
+from bam.pixels import normalized
 
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Paths of images, and the classes of these: targets int64 (n,)."""
+    """Image files and their classes.
+
+    Attributes:
+        paths: of the images.
+        targets: class numbers, int64 (n,).
+        classes: names of the classes.
+        options: how the images are read.
+    """
 
     paths: list[str]
     targets: Tensor
@@ -22,22 +32,22 @@ class FolderDataset:
     options: FolderOptions
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.paths)
 
     @property
     def fingerprint(self) -> str:
-        """Differs where names, number, order or classes of the images do; not with the place of the folder."""
+        """Digest of the images' names, number, order and classes; moving the folder does not change it."""
         start = len(os.path.commonpath(self.paths))
         return fingerprint_of(self.classes, self.targets, [path[start:] for path in self.paths])
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images as they are served."""
+        """Height and width of the images served, in pixels."""
         return self.options.size, self.options.size
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the options, on the scale 0 to 255: float32 (3,) each."""
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation from the options: float32 (3,) each, on the scale 0 to 255."""
         return 255 * torch.tensor(self.options.mean), 255 * torch.tensor(self.options.std)
 
     def subset(self, chosen: Tensor) -> "FolderDataset":
@@ -49,14 +59,14 @@ class FolderDataset:
     def batches(
         self,
         batch_size: int,
-        statistics: tuple[Tensor, Tensor],
+        normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
         crop_padding: int = 0,
         flip: bool = False,
         shard: tuple[int, int] = (0, 1),
-    ) -> FolderBatches:
-        """Its images as batches, see `LabelledImages.batches`.
+    ) -> "FolderBatches":
+        """Batches of these images, see `LabelledImages.batches`.
 
         Raises:
             ValueError: for a `crop_padding`: training images are cropped at random already.
@@ -66,4 +76,40 @@ class FolderDataset:
                 f"crop_padding {crop_padding}: images of a folder are cropped at random already, by the data options "
                 f"scale and ratio; set crop_padding to 0"
             )
-        return FolderBatches(self, batch_size, statistics, device, flip=flip, shard=shard)
+        return FolderBatches(self, BatchPlan(len(self), batch_size, shard), normalization, device, flip=flip)
+
+
+class FolderBatches(StreamedBatches[FolderRequest, FolderDecoded, tuple[Tensor, Tensor]]):
+    """Batches of a folder of images.
+
+    Training images are cropped at random (torchvision's RandomResizedCrop); test images are resized and their centre is
+    cropped. `StreamedBatches` says what happens to unreadable images, and how several processes share the images.
+
+    Args:
+        dataset: the images.
+        plan: which images go into which batch.
+        normalization: mean and deviation of each channel (0 to 255).
+        device: where the batches are normalised.
+        flip: in training, mirror each image with probability 1/2.
+    """
+
+    def __init__(
+        self,
+        dataset: FolderDataset,
+        plan: BatchPlan,
+        normalization: tuple[Tensor, Tensor],
+        device: torch.device | str = "cpu",
+        *,
+        flip: bool = False,
+    ) -> None:
+        super().__init__(dataset.paths, FolderDecoder(dataset.options, flip), dataset.options, plan, device)
+        self.dataset = dataset
+        self.mean, self.deviation = (values.to(self.device) for values in normalization)
+
+    def _request(self, numbers: list[int], seed: AugmentationSeed) -> FolderRequest:
+        return FolderRequest(numbers, [self.dataset.paths[number] for number in numbers], seed)
+
+    def _batch(self, decoded: FolderDecoded) -> tuple[Tensor, Tensor]:
+        pixels = decoded.pixels.to(self.device, non_blocking=True)
+        targets = self.dataset.targets[decoded.numbers].to(self.device, non_blocking=True)
+        return normalized(pixels, self.mean, self.deviation), targets

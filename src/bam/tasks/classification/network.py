@@ -1,4 +1,4 @@
-"""The network of a recipe, ready to be trained."""
+"""The network of a classification recipe, ready to be trained."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,13 @@ from bam.data import LabelledImages
 from bam.models import build
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
 from bam.models.weights import normalization
-from bam.recipes import Recipe
+from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
 
 
-def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int], *, to_train: bool = True) -> nn.Module:
+def build_model(
+    recipe: ClassificationRecipe, num_classes: int, image_size: tuple[int, int], *, to_train: bool = True
+) -> nn.Module:
     """The recipe's network with its attention. The backbone's initial weights do not depend on the attention.
 
     Args:
@@ -32,17 +34,12 @@ def build_model(recipe: Recipe, num_classes: int, image_size: tuple[int, int], *
     if to_train and recipe.freeze_backbone:
         classifier_name(model, num_classes)  # raises if there is none
         trainable = classifier_names(model, num_classes)
-    if recipe.attention != "none":
-        torch.manual_seed(recipe.seed + 1)
-        options = {"sites": recipe.sites, "image": image_size, "identity": recipe.identity} | recipe.attention_options
-        try:
-            attach(model, recipe.attention, **options)
-        except TypeError as error:  # what Python says of options that a module does not take
-            raise ValueError(f"attention {recipe.attention} with {recipe.attention_options}: {error}") from None
+    torch.manual_seed(recipe.seed + 1)
+    attach(model, recipe.attention, image=image_size)
     return freeze_backbone(model, trainable=trainable) if trainable else model
 
 
-def statistics(recipe: Recipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
+def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
     """Mean and deviation that images are normalised by, on the scale 0 to 255: float32 (3,) each.
 
     They are those that the recipe's pretrained weights were trained with, where that is known and its data options say
@@ -52,5 +49,5 @@ def statistics(recipe: Recipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
     if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():
         known = normalization(recipe.model, recipe.pretrained)
     if known is None:
-        return train.statistics()
+        return train.normalization()
     return 255 * torch.tensor(known[0]), 255 * torch.tensor(known[1])

@@ -1,101 +1,108 @@
-"""Classification: cross-entropy, top-1 and top-5 error."""
+"""Classification as a task of training."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
-from bam.recipes import Recipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Measure
-from bam.tasks.classification.network import build_model, statistics
+from bam.dryrun import Image
+from bam.models import build
+from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.recipes import ClassificationRecipe
+from bam.records import TEST_ERROR, TEST_ERROR_TOP5
+from bam.surgery import attach
+from bam.tasks.classification.network import build_model, pixel_normalization
+from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
 
 
-class Classification:
-    """One class an image; see `bam.tasks.task.Task`."""
+class Classification(Task):
+    """One class per image."""
 
-    illustrates = False
+    name: ClassVar[str] = "classification"
+    recipe: ClassificationRecipe
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.label_smoothing = recipe.label_smoothing
-
-    def load(self, recipe: Recipe, root: str | Path | None) -> tuple[LabelledImages, LabelledImages]:
+    def load(self, root: Path | None) -> tuple[LabelledImages, LabelledImages]:
         """(train, test), see `bam.data.load`."""
-        return load(recipe.data, root, **recipe.data_options)
+        return load(self.recipe.data, root, **self.recipe.data_options)
 
-    def model(self, recipe: Recipe, data: Any, *, to_train: bool = True) -> nn.Module:
+    def network(self, subject: Subject, *, to_train: bool = True) -> nn.Module:
         """See `build_model`."""
-        height, width = data.image_size
-        return build_model(recipe, len(data.classes) or data.num_classes, (height, width), to_train=to_train)
+        height, width = subject.image_size
+        return build_model(self.recipe, count_classes(subject), (height, width), to_train=to_train)
 
-    def normalization(self, recipe: Recipe, model: nn.Module, train: LabelledImages) -> tuple[Tensor, Tensor]:
-        """See `statistics`."""
-        return statistics(recipe, train)
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """The network, compiled if the recipe says so."""
+        if not self.recipe.compile:
+            return network
+        torch.compiler.reset()  # its limit on compilations is one for all runs of a process
+        return torch.compile(network, mode=self.recipe.compile_mode)  # type: ignore[return-value]  # it is a module, too
+
+    def normalization(self, network: nn.Module, train: LabelledImages) -> tuple[Tensor, Tensor]:
+        """See `pixel_normalization`."""
+        return pixel_normalization(self.recipe, train)
 
     def batches(
-        self,
-        recipe: Recipe,
-        data: LabelledImages,
-        size: int,
-        normalized_by: tuple[Tensor, Tensor],
-        device: torch.device,
-        shard: tuple[int, int],
+        self, data: LabelledImages, size: int, normalization: tuple[Tensor, Tensor], placement: Any
     ) -> BatchSource:
         """Images and classes in batches."""
+        device, shard = placement
+        recipe = self.recipe
         return data.batches(
-            size, normalized_by, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard
+            size, normalization, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard
         )
 
-    def cost(self, model: nn.Module, image_size: tuple[int, int]) -> Cost:
+    def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
         """See `bam.cost`."""
-        return cost(model, image_size)
+        return cost(network, image_size)
 
-    def loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def price(self, num_classes: int | None, image: Image | None) -> Price:
+        """Counted without data: by default for the network's own classes and image size."""
+        network = build(self.recipe.model, num_classes)
+        plain = cost(network, image)
+        if self.recipe.attention.is_none:
+            return Price(plain, None)
+        return Price(plain, cost(attach(network, self.recipe.attention, image=image), image))
+
+    def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
+        """The bottlenecks, or the sites of the recipe's attention."""
+        network, wanted = build(self.recipe.model, num_classes), self.recipe.attention.sites
+        if wanted is None:
+            return find_bottlenecks(network, image, keep=keep), ""
+        return select_sites(network, wanted, image), ""
+
+    def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of a batch; its sum over the images, and the number of errors."""
-        logits = _logits(model(images))
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+        logits = _logits(network(images))
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         return loss, {"loss": loss.detach() * len(targets), "error": (logits.argmax(1) != targets).sum()}
 
     @torch.no_grad()
-    def evaluate(
-        self, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: LabelledImages
-    ) -> dict[str, float]:
+    def evaluate(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Evaluation:
         """Mean cross-entropy, top-1 and (of more than 5 classes) top-5 error over all images that can be read."""
-        model.eval()
-        sums = torch.zeros(3, device=accelerator.device)
-        classes = seen = 0
+        network.eval()
+        sums = torch.zeros(4, device=next(network.parameters()).device)
+        classes = 0
         for image, target in batches.test():
-            logits = _logits(model(image)).float()
+            logits = _logits(network(image)).float()
             loss = F.cross_entropy(logits, target, reduction="sum")
             classes = logits.shape[1]
             missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
-            sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum()])
-            seen += len(target)
-        total = torch.cat([sums, torch.tensor([seen], device=sums.device)])
-        loss_sum, errors, missed_sum, images = accelerator.reduce(total, "sum").tolist()
-        found = {"test_loss": loss_sum / images, "test_error": errors / images}
-        return found | ({"test_error_top5": missed_sum / images} if classes > 5 else {})
+            sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum(), loss.new_tensor(len(target))])
+        loss_sum, errors, missed_sum, images = reduce(sums, "sum").tolist()
+        figures = {"test_loss": loss_sum / images, "test_error": errors / images}
+        if classes > 5:
+            figures["test_error_top5"] = missed_sum / images
+        return Evaluation(figures, [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures])
 
-    def measures(self, row: dict[str, float]) -> list[Measure]:
-        """Top-1 error, and top-5 error where there is one."""
-        return [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in row]
-
-    def describe(self, row: dict[str, float]) -> str:
-        """Losses and errors."""
-        told = f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
-        return told + (f"  test error {100 * row['test_error']:.2f} %" if "test_error" in row else "")
-
-    def finish(self, out: Path, model: nn.Module, batches: BatchSource, accelerator: Accelerator, test: Any) -> None:
-        """Nothing is left to write."""
-
-    def illustrate(self, models: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
-        """There are no pictures of classification."""
-        return []
+    def describe(self, row: Mapping[str, float]) -> str:
+        """Loss and error."""
+        return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
 
 
 def _logits(output: Any) -> Tensor:

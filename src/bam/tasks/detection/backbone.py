@@ -1,14 +1,14 @@
 """The network inside a detector: where its parts went, its attention, its weights, its normalisation."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
-from bam.attention import named_modules
+from bam.attention import AttentionSpec, named_modules
 from bam.attention.batchnorm import freeze_statistics
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
@@ -21,33 +21,28 @@ from bam.tensors import check_fit, listed
 
 
 def attach_to(
-    detector: DetectorModule,
-    network: nn.Module,
-    attention: str,
-    sites: Sequence[str] | None,
-    image: tuple[int, int] | None,
-    **options: Any,
+    detector: DetectorModule, network: nn.Module, spec: AttentionSpec, image: tuple[int, int] | None
 ) -> dict[str, str]:
     """Attach attention to a detector, in place; returns each site's name in the detector by its name in the network.
 
     Args:
         detector: was put together around `network`.
         network: the plain classification network, whose bottlenecks are the default.
-        attention: a name in `bam.ATTENTION`.
-        sites: names in the detector (backbone.…), or what `bam.select_sites` takes for the network.
+        spec: its sites are names in the detector (backbone.…), or what `bam.select_sites` takes for the network.
         image: height and width of the images, for the pass that measures the sites.
-        **options: of the attention module, and `identity`.
 
     Raises:
         ValueError: for a site that is not in the detector, and what `bam.attach` raises.
     """
-    own = [site for site in sites or () if site.startswith(("backbone.", "before backbone."))]
-    of_network = [site for site in sites or () if site not in own]
+    if spec.is_none:
+        return {}
+    in_detector = [site for site in spec.sites or () if site.startswith(("backbone.", "before backbone."))]
+    in_network = [site for site in spec.sites or () if site not in in_detector]
     chosen = Sites()
-    if sites is None:
+    if spec.sites is None:
         chosen = find_bottlenecks(network)
-    elif of_network:
-        chosen = select_sites(network, of_network)
+    elif in_network:
+        chosen = select_sites(network, in_network)
     places = {id(module): name for name, module in named_modules(detector)}
     modules = dict(named_modules(network))
     lost = [site.label for site in chosen if id(modules[site.name]) not in places]
@@ -55,7 +50,7 @@ def attach_to(
         raise ValueError(f"the detector does not have {listed(lost)} of its backbone in one piece; choose other sites")
     names = {site.name: places[id(modules[site.name])] for site in chosen}
     labels = [f"{'before ' if site.before else ''}{names[site.name]}" for site in chosen]
-    attach(detector, attention, sites=[*labels, *own], image=image, **options)
+    attach(detector, spec, sites=[*labels, *in_detector], image=image)
     return names
 
 
@@ -101,8 +96,8 @@ def load_backbone(
             own[there].copy_(given[key])
 
 
-def normalize(detector: DetectorModule, network: nn.Module, policy: str, num_processes: int) -> DetectorModule:
-    """Apply the recipe's normalisation policy; returns the detector, whose layers may be others then.
+def apply_batchnorm_policy(detector: DetectorModule, network: nn.Module, policy: str) -> DetectorModule:
+    """Apply a recipe's BatchNorm policy; returns the detector, whose layers may be others then.
 
     "frozen": BatchNorms that came from `network` keep statistics, weight and bias; those of attention keep statistics.
     "sync": BatchNorms take their statistics over all processes. "batch": nothing changes.
@@ -119,9 +114,9 @@ def normalize(detector: DetectorModule, network: nn.Module, policy: str, num_pro
                 if module not in of_attention:
                     for parameter in module.parameters():
                         parameter.requires_grad_(False)
-    if policy == "sync" and num_processes > 1:
+    if policy == "sync" and PartialState().num_processes > 1:
         if not torch.cuda.is_available():
-            raise ValueError("normalization sync is for several GPUs: torch has none for CPUs; choose batch or frozen")
+            raise ValueError("batchnorm sync is for several GPUs: torch has none for CPUs; choose batch or frozen")
         return nn.SyncBatchNorm.convert_sync_batchnorm(detector)
     return detector
 

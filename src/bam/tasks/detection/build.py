@@ -1,5 +1,6 @@
 """The detector of a recipe, ready to be trained."""
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -10,9 +11,9 @@ from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from bam.models import build
-from bam.recipes import Recipe
+from bam.recipes import DetectionRecipe
 from bam.surgery import attach
-from bam.tasks.detection.backbone import attach_to, load_backbone, normalize
+from bam.tasks.detection.backbone import apply_batchnorm_policy, attach_to, load_backbone
 from bam.tasks.detection.cost import input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tasks.detection.precision import predict_in_float32
@@ -26,61 +27,63 @@ _PARTS = {
 }  # fmt: skip
 
 
-def build_detector(
-    recipe: Recipe, num_classes: int, *, to_train: bool = True, num_processes: int = 1
-) -> DetectorModule:
+def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool = True) -> DetectorModule:
     """The recipe's detector with its attention. The other initial weights do not depend on the attention.
 
     Args:
         recipe: which detector; its seed draws the weights that are not pretrained.
         num_classes: of the data, without the background.
-        to_train: start from the recipe's weights and apply its normalisation policy; False where weights will be
-            loaded anyway.
-        num_processes: that train.
+        to_train: start from the recipe's weights and apply its BatchNorm policy; False where weights will be loaded
+            anyway.
 
     Returns: a module that takes a list of images (3, H, W) from 0 to 1, as torchvision's detectors do.
 
     Raises:
         ValueError: for a recipe that cannot be built, or weights that do not fit.
     """
+    if to_train and recipe.batchnorm == "frozen" and recipe.backbone is None and recipe.pretrained is None:
+        raise ValueError(
+            "batchnorm frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
+        )
     torch.manual_seed(recipe.seed)
     detector, network = _assemble(recipe, num_classes)
     predict_in_float32(detector)
     if to_train and recipe.pretrained is not None:
         load_detector(detector, recipe.model, recipe.pretrained)
-    sites = {} if recipe.attention == "none" else _attach(recipe, detector, network)
+    torch.manual_seed(recipe.seed + 1)
+    sites = _attach(recipe, detector, network)
     if not to_train:
         return detector
     if recipe.backbone is not None:
         load_backbone(detector, network, DETECTORS[recipe.model].backbone, recipe.backbone, sites)
-    told = normalization(recipe)
-    if told and not {"image_mean", "image_std"} & recipe.model_options.keys():
-        detector.transform.image_mean, detector.transform.image_std = map(list, told)
-    return normalize(detector, network, recipe.normalization, num_processes)
+    known = normalization(recipe.model, recipe.pretrained, recipe.backbone)
+    if known and not {"image_mean", "image_std"} & recipe.model_options.keys():
+        detector.transform.image_mean, detector.transform.image_std = map(list, known)
+    return apply_batchnorm_policy(detector, network, recipe.batchnorm)
 
 
-def _assemble(recipe: Recipe, num_classes: int) -> tuple[DetectorModule, nn.Module]:
+def _assemble(recipe: DetectionRecipe, num_classes: int) -> tuple[DetectorModule, nn.Module]:
     """The plain detector and the network inside it."""
-    if recipe.model in DETECTORS:
-        known, options = DETECTORS[recipe.model], recipe.model_options
-        _check_options(options)
-        alone = known.from_scratch if recipe.backbone is None else None
-        network = alone() if alone else build(known.backbone)
-        try:
-            detector = known.assemble(network, num_classes + 1, **options)
-        except TypeError as error:  # what Python says of options that a detector does not take
-            raise ValueError(f"{recipe.model} with {options}: {error}") from None
-        takes = [*inspect.signature(type(detector)).parameters, *inspect.signature(known.assemble).parameters]
-        unknown = options.keys() - (set(takes) - _PARTS)  # torchvision passes over them in silence
-        if unknown:
-            raise ValueError(f"{recipe.model} with {options}: there is no option {listed(sorted(unknown))}")
-        adapt_to_published(network, recipe)
-        return detector, network
-    if recipe.model_options or recipe.backbone is not None:
-        names = ", ".join(DETECTORS)
-        raise ValueError(f"model_options and backbone are for {names}; {recipe.model} is built as its library does")
-    detector = _of_library(recipe.model, num_classes + 1)
-    return detector, detector.backbone
+    if recipe.model not in DETECTORS:
+        if recipe.model_options or recipe.backbone is not None:
+            names = ", ".join(DETECTORS)
+            raise ValueError(f"model_options and backbone are for {names}; {recipe.model} is built as its library does")
+        detector = _of_library(recipe.model, num_classes + 1)
+        return detector, detector.backbone
+    entry, options = DETECTORS[recipe.model], recipe.model_options
+    _check_options(options)
+    alone = entry.from_scratch if recipe.backbone is None else None
+    network = alone() if alone else build(entry.backbone)
+    try:
+        detector = entry.assemble(network, num_classes + 1, **options)
+    except TypeError as error:  # Python's words for options that a detector does not take
+        raise ValueError(f"{recipe.model} with {options}: {error}") from None
+    known = [*inspect.signature(type(detector)).parameters, *inspect.signature(entry.assemble).parameters]
+    unknown = options.keys() - (set(known) - _PARTS)  # torchvision passes over them in silence
+    if unknown:
+        raise ValueError(f"{recipe.model} with {options}: there is no option {listed(sorted(unknown))}")
+    adapt_to_published(network, recipe.model, recipe.pretrained)
+    return detector, network
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -116,17 +119,14 @@ def _of_library(name: str, num_outputs: int) -> DetectorModule:
     return detector
 
 
-def _attach(recipe: Recipe, detector: DetectorModule, network: nn.Module) -> dict[str, str]:
-    torch.manual_seed(recipe.seed + 1)
-    options = {"identity": recipe.identity} | recipe.attention_options
-    try:
-        if recipe.model not in DETECTORS:
-            attach(detector, recipe.attention, sites=recipe.sites, **options)
-            return {}
-        sites = recipe.sites or DETECTORS[recipe.model].sites
-        return attach_to(detector, network, recipe.attention, sites, input_size(detector), **options)
-    except TypeError as error:  # what Python says of options that a module does not take
-        raise ValueError(f"attention {recipe.attention} with {recipe.attention_options}: {error}") from None
+def _attach(recipe: DetectionRecipe, detector: DetectorModule, network: nn.Module) -> dict[str, str]:
+    """Attach the recipe's attention; each site's name in the detector by its name in the network inside."""
+    if recipe.model not in DETECTORS:
+        attach(detector, recipe.attention)
+        return {}
+    spec = recipe.attention
+    sites = spec.sites or DETECTORS[recipe.model].sites
+    return attach_to(detector, network, dataclasses.replace(spec, sites=sites), input_size(detector))
 
 
 def _num_outputs(detector: DetectorModule) -> int | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from bam.data.folder.decoding import read_rgb
+from bam.data.files.decoding import read_rgb
 from bam.files import write_atomically
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections

@@ -1,24 +1,26 @@
-"""Detection as a task of training: `bam.tasks.task.Task`."""
+"""Detection as a task of training."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from bam.attention import AttentionSpec
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
-from bam.files import write_atomically
-from bam.recipes import Recipe
+from bam.dryrun import Image
+from bam.models import build
+from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.recipes import DetectionRecipe
 from bam.records import Measure, Record
 from bam.tasks.detection.build import build_detector
-from bam.tasks.detection.cost import detector_cost
-from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.detection.cost import detector_cost, input_size
+from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import (
     Detections,
@@ -28,6 +30,10 @@ from bam.tasks.detection.metrics import (
     mean_average_precision,
     voc_average_precision,
 )
+from bam.tasks.detection.predict import find_files, predict
+from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
+
+_NUM_CLASSES = 20  #: of VOC, where nobody says how many
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
@@ -50,109 +56,131 @@ _REPORTED = {
 }
 
 
-class Detection:
-    """Boxes and their classes; see `bam.tasks.task.Task`."""
+class Detection(Task):
+    """Boxes and their classes."""
 
-    illustrates = True
+    name: ClassVar[str] = "detection"
+    illustrates: ClassVar[bool] = True
+    not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector: bam predict"
+    recipe: DetectionRecipe
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.protocol = "coco"  #: of the data that were loaded
-        self.found: list[Detections] | None = None  #: on the test images, of the last evaluation
+    @classmethod
+    def knows(cls, model: str) -> bool:
+        """Whether it is one of `DETECTORS`."""
+        return model in DETECTORS
 
-    def load(self, recipe: Recipe, root: str | Path | None) -> tuple[BoxDataset, BoxDataset]:
+    @classmethod
+    def catalogue(cls) -> list[str]:
+        """The detectors, each with the network that it stands on and its paper."""
+        rows = [f"{name:35}  {detector.backbone:20}  {detector.source}" for name, detector in DETECTORS.items()]
+        return ["detector, on the network", *rows]
+
+    def load(self, root: Path | None) -> tuple[BoxDataset, BoxDataset]:
         """(train, test), see `bam.data.load_boxes`."""
-        train, test = load_boxes(recipe.data, root, **recipe.data_options)
+        train, test = load_boxes(self.recipe.data, root, **self.recipe.data_options)
         if not any((~objects.ignored).any() for objects in test.objects):
-            raise ValueError(f"{recipe.data}: the {len(test)} test images hold no object that could be found")
-        self.protocol = test.protocol
+            raise ValueError(f"{self.recipe.data}: the {len(test)} test images hold no object that could be found")
         return train, test
 
-    def model(self, recipe: Recipe, data: Any, *, to_train: bool = True) -> DetectorModule:
-        """See `build_detector`."""
-        if recipe.normalization == "frozen" and recipe.backbone is None and recipe.pretrained is None:
-            raise ValueError(
-                "normalization frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
-            )
-        count = len(data.classes) or data.num_classes
-        model = build_detector(recipe, count, to_train=to_train, num_processes=PartialState().num_processes)
-        if isinstance(data, Record):
-            model.transform.image_mean = data.normalization["mean"]
-            model.transform.image_std = data.normalization["std"]
+    def network(self, subject: Subject, *, to_train: bool = True) -> DetectorModule:
+        """See `build_detector`; of a run's record, the detector normalises images as that run did."""
+        model = build_detector(self.recipe, count_classes(subject), to_train=to_train)
+        if isinstance(subject, Record):
+            model.transform.image_mean = subject.normalization["mean"]
+            model.transform.image_std = subject.normalization["std"]
         return model
 
-    def normalization(self, recipe: Recipe, model: DetectorModule, train: BoxDataset) -> tuple[Tensor, Tensor]:
+    def normalization(self, network: DetectorModule, train: BoxDataset) -> tuple[Tensor, Tensor]:
         """What the detector itself normalises images by: that of its weights, or else ImageNet's."""
-        return 255 * torch.tensor(model.transform.image_mean), 255 * torch.tensor(model.transform.image_std)
+        return 255 * torch.tensor(network.transform.image_mean), 255 * torch.tensor(network.transform.image_std)
 
-    def batches(
-        self,
-        recipe: Recipe,
-        data: BoxDataset,
-        size: int,
-        normalized_by: tuple[Tensor, Tensor],
-        device: torch.device,
-        shard: tuple[int, int],
-    ) -> BatchSource:
+    def batches(self, data: BoxDataset, size: int, normalization: tuple[Tensor, Tensor], placement: Any) -> BatchSource:
         """Images from 0 to 1, which the detector normalises and resizes itself, with their boxes."""
+        device, shard = placement
         return data.batches(size, device, shard=shard)
 
-    def cost(self, model: DetectorModule, image_size: tuple[int, int]) -> Cost:
-        """See `detector_cost`; images are resized by the detector, whatever their size."""
-        return detector_cost(model)
+    def cost(self, network: DetectorModule, image_size: tuple[int, int]) -> Cost:
+        """See `detector_cost`; the detector resizes images, whatever their size."""
+        return detector_cost(network)
+
+    def price(self, num_classes: int | None, image: Image | None) -> Price:
+        """Counted for VOC's 20 classes by default, at the size to which the detector resizes images."""
+        count = num_classes or _NUM_CLASSES
+        plain = build_detector(self.recipe.replace(attention=AttentionSpec()), count, to_train=False)
+        conditions = "{} classes, {} x {}".format(count, *input_size(plain))
+        if self.recipe.attention.is_none:
+            return Price(detector_cost(plain), None, conditions)
+        attended = build_detector(self.recipe, count, to_train=False)
+        return Price(detector_cost(plain), detector_cost(attended), conditions)
+
+    def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
+        """The bottlenecks of the network that the detector stands on, or sites in the detector by their names."""
+        known = DETECTORS[self.recipe.model]
+        wanted = self.recipe.attention.sites or known.sites
+        if wanted and any("backbone." in site for site in wanted):
+            plain = self.recipe.replace(attention=AttentionSpec())
+            detector = build_detector(plain, num_classes or _NUM_CLASSES, to_train=False)
+            return select_sites(detector, wanted, image), ""
+        network = build(known.backbone)
+        remark = f"{self.recipe.model} stands on {known.backbone}, and attention sits there:"
+        if wanted is None:
+            return find_bottlenecks(network, image, keep=keep), remark
+        return select_sites(network, wanted, image), remark
 
     def loss(
-        self, model: DetectorModule, images: list[Tensor], targets: list[dict[str, Any]]
+        self, network: DetectorModule, images: list[Tensor], targets: list[dict[str, Any]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the detector's losses; that and each of them, times the number of images."""
         wanted = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
-        losses = {f"loss_{name.removeprefix('loss_')}": loss.float() for name, loss in model(images, wanted).items()}
+        losses = {f"loss_{name.removeprefix('loss_')}": loss.float() for name, loss in network(images, wanted).items()}
         loss = torch.stack(list(losses.values())).sum()
         return loss, {name: value.detach() * len(images) for name, value in ({"loss": loss} | losses).items()}
 
-    def evaluate(
-        self, model: DetectorModule, batches: BatchSource, accelerator: Accelerator, test: BoxDataset
-    ) -> dict[str, float]:
-        """COCO's metrics and both rules of VOC, as shares of 1; those that the data cannot tell are left out."""
-        self.found = found = detect(model, batches, len(test))
+    def evaluate(self, network: DetectorModule, batches: BatchSource, test: BoxDataset) -> Evaluation:
+        """COCO's metrics and both rules of VOC, as shares of 1; those that the data cannot tell are left out.
+
+        Networks are compared by VOC's mean average precision first, or COCO's, as the data are scored.
+        """
+        detections = detect(network, batches, len(test))
         per_class = {
-            "voc07": voc_average_precision(test.objects, found, len(test.classes), rule="11 points"),
-            "voc12": voc_average_precision(test.objects, found, len(test.classes), rule="area"),
+            "voc07": voc_average_precision(test.objects, detections, len(test.classes), rule="11 points"),
+            "voc12": voc_average_precision(test.objects, detections, len(test.classes), rule="area"),
         }
         values = {name: mean_average_precision(of_classes) for name, of_classes in per_class.items()}
-        values |= coco_metrics(test.objects, found, test.sizes, test.classes)
-        return {f"test_{name}": value for name, value in values.items() if not math.isnan(value)}
+        values |= coco_metrics(test.objects, detections, test.sizes, test.classes)
+        figures = {f"test_{name}": value for name, value in values.items() if not math.isnan(value)}
+        return Evaluation(figures, [_MEASURES[key] for key in _REPORTED[test.protocol] if key in figures], detections)
 
-    def measures(self, row: dict[str, float]) -> list[Measure]:
-        """VOC's mean average precision first, or COCO's, as the data are scored."""
-        return [_MEASURES[key] for key in _REPORTED[self.protocol] if key in row]
-
-    def describe(self, row: dict[str, float]) -> str:
-        """The loss with its parts, and the first measures."""
+    def describe(self, row: Mapping[str, float]) -> str:
+        """The loss with its parts."""
         prefix = "train_loss_"
         parts = [f"{key.removeprefix(prefix)} {row[key]:.3f}" for key in row if key.startswith(prefix)]
-        told = f"train loss {row['train_loss']:.3f} ({', '.join(parts)})"
-        return "  ".join([told, *(f"{m.label} {100 * row[m.key]:.2f} %" for m in self.measures(row)[:3])])
+        return f"train loss {row['train_loss']:.3f} ({', '.join(parts)})"
 
-    def finish(
-        self, out: Path, model: DetectorModule, batches: BatchSource, accelerator: Accelerator, test: BoxDataset
-    ) -> None:
-        """Write the detections on the test images as COCO's results, and what they are scored by as COCO's annotations.
+    def results(self, evaluation: Evaluation, test: BoxDataset) -> dict[str, str]:
+        """The detections on the test images as COCO's results, and what they are scored by as COCO's annotations."""
+        truth = coco_ground_truth(
+            test.objects, test.image_ids, test.file_names, test.sizes, test.classes, test.category_ids
+        )
+        detections = coco_results(evaluation.output, test.image_ids, test.category_ids)
+        return {GROUND_TRUTH: json.dumps(truth), DETECTIONS: json.dumps(detections)}
 
-        Both are files that COCO's tools read.
-        """
-        if self.found is None:  # the run was stopped between its last evaluation and this
-            self.found = detect(model, batches, len(test))
-        if accelerator.is_main_process:
-            truth = coco_ground_truth(
-                test.objects, test.image_ids, test.file_names, test.sizes, test.classes, test.category_ids
-            )
-            results = coco_results(self.found, test.image_ids, test.category_ids)
-            write_atomically(out / GROUND_TRUTH, json.dumps(truth))
-            write_atomically(out / DETECTIONS, json.dumps(results))
-
-    def illustrate(self, models: Mapping[str, DetectorModule], test: BoxDataset, folder: Path) -> list[dict[str, str]]:
+    def illustrate(
+        self, networks: Mapping[str, DetectorModule], test: BoxDataset, folder: Path
+    ) -> list[dict[str, str]]:
         """See `write_gallery`."""
-        return write_gallery(models, test, folder)
+        return write_gallery(networks, test, folder)
+
+    def predict(
+        self, network: DetectorModule, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
+    ) -> list[str]:
+        """Draw boxes into images of one's own, see `predict`."""
+        lines = []
+        for file, detections in predict(network, find_files(images), classes, out, score):
+            pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
+            named = [f"{classes[label - 1]} {value:.2f}" for label, value in pairs]
+            lines.append(f"{file}: {', '.join(named) or f'nothing of score {score} or more'}")
+        return [*lines, f"pictures and predictions.json in {out}"]
 
 
 @torch.no_grad()
@@ -162,10 +190,10 @@ def detect(model: DetectorModule, batches: BatchSource, count: int) -> list[Dete
     In an image that could not be read it finds nothing.
     """
     model.eval()
-    mine: list[tuple[int, Detections]] = []
+    numbered: list[tuple[int, Detections]] = []
     for images, targets in batches.test():
         for target, output in zip(targets, model(images), strict=True):
-            mine.append((target["number"], Detections.of(output)))
-    everything = dict(gather_object(mine))
-    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    return [everything.get(number, none) for number in range(count)]
+            numbered.append((target["number"], Detections.of(output)))
+    of_all_processes = dict(gather_object(numbered))
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return [of_all_processes.get(number, nothing) for number in range(count)]

@@ -7,11 +7,11 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from bam.models import weights as published
-from bam.recipes import Recipe
+from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tensors import check_fit, is_like, listed
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 #: By which mean, deviation and epsilon of BatchNorms torchvision's published detectors were trained, where it is not by
 #: those that ours have here.
 _PUBLISHED: dict[str, tuple[tuple[Sequence[float], Sequence[float]], float | None]] = {
@@ -35,41 +35,49 @@ def load_detector(detector: DetectorModule, name: str, weights: str) -> None:
         ValueError: if they do not fit; the detector is then unchanged.
         FileNotFoundError, OSError, ImportError: as `bam.models.load_pretrained`.
     """
-    source, given = published.read_weights(name, weights)
+    source, tensors = published.read_weights(name, weights)
     own = detector.state_dict()
     heads = {key for key in own if key.startswith(("head.", "roi_heads.box_predictor."))}
-    other = {key for key in heads if key in given and not is_like(given[key], own[key])}
-    values = {key: value for key, value in given.items() if key not in other}
-    there = own.keys() & values.keys()
-    check_fit({key: own[key] for key in there}, {key: values[key] for key in there}, source, name)
+    other = {key for key in heads if key in tensors and not is_like(tensors[key], own[key])}
+    values = {key: value for key, value in tensors.items() if key not in other}
+    common = own.keys() & values.keys()
+    check_fit({key: own[key] for key in common}, {key: values[key] for key in common}, source, name)
     # torchvision's modules know the names that they had when its files were written.
     missing, unknown = copy.deepcopy(detector).load_state_dict(values, strict=False)
     lacking = [key for key in missing if key not in other]
-    told = [f"{title}: {listed(keys)}" for title, keys in (("missing", lacking), ("unknown", unknown)) if keys]
-    if told:
-        raise ValueError(f"{source} does not fit {name}; {'; '.join(told)}")
+    problems = [f"{title}: {listed(keys)}" for title, keys in (("missing", lacking), ("unknown", unknown)) if keys]
+    if problems:
+        raise ValueError(f"{source} does not fit {name}; {'; '.join(problems)}")
     detector.load_state_dict(values, strict=False)
 
 
-def normalization(recipe: Recipe) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and deviation that the images had with which the recipe's weights were trained; None where nobody tells."""
-    if recipe.backbone is not None:
-        return published.normalization(DETECTORS[recipe.model].backbone, recipe.backbone)
-    if _is_published(recipe):
-        return _PUBLISHED[recipe.model][0]
-    return published.normalization(recipe.model, recipe.pretrained) if recipe.pretrained is not None else None
+def normalization(
+    name: str, pretrained: str | None, backbone: str | None
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation that the images had with which a detector's weights were trained; None where nobody tells.
+
+    Args:
+        name: of the detector.
+        pretrained: the weights of all of it.
+        backbone: the weights of its backbone, instead.
+    """
+    if backbone is not None:
+        return published.normalization(DETECTORS[name].backbone, backbone)
+    if _is_published(name, pretrained):
+        return _PUBLISHED[name][0]
+    return published.normalization(name, pretrained) if pretrained is not None else None
 
 
-def _is_published(recipe: Recipe) -> bool:
-    """Whether the recipe starts from one of torchvision's own detectors of this table."""
-    if recipe.model not in _PUBLISHED or recipe.pretrained is None:
+def _is_published(name: str, pretrained: str | None) -> bool:
+    """Whether these are the weights of one of torchvision's own detectors of this table."""
+    if name not in _PUBLISHED or pretrained is None:
         return False
-    return recipe.pretrained.upper() in {"DEFAULT", *get_model_weights(recipe.model).__members__}
+    return pretrained.upper() in {"DEFAULT", *get_model_weights(name).__members__}
 
 
-def adapt_to_published(network: nn.Module, recipe: Recipe) -> None:
-    """Give BatchNorms the epsilon of the published detector from which the recipe starts, if it does."""
-    epsilon = _PUBLISHED[recipe.model][1] if _is_published(recipe) else None
+def adapt_to_published(network: nn.Module, name: str, pretrained: str | None) -> None:
+    """Give BatchNorms the epsilon of the published detector, if its weights are those."""
+    epsilon = _PUBLISHED[name][1] if _is_published(name, pretrained) else None
     for module in network.modules():
         if epsilon is not None and isinstance(module, nn.BatchNorm2d):
             module.eps = epsilon

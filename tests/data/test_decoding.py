@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bam.data.folder.decoding import read_rgb
+from bam.data.files.decoding import read_rgb
 from tests.data.pictures import paint
 
 GREY = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)

@@ -84,22 +84,22 @@ LAYOUTS = {
     ),
     "flat": (
         lambda root: paint(root / "0.jpg", 0),
-        "holds images where folders are expected, one for each class: '0.jpg'",
+        "holds images where folders are expected, one per class: '0.jpg'",
     ),
     "one class": (
         lambda root: paint(root / "pets" / "cat" / "0.jpg", 0),
-        "single class, 'pets'; if that holds the classes",
+        "single class, 'pets'; if it holds the classes",
     ),
     "whole data sets": (
         lambda root: [paint(root / part / "cat" / "0.jpg", 0) for part in ("x", "y/train", "y/val")],
-        "holds whole data sets, with train/ of their own: 'y'; give",
+        "holds whole data sets, each with its own train/: 'y'; give",
     ),
     "train alone": (
         lambda root: paint(root / "train" / "cat" / "0.jpg", 0),
         "holds train/ but none of val/, .*give folder:.*/train",
     ),
     "val alone": (lambda root: paint(root / "val" / "cat" / "0.jpg", 0), "holds val/ but no train/"),
-    "single image": (lambda root: paint_classes(root, {"a": 1, "b": 3}), "a class needs two images.*only of 'a'"),
+    "single image": (lambda root: paint_classes(root, {"a": 1, "b": 3}), "a class needs two images.*only one of 'a'"),
 }
 
 
@@ -126,7 +126,7 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
     assert len(load(f"folder:{pictures.name}", pictures.parent)[0]) == 13
     monkeypatch.setenv("BAM_DATA", str(pictures.parent))
     assert len(load(f"folder:{pictures.name}")[0]) == 13
-    with pytest.raises(FileNotFoundError, match=f"no folder nowhere nor {pictures.parent}/nowhere; give its path"):
+    with pytest.raises(FileNotFoundError, match=f"no folder nowhere or {pictures.parent}/nowhere; give its path"):
         load("folder:nowhere")
     for name in ("folder", "folder:"):
         with pytest.raises(ValueError, match="write folder:PATH"):
@@ -138,7 +138,7 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"canvas": 40, "sise": 3}, "no option canvas, sise; there are size, resize, scale.*--data-options"),
+        ({"canvas": 40, "sise": 3}, "no option canvas, sise; the options are size, resize, scale.*--data-options"),
         ({"size": 0}, "size must be a number of pixels; got 0"),
         ({"size": 32.0}, "size must be"),
         ({"size": True}, "size must be"),

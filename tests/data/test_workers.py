@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bam.data.folder.workers import default_workers
+from bam.data.files.workers import default_workers
 from tests.data.pictures import PLAIN, folder, same
 
 
@@ -59,7 +59,7 @@ def test_a_killed_process_is_told(pictures):
     next(epoch)
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGKILL)
-    with pytest.raises(OSError, match="a process that decodes images has died.*fewer of them need"):
+    with pytest.raises(OSError, match="a process that decodes images has died.*use fewer: --data-options"):
         list(epoch)
 
 
@@ -67,7 +67,7 @@ def test_processes_end_with_their_parent(pictures):
     source = (
         "import multiprocessing, time; from bam.data import load\n"
         f"train, _ = load('folder:{pictures}', size=16, workers=2)\n"
-        "epoch = train.batches(1, train.statistics()).train(0, 0); next(epoch)\n"
+        "epoch = train.batches(1, train.normalization()).train(0, 0); next(epoch)\n"
         "print(*(child.pid for child in multiprocessing.active_children()), flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Processes that decode images; they live for an epoch."""
+"""Worker processes that decode images; they live for one epoch."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-#: Whether a process can tell who has sent it a signal.
-_TELLS_SENDER = hasattr(signal, "sigtimedwait")
-_STOP = (signal.SIGINT, signal.SIGTERM)
+#: Whether a process can find out who sent it a signal.
+_SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 AnyDecoded = TypeVar("AnyDecoded")
 
@@ -21,24 +21,24 @@ AnyDecoded = TypeVar("AnyDecoded")
 def decode(
     requests: Iterable[Any], decoder: Dataset[AnyDecoded], num_workers: int, pin_memory: bool
 ) -> Generator[AnyDecoded, None, None]:
-    """What comes of `requests`, in their order whatever the number of processes; these end with the generator.
+    """Decode `requests`, and yield the results in the order of the requests.
 
-    With 0 workers this process decodes. torch's global generators are left alone.
+    With 0 workers, this process decodes. The workers end with the generator. torch's global generators do not change.
 
     Raises:
-        OSError: if one of the processes has died.
+        OSError: if a worker has died.
     """
-    with _quiet_start():
+    with _clean_start():
         loader = iter(
             DataLoader(
                 decoder,
                 batch_size=None,
                 sampler=requests,
-                collate_fn=_as_it_is,
+                collate_fn=_unchanged,
                 num_workers=num_workers,
                 pin_memory=pin_memory,
                 worker_init_fn=_leave_signals_to_parent,
-                generator=torch.Generator(),  # else it would draw from the global one
+                generator=torch.Generator(),  # the default draws from the global one
             )
         )
     while True:
@@ -51,54 +51,54 @@ def decode(
                 raise
             reason = str(error).partition("\n")[0]
             raise OSError(
-                f"a process that decodes images has died ({reason}); fewer of them need less memory: "
+                f"a process that decodes images has died ({reason}); if memory ran out, use fewer: "
                 """--data-options '{"workers": 1}'"""
             ) from None
         yield decoded
 
 
 def default_workers(num_images: int, num_processes: int) -> int:
-    """How many processes should decode `num_images` an epoch, for each of `num_processes` that train."""
+    """Number of workers for each of `num_processes` training processes, which each decode `num_images` per epoch."""
     if num_images < 256:
-        return 0  # done before they have started
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-    return min(16, max(1, (os.cpu_count() or 1) // beside - 1))
+        return 0  # decoding them takes less time than starting workers
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    return min(16, max(1, (os.cpu_count() or 1) // num_local - 1))
 
 
 @contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Processes start without warnings, with signals to stop blocked; what torch changes in this process is undone."""
+def _clean_start() -> Iterator[None]:
+    """Let workers start without warnings and with stop signals blocked; undo what torch changes in this process."""
     child_died = getattr(signal, "SIGCHLD", None)
     handler = signal.getsignal(child_died) if child_died else None
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP if _TELLS_SENDER else ()) if child_died else None
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS if _SENDER_IS_KNOWN else ()) if child_died else None
     try:
         with warnings.catch_warnings():
-            # The user has asked for more processes than cores; they only decode, without locks that a thread may hold.
+            # The user asked for more workers than cores. They only decode, and need no lock that a thread may hold.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork")
             yield
     finally:
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # torch's handler raises wherever the program is when a process has died; `decode` finds out by itself.
+        # torch's handler raises wherever the program is when a worker dies; `decode` notices by itself.
         if child_died and handler is not None and signal.getsignal(child_died) is not handler:
             signal.signal(child_died, handler)
 
 
-def _as_it_is(decoded: Any) -> Any:
+def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Only the parent decides when to stop: Ctrl-C, and a SIGTERM to all processes of a job, reach the workers, too."""
+    """Let only the parent stop a worker: Ctrl-C, and SIGTERM to a whole job, reach the workers as well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if _TELLS_SENDER:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    if _SENDER_IS_KNOWN:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when its parent asks for it, or has died."""
+    """End this process when its parent asks for it or has died."""
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received and received.si_pid == parent:

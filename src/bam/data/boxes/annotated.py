@@ -1,4 +1,4 @@
-"""Boxes as annotated, held against their images."""
+"""What annotation files say about images, and boxes checked against their images."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,15 @@ from torch import Tensor
 from bam.data.boxes.objects import Objects
 
 
-class Annotated(NamedTuple):
-    """A part of a data set as its files tell it; an entry for each image, sizes as (height, width)."""
+class AnnotatedImages(NamedTuple):
+    """Images of a split as its annotations describe them; one entry per image.
+
+    Attributes:
+        paths: of the images.
+        objects: of each image.
+        sizes: (height, width) in pixels.
+        image_ids: of the images in the annotations.
+    """
 
     paths: list[str]
     objects: list[Objects]
@@ -18,15 +25,15 @@ class Annotated(NamedTuple):
 
 
 def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:
-    """Boxes without what is outside of their image, and which of them have an area then.
+    """Clip boxes to their images.
 
     Args:
         boxes: float64 (n, 4), xyxy in pixels.
-        height: of the image; or of each box's image, (n,).
+        height: of the image in pixels; or (n,), of each box's image.
         width: likewise.
 
     Returns:
-        Boxes as float32 (n, 4), and bool (n,).
+        The clipped boxes, float32 (n, 4), and which of them still have an area, bool (n,).
     """
     width, height = torch.as_tensor(width), torch.as_tensor(height)
     limits = torch.stack([width, height, width, height], dim=-1).to(boxes.dtype)
@@ -35,12 +42,12 @@ def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[T
 
 
 def invalid_box(where: str, box: list[float], size: tuple[int, int]) -> ValueError:
-    """The error for a box that is no part of its image.
+    """The error for a box without area in its image.
 
     Args:
         where: file and object.
         box: xyxy in pixels, as annotated.
-        size: height and width of the image.
+        size: height and width of the image in pixels.
     """
     corners = ", ".join(f"{value:g}" for value in box)
     return ValueError(

@@ -1,0 +1,60 @@
+"""Image files of any format as RGB images, and the random state that augments each of them."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+#: Formats whose integers Pillow scales to 16 bits.
+_SIXTEEN_BITS = ("PPM", "PNG")
+
+
+@contextlib.contextmanager
+def seeded_by(seed: int, epoch: int, number: int) -> Iterator[None]:
+    """Seed torch's global generator by (seed, epoch, image number) within the block; restore it afterwards."""
+    before = torch.get_rng_state()
+    try:
+        image_seed = np.random.SeedSequence([seed, epoch, number]).generate_state(1)
+        torch.default_generator.manual_seed(int(image_seed[0]))
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Read the image at `path` as RGB with 8 bits per channel. EXIF orientation is not applied.
+
+    Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
+
+    Raises:
+        ValueError: if the file is no image, is damaged, or has values of unknown range; the message says why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
+            with open(path, "rb") as file, Image.open(file) as image:
+                return to_rgb(image)
+    except UnidentifiedImageError:
+        raise ValueError("it is empty, or no image of a known format") from None
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except Exception as error:  # decoders raise many types on damaged bytes, and document none
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB with 8 bits per channel.
+
+    Raises:
+        ValueError: if its values have no known range.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format not in _SIXTEEN_BITS):
+        raise ValueError("its values have no known range; save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        return image.convert("RGBA").convert("RGB")  # Pillow warns about the direct way if colours are transparent
+    return image.convert("RGB")
