@@ -35,7 +35,7 @@ WHY = """## What makes it fast, and what limits it
 - Both branches and the gate read F. `kernels/reduce.py` hands F on, so that in the backward pass one batched matrix
   product adds what flows back through both branches to the gate's gradient; autograd writes three tensors of the size
   of F there and sums them.
-- `kernels/gate.py` works on the view in which F lies. (N, C, 1, 1) + (N, 1, H, W) has no layout of its own: the
+- `kernels/formula.py` works on the view in which F lies. (N, C, 1, 1) + (N, 1, H, W) has no layout of its own: the
   released structure turns a channels_last F into NCHW, for itself and for all that comes after it.
 - The average pooling and the sums of the backward pass are matrix products with ones on a CPU, where they are two to
   six times faster than sums and means for bfloat16.

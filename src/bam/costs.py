@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bam.dryrun import Image, dry_run, image_shape
 
@@ -33,6 +32,8 @@ def cost(model: nn.Module, image: Image | None = None) -> Cost:
     `image` is a tensor (N, C, H, W) or a size (a side, (H, W) or (C, H, W)); by default the model's own input size, or
     224 x 224. Only convolutions and linear layers count: the convention in which the BAM paper prints "GFLOPs".
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, for which `import bam` should not wait
+
     with FlopCounterMode(display=False) as counter:
         dry_run(model, image)
     flops = counter.get_flop_counts().get("Global", {})

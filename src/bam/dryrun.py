@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam.private import own_buffers, own_parameters
+
 #: An image: a tensor (N, C, H, W), or a size given as side, (H, W) or (C, H, W).
 Image = Tensor | int | Sequence[int]
 
@@ -75,7 +77,7 @@ def _to_meta(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError("the tensors of a ScriptModule cannot be exchanged")  # so that it runs for real
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (own_parameters(module), own_buffers(module)):
             for name, value in tensors.items():
                 if value is not None:
                     meta = made.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())

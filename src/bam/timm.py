@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from bam.private import feature_getter, set_arguments
 from bam.surgery import attach
 
 try:
@@ -13,9 +14,7 @@ try:
 except ImportError:
     raise ImportError("bam.timm needs timm: pip install 'bottleneck-attention[timm]'") from None
 
-from timm.models import DefaultCfg, load_pretrained, register_model
-from timm.models._features import FeatureGetterNet
-from timm.models._registry import _model_pretrained_cfgs, _model_with_tags
+from timm.models import DefaultCfg, get_arch_pretrained_cfgs, load_pretrained, register_model
 
 #: timm's modules of CNNs; each of their networks also comes as `bam_<name>`.
 FAMILIES = (
@@ -68,10 +67,10 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         given: dict[str, Any] = {"pretrained_cfg": pretrained_cfg}
         given["pretrained_cfg_overlay"] = {**(pretrained_cfg_overlay or {}), "architecture": f"bam_{name}"}
         if features_only:  # timm calls feature_cls with the whole network, before it cuts off what is not needed
-            given |= {"features_only": True, "feature_cls": lambda net, **how: FeatureGetterNet(finish(net), **how)}
+            given |= {"features_only": True, "feature_cls": lambda net, **how: feature_getter(finish(net), **how)}
         model = plain(pretrained and not saved, **given, **options)
         model = model if features_only else finish(model)
-        model._model_args = {"identity": start_at_identity}  # to these timm adds the arguments of create_model
+        set_arguments(model, {"identity": start_at_identity})  # to these timm adds the arguments of create_model
         return model
 
     build.__name__ = build.__qualname__ = f"bam_{name}"
@@ -80,7 +79,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 def _register(name: str) -> None:
-    cfgs = {cfg.tag or "": cfg for cfg in (_model_pretrained_cfgs[tagged] for tagged in _model_with_tags[name])}
+    cfgs = {cfg.tag or "": cfg for cfg in get_arch_pretrained_cfgs(name).values()}
     if cfgs:
         default_cfgs[f"bam_{name}"] = DefaultCfg(deque(cfgs), cfgs, any(cfg.has_weights for cfg in cfgs.values()))
     globals()[f"bam_{name}"] = register_model(_entrypoint(name))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bam import BAM
-from bam.kernels import backend, gate
+from bam.kernels import GateOptions, backend, gate
 
 CPU = [torch.randn(2, 3, 4, 5), torch.randn(2, 3, 1, 1), torch.randn(2, 1, 4, 5), None]
 
@@ -52,7 +52,7 @@ def test_auto_is_triton_only_where_a_measurement_says_so(monkeypatch):
     monkeypatch.setattr(backend, "measured_faster", lambda features: True)
     assert backend.takes_triton("auto", CPU)
     assert not backend.takes_triton("auto", [t if t is None else t.to(torch.complex64) for t in CPU])
-    torch.func.vmap(lambda *tensors: gate(*tensors, kernel="auto"))(*(t[:, None] for t in CPU[:3]))
+    torch.func.vmap(lambda *tensors: gate(*tensors, options=GateOptions(kernel="auto")))(*(t[:, None] for t in CPU[:3]))
 
 
 def refused(match, function, *inputs):
@@ -61,7 +61,7 @@ def refused(match, function, *inputs):
 
 
 def by_triton(features, mc, ms):
-    return gate(features, mc, ms, kernel="triton")
+    return gate(features, mc, ms, options=GateOptions(kernel="triton"))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated:FutureWarning")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bam.kernels import gate
+from bam.kernels import GateOptions, gate
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -10,10 +10,11 @@ def test_gate_is_the_equation(memory_format, combine):
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64).to(memory_format=memory_format)
     mc, ms = torch.randn(2, 5, 1, 1, dtype=torch.float64), torch.randn(2, 1, 3, 4, dtype=torch.float64)
     both = {"sum": mc + ms, "product": mc * ms, "max": torch.max(mc.expand_as(x), ms.expand_as(x))}[combine]
-    y = gate(x, mc, ms, combine)
+    y = gate(x, mc, ms, options=GateOptions(combine))
     torch.testing.assert_close(y, x + x * torch.sigmoid(both))
     assert y.is_contiguous(memory_format=memory_format)
-    scaled = gate(x, mc, ms, combine, torch.tensor([0.25], dtype=torch.float64))
+    scale = torch.tensor([0.25], dtype=torch.float64)
+    scaled = gate(x, mc, ms, scale=scale, options=GateOptions(combine))
     torch.testing.assert_close(scaled, x + 0.25 * x * torch.sigmoid(both))
 
 
@@ -34,7 +35,7 @@ def test_derivatives_forward_backward_and_second(combine, scaled, memory_format)
     inputs = [t.requires_grad_() for t in inputs]
 
     def function(x, mc, ms, scale=None):
-        return gate(x, mc, ms, combine, scale)
+        return gate(x, mc, ms, scale=scale, options=GateOptions(combine))
 
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, inputs)

@@ -1,11 +1,12 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 
 from bam import BAM
 from bam.costs import saved_bytes
-from bam.kernels import gate, pool_and_reduce
+from bam.kernels import GateOptions, gate, pool_and_reduce
 from tests.conftest import restless
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -161,11 +162,12 @@ def test_recomputing_gives_the_same_bits_and_saves_no_map(combine, memory_format
     logits = torch.randn(2, 8, 1, 1), torch.randn(2, 1, 16, 16)
     found = []
     for recompute in (False, True):
+        compute = partial(gate, options=GateOptions(combine, recompute))
         inputs = [t.clone().requires_grad_() for t in (x, *logits)]
-        saved = saved_bytes(lambda given=inputs, how=recompute: gate(*given, combine, recompute=how), *inputs)
+        saved = saved_bytes(partial(compute, *inputs), *inputs)
         assert saved == (0 if recompute else x.nbytes) or combine == "max"
         assert not recompute or saved < x.nbytes / 2
-        gate(*inputs, combine, recompute=recompute).square().sum().backward()
+        compute(*inputs).square().sum().backward()
         found.append([t.grad for t in inputs])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
 

@@ -15,7 +15,7 @@ from torch.export import Dim, export
 from torch.utils.checkpoint import checkpoint
 
 from bam import BAM
-from bam.kernels import gate
+from bam.kernels import GateOptions, gate
 from tests.conftest import restless
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -57,7 +57,7 @@ def equation(features, mc, ms, scale, combine):
 
 
 def by_triton(features, mc, ms, scale, combine):
-    return gate(features, mc, ms, combine, scale, kernel="triton")
+    return gate(features, mc, ms, scale=scale, options=GateOptions(combine, kernel="triton"))
 
 
 def derived(function, inputs, combine, gradient):
@@ -248,9 +248,9 @@ def test_opcheck(combine):
     flat = features.flatten(2), mc.flatten(2), ms.flatten(2), scale
     for inputs in (flat, (flat[0], None, *flat[2:]), (*flat[:2], None, None)):
         needed = [t is not None for t in inputs]
-        torch.library.opcheck(triton_gate.gate_backward, (flat[0], *inputs, combine, needed))
+        torch.library.opcheck(triton_gate.flat_gate_backward, (flat[0], inputs[0], inputs[1:], combine, needed))
         wanted = [None if t is None else t.detach().requires_grad_() for t in inputs]
-        torch.library.opcheck(triton_gate.gate, (*wanted, combine))
+        torch.library.opcheck(triton_gate.flat_gate, (*wanted, combine))
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -334,21 +334,27 @@ def test_kernels_compile_for_a_gpu(tmp_path):
 
 
 COMPILE = """
-import triton, triton.language as tl
+import torch, triton
 from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import MockTensor
 from bam.kernels import triton_gate
 
-ONE = {"num_j": 1, "BLOCK_J": 1}  # Triton compiles sizes of 1 into the kernel
-CASES = [("fp32", "sum", (), {}), ("bf16", "max", ("columns",), ONE), ("fp16", "product", ("scale",), {})]
-for dtype, combine, left_out, sizes in [*CASES, ("fp64", "max", (), {})]:
-    part = "*fp64" if dtype == "fp64" else "*fp32"
-    constants = {"COMBINE": combine, "ACC": tl.float64 if dtype == "fp64" else tl.float32, "BLOCK_I": 16, "BLOCK_J": 64}
-    constants |= {prefix + name: None for name in left_out for prefix in ("", "for_")} | sizes
-    for kernel in (triton_gate._forward, triton_gate._backward):
-        types = dict.fromkeys(kernel.arg_names, "*" + dtype) | {"num_i": "i32", "num_j": "i32"}
-        types |= {"for_rows": part, "for_columns": part, "for_scale": part} | dict.fromkeys(constants, "constexpr")
-        types = {name: types[name] for name in kernel.arg_names}
-        values = {name: value for name, value in constants.items() if name in types}
-        source = triton.compiler.ASTSource(kernel, types, values)
-        triton.compile(source, target=GPUTarget("cuda", 80, 32), options={"enable_fp_fusion": True})
+class Driver:
+    get_current_device = get_current_stream = lambda self, *_: 0
+    get_current_target = lambda self: GPUTarget("cuda", 80, 32)
+
+triton.runtime.driver.set_active(Driver())
+CASES = [
+    (torch.float32, "sum", (), 5), (torch.bfloat16, "max", (1,), 1),  # Triton compiles sizes of 1 into the kernel
+    (torch.float16, "product", (2,), 5), (torch.float64, "max", (), 5),
+]
+for dtype, combine, left_out, num_j in CASES:
+    full, part = MockTensor(dtype), MockTensor(torch.promote_types(dtype, torch.float32))
+    others, sums = (tuple(None if k in left_out else tensor for k in range(3)) for tensor in (full, part))
+    options = {"COMBINE": combine, "TILE": (16, 64 if num_j > 1 else 1), "enable_fp_fusion": True, "grid": (1,)}
+    for kernel, maps, outputs in (
+        (triton_gate._forward, (full,), (full,)),
+        (triton_gate._backward, (full, full), (full, *sums)),
+    ):
+        assert "ptx" in kernel.warmup(maps, others, outputs, (7, num_j), **options).asm
 """

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from bam.attention.batchnorm import BatchNorm
 from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
 from bam.attention.folding import fold
-from bam.kernels import COMBINE, gate, pool_and_reduce
+from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
+from bam.private import forward_hooks
 
 # Each of these looks at the shape or the layout of its input: symbolic tracing (torch.fx) must not enter them.
 for _name in ("check_features", "gate", "pool_and_reduce"):
@@ -137,7 +138,8 @@ class BAM(AttentionModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return gate(*self._branches(features), self.combine, self.scale, self.recompute, self.kernel)
+        options = GateOptions(self.combine, self.recompute, self.kernel)
+        return gate(*self._branches(features), scale=self.scale, options=options)
 
     def _branches(self, features: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(F, Mc(F), Ms(F)); the caller goes on with this F, see `pool_and_reduce`."""
@@ -148,7 +150,7 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        if type(reduce) is not nn.Conv2d or reduce._forward_hooks or reduce._forward_pre_hooks:  # it wants to be called
+        if type(reduce) is not nn.Conv2d or forward_hooks(reduce):  # it wants to be called
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from bam.attention.batchnorm import BatchNorm, normalize_by_running_statistics
+from bam.private import forward_hooks
 
 #: A module that holds a layer and the BatchNorm after it, and the names of these two in it.
 Pair = tuple[nn.Module, str, str]
@@ -28,14 +29,13 @@ def fold(pairs: Sequence[Pair]) -> None:
 
 def _is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
     """Whether nothing but these two, as torch and this package define them, makes the output of `norm`."""
-    hooks = [*layer._forward_pre_hooks.values(), *layer._forward_hooks.values(), *norm._forward_hooks.values()]
-    hooks += [hook for hook in norm._forward_pre_hooks.values() if hook is not normalize_by_running_statistics]
+    hooks = [*forward_hooks(layer), *(h for h in forward_hooks(norm) if h is not normalize_by_running_statistics)]
     return type(layer) in (nn.Linear, nn.Conv2d) and type(norm) in (BatchNorm, nn.SyncBatchNorm) and not hooks
 
 
 def _folded(layer: nn.Module, norm: nn.Module) -> nn.Module:
     """One layer that computes both, in float32 at least and kept in the type of the layer."""
-    assert isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(norm, BatchNorm | nn.SyncBatchNorm)
     narrow = layer.weight.dtype
     wide = torch.promote_types(narrow, torch.float32)
     layer, norm = copy.deepcopy(layer).to(wide), copy.deepcopy(norm).to(wide)

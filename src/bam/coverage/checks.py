@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bam.dryrun import image_shape
 from bam.placement import NoDownSampling, Sites, find_bottlenecks
+from bam.private import tree_leaves
 from bam.surgery import attach, attended, detach
 
 #: What is checked, in this order, with what it means; each becomes a column.

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bam.export.reasons import REFUSALS, reason
 from bam.export.sizes import Shape
+from bam.private import tree_leaves
 
 #: Precision -> the largest difference that passes, as a share of the largest output. Seen with BAM and identity=True in
 #: five of torchvision's networks at 224: fp32 1.2e-6, fp16 9e-4; int8, resnet18 with random statistics: 0.03 at the

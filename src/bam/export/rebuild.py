@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from bam.attention import SiteSpec
 from bam.dryrun import left_as_it_was
 from bam.export.config import NetworkConfig, carry, sites_of
+from bam.private import tree_leaves
 from bam.surgery import attach, detach
 from bam.tensors import listed, load_tensors
 

@@ -1,11 +1,13 @@
-"""Which implementation computes the gate: torch's operations, or the Triton kernels."""
+"""Which implementation computes the gate: `torch_gate.py` or `triton_gate.py`."""
 
 import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from bam import private
+from bam.kernels.autograd import has_tangent
 
 #: What `kernel=` and the environment variable BAM_KERNEL may be.
 KERNELS = ("auto", "torch", "triton")
@@ -13,19 +15,19 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def named(kernel: str | None) -> str:
-    """`kernel`; of None, what BAM_KERNEL says in the environment, or else "auto".
+    """Return `kernel`, or for None the value of BAM_KERNEL in the environment, or else "auto".
 
     Raises:
         ValueError: if it is none of `KERNELS`.
     """
-    name, whence = (kernel, "kernel") if kernel is not None else (os.environ.get("BAM_KERNEL") or "auto", "BAM_KERNEL")
+    name, source = (kernel, "kernel") if kernel is not None else (os.environ.get("BAM_KERNEL") or "auto", "BAM_KERNEL")
     if name not in KERNELS:
-        raise ValueError(f"{whence} must be one of {', '.join(KERNELS)}, got {name!r}")
+        raise ValueError(f"{source} must be one of {', '.join(KERNELS)}, got {name!r}")
     return name
 
 
 def measured_faster(features: Tensor) -> bool:
-    """Whether a measurement has shown the Triton kernels to be faster than torch here: so far nowhere.
+    """Whether the Triton kernels were measured to be faster than torch on such features: so far nowhere.
 
     "auto" takes Triton where this is true.
     """
@@ -33,14 +35,14 @@ def measured_faster(features: Tensor) -> bool:
 
 
 def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
-    """Whether the Triton kernels compute the gate of `tensors`, of which the first are the features.
+    """Whether the Triton kernels compute the gate of `tensors`, the first of which are the features.
 
-    What is exported holds torch's operations alone, and on the meta device there is nothing to compute: there the
-    answer is no, also for "triton".
+    Exported programs hold torch's operations alone, and on the meta device there is nothing to compute: the answer
+    there is no, also for "triton".
 
     Raises:
         ValueError: for an unknown `kernel`.
-        RuntimeError: if "triton" is asked for where it cannot be had.
+        RuntimeError: if `kernel` is "triton" and Triton cannot compute.
     """
     name, features = named(kernel), tensors[0]
     assert features is not None
@@ -51,31 +53,31 @@ def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
     obstacle = _obstacle(tensors)
     if obstacle is not None:
         raise RuntimeError(
-            f"the gate cannot be computed by Triton, as kernel='triton' or BAM_KERNEL=triton asks: {obstacle}; "
-            "kernel='torch' computes it everywhere (of a module that exists: module.kernel = 'torch')"
+            f"Triton cannot compute the gate, as kernel='triton' or BAM_KERNEL=triton asks: {obstacle}; "
+            "kernel='torch' computes it everywhere (for a module that exists: module.kernel = 'torch')"
         )
     return True
 
 
 def _obstacle(tensors: Sequence[Tensor | None]) -> str | None:
     """Why the Triton kernels cannot compute with these tensors, or None."""
-    given = [t for t in tensors if t is not None]
-    if torch._C._are_functorch_transforms_active():
+    present = [t for t in tensors if t is not None]
+    if private.functorch_is_active():
         return "it has no rules for the transforms of torch.func (vmap, grad, jvp)"
     if not torch.compiler.is_compiling():
         if torch.jit.is_tracing():
             return "torch.jit.trace does not record it"
-        if any(forward_ad.unpack_dual(t).tangent is not None for t in given):
+        if any(has_tangent(t) for t in present):
             return "it has no forward-mode derivative"
-    for t in given:
+    for t in present:
         if t.dtype not in _DTYPES:
             return f"it computes with float16, bfloat16, float32 and float64, not {t.dtype}"
-        if t.device != given[0].device:
-            return f"the tensors are on {given[0].device} and {t.device}"
+        if t.device != present[0].device:
+            return f"the tensors are on {present[0].device} and {t.device}"
     try:
         from bam.kernels.triton_gate import INTERPRETED
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
-    if given[0].device.type != "cuda" and not INTERPRETED:
-        return f"the tensors are on {given[0].device}, and it needs a GPU (or TRITON_INTERPRET=1, for tests)"
+    if present[0].device.type != "cuda" and not INTERPRETED:
+        return f"the tensors are on {present[0].device}, and it needs a GPU (or TRITON_INTERPRET=1, for tests)"
     return None

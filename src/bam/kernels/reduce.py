@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bam.kernels.eager import gradients_of_formula, is_ordinary, wants_formula, without_autocast
-from bam.kernels.gate import is_channels_last
+from bam.kernels import formula
+from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
+from bam.kernels.formula import is_channels_last
 
 
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -15,22 +16,18 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
 
     Shapes: features (N, C, H, W), weight (c, C, 1, 1), bias (c,); returns (N, C, H, W), (N, C) and (N, c, H, W).
 
-    The features come back so that the caller goes on with them: in eager training, one matrix product adds to the
-    gradient that reaches them there, where autograd would write three tensors of the size of F and sum them.
+    The caller goes on with the features that come back. In eager training, one matrix product then adds the gradients
+    of all three outputs, where autograd would write three tensors of the size of F and sum them.
     """
     if not is_ordinary((features, weight, bias)):
-        return _formula(features, weight, bias)
+        return formula.pool_and_reduce(features, weight, bias)
     kind = features.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    slow = kind == "cpu" and dtype == torch.float16  # products and sums of which are slow there, and may overflow
+    slow = kind == "cpu" and dtype == torch.float16  # its products and sums are slow there and may overflow
     if features.dtype != dtype or slow:
-        return _formula(features, weight, bias)
+        return formula.pool_and_reduce(features, weight, bias)
     same, averages, reduced = _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
     return same if features.requires_grad else features, averages, reduced
-
-
-def _formula(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return features, features.mean((2, 3)), F.conv2d(features, weight, bias)
 
 
 class _PoolAndReduce(torch.autograd.Function):
@@ -57,7 +54,7 @@ class _PoolAndReduce(torch.autograd.Function):
         gradients = (for_features, for_averages, for_reduced)
         unused = for_averages is None or for_reduced is None or (for_features is None and ctx.needs_input_grad[0])
         if unused or wants_formula(*gradients):
-            return tuple(gradients_of_formula(_formula, inputs, ctx.needs_input_grad, gradients))
+            return tuple(gradients_of_formula(formula.pool_and_reduce, inputs, ctx.needs_input_grad, gradients))
         assert for_averages is not None and for_reduced is not None
         last = is_channels_last(features)
         maps, for_maps = _flat(features, last), _flat(for_reduced, last)

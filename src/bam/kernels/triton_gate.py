@@ -2,9 +2,17 @@
 
 F is a contiguous (N, I, J): (N, C, H W), or (N, H W, C) where it is channels_last. One branch has a logit for each row,
 (N, I, 1), the other for each column, (N, 1, J). Arithmetic is in float32, in float64 for float64 features. Logits and
-scale are read in types of their own: rounding them to the type of the features would only lose digits.
+scale are read in their own types: rounding them to the type of the features would only lose digits.
+
+Both kernels take the same groups of arguments:
+
+- `maps`, the tensors of the size of F that are read: (F,), or (gradient of F', F);
+- `others`: (logits of rows, logits of columns, scale), each None if it is left out;
+- `outputs`: (F',), or (gradients of F, rows, columns, scale), each None if it is not needed;
+- `sizes`, (I, J), and `TILE`, the rows and columns of F that one program computes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bam.kernels.eager import gradients_of_formula, wants_formula
-from bam.kernels.gate import formula
+from bam.kernels import formula
+from bam.kernels.autograd import gradients_of_formula, wants_formula
 
 
 def tile(i: int, j: int) -> tuple[int, int]:
@@ -24,13 +32,14 @@ def tile(i: int, j: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _places(num_i, num_j, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr):
-    """Of this program: sample, block of rows, block of columns, rows, columns, offsets in F, and which are in F."""
-    program, blocks = tl.program_id(0), tl.cdiv(num_j, BLOCK_J)
-    n = (program // (tl.cdiv(num_i, BLOCK_I) * blocks)).to(tl.int64)  # F may have more than 2^31 elements
-    block_i, block_j = program // blocks % tl.cdiv(num_i, BLOCK_I), program % blocks
-    i = block_i * BLOCK_I + tl.arange(0, BLOCK_I)
-    j = block_j * BLOCK_J + tl.arange(0, BLOCK_J)
+def _places(sizes, TILE: tl.constexpr):
+    """This program's sample, block of rows, block of columns, rows, columns, offsets in F, and which are in F."""
+    num_i, num_j = sizes
+    program, blocks = tl.program_id(0), tl.cdiv(num_j, TILE[1])
+    n = (program // (tl.cdiv(num_i, TILE[0]) * blocks)).to(tl.int64)  # F may have more than 2^31 elements
+    block_i, block_j = program // blocks % tl.cdiv(num_i, TILE[0]), program % blocks
+    i = block_i * TILE[0] + tl.arange(0, TILE[0])
+    j = block_j * TILE[1] + tl.arange(0, TILE[1])
     return (
         n,
         block_i,
@@ -53,7 +62,7 @@ def _logits(pointer, n, index, size, ACC: tl.constexpr):
 
 @triton.jit
 def _attention(u, v, inside, COMBINE: tl.constexpr):
-    """M of logits u of rows and v of columns; zero outside of F, where NaN (0 * inf) would spread in sums."""
+    """M(F), given the logits u of rows and v of columns; zero outside F, where NaN (0 * inf) would spread in sums."""
     u, v = u[:, None], v[None, :]
     if COMBINE == "sum":
         x = u + v
@@ -68,7 +77,7 @@ def _attention(u, v, inside, COMBINE: tl.constexpr):
 
 @triton.jit
 def _for_branch(d, own, other, COMBINE: tl.constexpr):
-    """The gradient of the own logits, of `d` for what they were combined to; "max" as torch.maximum: ties share."""
+    """Gradient for one branch's logits, given `d`, that of the combined ones; ties of "max" share it, as in torch."""
     if COMBINE == "sum":
         return d
     elif COMBINE == "product":
@@ -78,11 +87,13 @@ def _for_branch(d, own, other, COMBINE: tl.constexpr):
 
 
 @triton.jit
-def _forward(
-    features, rows, columns, scale, out, num_i, num_j,
-    COMBINE: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-):  # fmt: skip
-    n, _, _, i, j, places, inside = _places(num_i, num_j, BLOCK_I, BLOCK_J)
+def _forward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.constexpr):
+    """This block of F' = F + s * F * M(F)."""
+    features, out = maps[0], outputs[0]
+    rows, columns, scale = others
+    num_i, num_j = sizes
+    ACC: tl.constexpr = tl.float64 if features.dtype.element_ty == tl.float64 else tl.float32
+    n, _, _, i, j, places, inside = _places(sizes, TILE)
     m = _attention(_logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC), inside, COMBINE)
     if scale is not None:
         m *= tl.load(scale).to(ACC)
@@ -91,30 +102,32 @@ def _forward(
 
 
 @triton.jit
-def _backward(
-    gradient, features, rows, columns, scale, for_features, for_rows, for_columns, for_scale, num_i, num_j,
-    COMBINE: tl.constexpr, ACC: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
-):  # fmt: skip
-    """Gradients of features, and this block's part of the sums that are the others; None for what is not needed."""
-    n, block_i, block_j, i, j, places, inside = _places(num_i, num_j, BLOCK_I, BLOCK_J)
+def _backward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.constexpr):
+    """The gradient of features, and this block's part of the sums that are the gradients of the others."""
+    gradient, features = maps
+    rows, columns, scale = others
+    for_features, for_rows, for_columns, for_scale = outputs
+    num_i, num_j = sizes
+    ACC: tl.constexpr = tl.float64 if features.dtype.element_ty == tl.float64 else tl.float32
+    n, block_i, block_j, i, j, places, inside = _places(sizes, TILE)
     u, v = _logits(rows, n, i, num_i, ACC), _logits(columns, n, j, num_j, ACC)
     m = _attention(u, v, inside, COMBINE)
-    weighed = m
+    weighted = m
     if scale is not None:
-        weighed = m * tl.load(scale).to(ACC)
+        weighted = m * tl.load(scale).to(ACC)
     g = tl.load(gradient + places, mask=inside, other=0).to(ACC)
     if for_features is not None:
-        tl.store(for_features + places, g + g * weighed, mask=inside)
+        tl.store(for_features + places, g + g * weighted, mask=inside)
     for_attention = g * tl.load(features + places, mask=inside, other=0).to(ACC)
     if for_scale is not None:
         tl.store(for_scale + tl.program_id(0), tl.sum(for_attention * m))
-    d = for_attention * weighed * (1 - m)
+    d = for_attention * weighted * (1 - m)
     if for_rows is not None:
         part = tl.sum(_for_branch(d, u[:, None], v[None, :], COMBINE), 1)
-        tl.store(for_rows + (n * tl.cdiv(num_j, BLOCK_J) + block_j) * num_i + i, part, mask=i < num_i)
+        tl.store(for_rows + (n * tl.cdiv(num_j, TILE[1]) + block_j) * num_i + i, part, mask=i < num_i)
     if for_columns is not None:
         part = tl.sum(_for_branch(d, v[None, :], u[:, None], COMBINE), 0)
-        tl.store(for_columns + (n * tl.cdiv(num_i, BLOCK_I) + block_i) * num_j + j, part, mask=j < num_j)
+        tl.store(for_columns + (n * tl.cdiv(num_i, TILE[0]) + block_i) * num_j + j, part, mask=j < num_j)
 
 
 #: Whether TRITON_INTERPRET=1 was set when this file was imported: the kernels then compute on a CPU.
@@ -122,7 +135,7 @@ INTERPRETED = not isinstance(_forward, triton.JITFunction)
 
 
 def _sizes(features: Tensor) -> list[tuple[int, ...]]:
-    """Of features, rows, columns and scale."""
+    """Shapes of features, rows, columns and scale."""
     n, i, j = features.shape
     return [(n, i, j), (n, i, 1), (n, 1, j), (1,)]
 
@@ -133,20 +146,22 @@ def _launch(kernel: Any, maps: list[Tensor], others: list[Tensor | None], output
     programs = n * triton.cdiv(i, block_i) * triton.cdiv(j, block_j)
     if not programs:
         return
-    read = [None if t is None else t.expand(s).contiguous() for t, s in zip(others, _sizes(maps[0])[1:], strict=True)]
-    if read[0] is None or read[1] is None:
+    shapes = _sizes(maps[0])[1:]
+    others = [None if t is None else t.expand(shape).contiguous() for t, shape in zip(others, shapes, strict=True)]
+    if others[0] is None or others[1] is None:
         combine = "sum"  # a branch that is left out reads as zeros
     with torch.cuda.device_of(maps[0]):
         kernel[(programs,)](
-            *maps, *read, *outputs, i, j,
-            COMBINE=combine, ACC=tl.float64 if maps[0].dtype == torch.float64 else tl.float32,
-            BLOCK_I=block_i, BLOCK_J=block_j, enable_fp_fusion=True,
+            tuple(maps), tuple(others), tuple(outputs), (i, j),
+            COMBINE=combine, TILE=(block_i, block_j), enable_fp_fusion=True,
         )  # fmt: skip
 
 
 @torch.library.custom_op("bam::gate", mutates_args=())
-def gate(features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tensor | None, combine: str) -> Tensor:
-    """F' of features (N, I, J), logits (N, I, 1) and (N, 1, J), scale (1,); it can be differentiated twice."""
+def flat_gate(
+    features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tensor | None, combine: str
+) -> Tensor:
+    """F' for features (N, I, J), logits (N, I, 1) and (N, 1, J), scale (1,); it can be differentiated twice."""
     features = features.contiguous()
     out = torch.empty_like(features)
     _launch(_forward, [features], [rows, columns, scale], [out], combine)
@@ -154,16 +169,13 @@ def gate(features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: T
 
 
 @torch.library.custom_op("bam::gate_backward", mutates_args=())
-def gate_backward(
-    gradient: Tensor,
-    features: Tensor,
-    rows: Tensor | None,
-    columns: Tensor | None,
-    scale: Tensor | None,
-    combine: str,
-    needed: list[bool],
+def flat_gate_backward(
+    gradient: Tensor, features: Tensor, others: Sequence[Tensor | None], combine: str, needed: Sequence[bool]
 ) -> list[Tensor]:
-    """Those gradients of features, rows, columns and scale that are needed; the same bits every time."""
+    """Those gradients of features, rows, columns and scale that are needed; the same bits every time.
+
+    `others` are rows, columns and scale.
+    """
     n, i, j = features.shape
     block_i, block_j = tile(i, j)
     blocks_i, blocks_j = triton.cdiv(i, block_i), triton.cdiv(j, block_j)
@@ -173,8 +185,7 @@ def gate_backward(
         features.new_empty(size, dtype=dtype) if need else None
         for size, dtype, need in zip(sizes, dtypes, needed, strict=True)
     ]
-    others = [rows, columns, scale]
-    _launch(_backward, [gradient.contiguous(), features.contiguous()], others, outputs, combine)
+    _launch(_backward, [gradient.contiguous(), features.contiguous()], [*others], outputs, combine)
     sums = [
         part.sum(1).to(t.dtype).view(size)
         for part, t, size in zip(outputs[1:], others, _sizes(features)[1:], strict=True)
@@ -183,23 +194,22 @@ def gate_backward(
     return sums if outputs[0] is None else [outputs[0], *sums]
 
 
-@gate.register_fake
+@flat_gate.register_fake
 def _(features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tensor | None, combine: str) -> Tensor:
     return torch.empty_like(features, memory_format=torch.contiguous_format)
 
 
-@gate_backward.register_fake
-def _(gradient: Tensor, features: Tensor, *rest: Any) -> list[Tensor]:
-    *others, _, needed = rest
+@flat_gate_backward.register_fake
+def _(
+    gradient: Tensor, features: Tensor, others: Sequence[Tensor | None], combine: str, needed: Sequence[bool]
+) -> list[Tensor]:
     tensors = zip((features, *others), _sizes(features), needed, strict=True)
     return [t.new_empty(size) for t, size, need in tensors if need and t is not None]
 
 
-def _formula(
-    features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tensor | None, combine: str
-) -> Tensor:
-    rows, columns, scale = (None if t is None else t.to(features.dtype) for t in (rows, columns, scale))
-    return formula(features, rows, columns, scale, combine)
+def _formula(features: Tensor, *others: Tensor | None, combine: str) -> Tensor:
+    rows, columns, scale = (None if t is None else t.to(features.dtype) for t in others)
+    return formula.gate(features, rows, columns, scale, combine)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -211,8 +221,26 @@ def _differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:4]
     if wants_formula(gradient):
         return *gradients_of_formula(partial(_formula, combine=ctx.combine), inputs, needed, [gradient]), None
-    found = iter(gate_backward(gradient, *inputs, ctx.combine, list(needed)))
-    return *[next(found) if need else None for need in needed], None
+    gradients = iter(flat_gate_backward(gradient, inputs[0], inputs[1:], ctx.combine, needed))
+    return *[next(gradients) if need else None for need in needed], None
 
 
-gate.register_autograd(_differentiate, setup_context=_save)
+flat_gate.register_autograd(_differentiate, setup_context=_save)
+
+
+def gate(
+    features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
+) -> Tensor:
+    """`bam.kernels.gate` by the Triton kernels."""
+    near = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
+    features = features if features.is_contiguous() else features.contiguous(memory_format=near)
+    last = formula.is_channels_last(features)
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.permute(0, 2, 3, 1).flatten(1, 2) if last else tensor.flatten(2)
+
+    mc, ms = (None if t is None else flat(t) for t in (channel_logits, spatial_logits))
+    output = flat_gate(flat(features), ms if last else mc, mc if last else ms, scale, combine)
+    if last:
+        return output.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
+    return output.view(features.shape)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from bam.attention import named_modules
 from bam.dryrun import Image, dry_run
 from bam.placement.axes import NCHW, NHWC, Axes, arranged, follow
+from bam.private import tree_leaves
 
 
 @dataclass(eq=False)

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import named_modules
 from bam.attention.batchnorm import freeze_statistics
+from bam.private import NormBase
 from bam.surgery.insertion import attended
 
 
@@ -89,7 +89,7 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in kept or not frozen)
     for module in model.modules():
-        if isinstance(module, _NormBase):
+        if isinstance(module, NormBase):
             freeze_statistics(module, frozen and module not in free)
             module.train(model.training)
     return model

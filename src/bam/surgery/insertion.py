@@ -12,6 +12,7 @@ from bam.attention import Attended, AttentionSpec, SiteSpec, attention_factory, 
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
 from bam.placement.selection import Wanted, calls
+from bam.private import own_modules, own_parameters
 from bam.surgery.wrapping import refuse_wrapped
 
 
@@ -156,9 +157,9 @@ def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` hangs in `model` (a module may hang in several places)."""
     for parent in list(model.modules()):
-        for name, child in parent._modules.items():
+        for name, child in own_modules(parent).items():
             if child is old and parent is not new:
-                parent._modules[name] = new
+                own_modules(parent)[name] = new
 
 
 def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
@@ -172,7 +173,7 @@ def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
         if isinstance(base, Attended):
             kind = type(base.attention).__name__
             raise ValueError(f"site {site.name!r} carries {kind} already; bam.detach(model) first")
-        if "attention" in base._modules or "attention" in base._parameters:
+        if "attention" in own_modules(base) or "attention" in own_parameters(base):
             raise ValueError(
                 f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the "
                 f"key '{site.name}.attention' would collide; choose a neighbouring site"

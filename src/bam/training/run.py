@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState, GradientState
 
+from bam.private import accelerate_without_state, cpu_has_bf16
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
@@ -83,25 +83,11 @@ def accelerate_afresh(device: str | None) -> Iterator[torch.device]:
     Raises:
         ValueError: if it does not find the kind of device that was asked for.
     """
-    with _accelerate_state():
+    with accelerate_without_state():
         found = PartialState(cpu=device == "cpu").device
         if device and device.split(":")[0] != found.type:
             raise ValueError(f"device {device!r} is not available here: Accelerate found {found.type!r}")
         yield found
-
-
-@contextlib.contextmanager
-def _accelerate_state() -> Iterator[None]:
-    """Accelerate without the state that it keeps for the whole process; afterwards it has that again."""
-    kinds: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)
-    before = [dict(kind._shared_state) for kind in kinds]
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        yield
-    finally:
-        for kind, state in zip(kinds, before, strict=True):
-            kind._shared_state.clear()
-            kind._shared_state.update(state)
 
 
 @contextlib.contextmanager
@@ -149,7 +135,7 @@ def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
 def _has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and cpu_has_bf16()
 
 
 def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:

@@ -40,7 +40,7 @@ class Classification(Task):
         """The network, compiled if the recipe says so."""
         if not self.recipe.compile:
             return network
-        torch._dynamo.reset()  # its limit on compilations is one for all runs of a process
+        torch.compiler.reset()  # its limit on compilations is one for all runs of a process
         return torch.compile(network, mode=self.recipe.compile_mode)  # type: ignore[return-value]  # it is a module, too
 
     def normalization(self, network: nn.Module, train: LabelledImages) -> tuple[Tensor, Tensor]:

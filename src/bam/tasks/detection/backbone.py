@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bam.attention import AttentionSpec, named_modules
 from bam.attention.batchnorm import freeze_statistics
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
 from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
 from bam.tasks.detection.detectors import DetectorModule
@@ -106,10 +106,10 @@ def apply_batchnorm_policy(detector: DetectorModule, network: nn.Module, policy:
         ValueError: for "sync" where torch cannot do it.
     """
     if policy == "frozen":
-        trained = {module for module in network.modules() if isinstance(module, _NormBase)}
+        trained = {module for module in network.modules() if isinstance(module, NormBase)}
         of_attention = {part for module in attended(detector).values() for part in module.modules()}
         for module in detector.modules():
-            if isinstance(module, _NormBase) and (module in trained or module in of_attention):
+            if isinstance(module, NormBase) and (module in trained or module in of_attention):
                 freeze_statistics(module)
                 if module not in of_attention:
                     for parameter in module.parameters():

@@ -15,6 +15,7 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from bam.attention.batchnorm import BatchNorm
+from bam.private import changes_resolution
 from bam.tasks.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
 
 #: One of torchvision's detectors, which have no type in common.
@@ -57,7 +58,7 @@ def retinanet_resnet(network: Any, num_outputs: int, **options: Any) -> RetinaNe
 def faster_rcnn_mobilenet(network: Any, num_outputs: int, **options: Any) -> FasterRCNN:
     """Faster R-CNN on a feature pyramid of MobileNetV3's last two scales, as torchvision's."""
     layers = network.features
-    starts = [0, *(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False)), len(layers) - 1]
+    starts = [0, *(k for k, layer in enumerate(layers) if changes_resolution(layer)), len(layers) - 1]
     channels = [layers[k].out_channels for k in starts[-2:]]
     names = {str(k): str(level) for level, k in enumerate(starts[-2:])}
     pyramid = BackboneWithFPN(layers, names, channels, 256, extra_blocks=LastLevelMaxPool())
@@ -89,7 +90,7 @@ def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
     """SSDlite320, as torchvision's; its normalisation also works for one image a step."""
     norm = partial(BatchNorm, eps=0.001, momentum=0.03)
     layers = network.features
-    last = max(k for k, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
+    last = max(k for k, layer in enumerate(layers) if changes_resolution(layer))
     backbone = SSDLiteFeatureExtractorMobileNet(layers, last, norm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     channels = [layers[last].block[0].out_channels, layers[-1].out_channels, 512, 256, 256, 128]

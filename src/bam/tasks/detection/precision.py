@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from bam.private import tree_map_only
 from bam.tasks.detection.detectors import DetectorModule
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import Conv2dNormActivation
 
 from bam.attention.batchnorm import BatchNorm
+from bam.private import stages_getter
 
 
 class Pyramid(nn.Module):
@@ -24,7 +24,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, network: Any, stages: dict[str, int], extra: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.body = IntermediateLayerGetter(network, {name: str(level) for level, name in enumerate(stages)})
+        self.body = stages_getter(network, {name: str(level) for level, name in enumerate(stages)})
         self.extra = nn.ModuleList()
         self.out_channels = [*stages.values(), *extra]
         before = self.out_channels[len(stages) - 1]

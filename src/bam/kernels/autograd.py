@@ -1,0 +1,76 @@
+"""What hand-written backward passes have in common: where they run, and where the formula takes their place."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from bam import private
+
+
+def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether this is plain eager mode, where a Function's backward runs as it is written.
+
+    Compilers, exporters and tracers do better with the formula. `torch.func` and forward-mode differentiation need it,
+    and so do subclasses of Tensor, the meta device, where networks are counted, and devices on which the hand-written
+    passes are untested.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or private.functorch_is_active()
+        or any(type(t) not in (Tensor, nn.Parameter) for t in tensors if t is not None)
+        or any(t.device.type not in ("cpu", "cuda") or has_tangent(t) for t in tensors if t is not None)
+    )
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Whether forward-mode differentiation carries a tangent along with this tensor."""
+    return forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def wants_formula(*gradients: Tensor | None) -> bool:
+    """Whether a backward pass will itself be differentiated, or runs for many gradients at once."""
+    many = private.functorch_is_active() or any(private.is_batched_by_autograd(g) for g in gradients if g is not None)
+    return torch.is_grad_enabled() or many
+
+
+def gradients_of_formula(
+    formula: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of `formula(*inputs)` by autograd, given those of its outputs; differentiable if grad mode is on."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases: one input may be computed from another, a path that is not the formula's.
+        aliases = [None if t is None else t.view_as(t) for t in inputs]
+        outputs = formula(*aliases)
+    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+    pairs = [(output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None]
+    results = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            [t for t, need in zip(aliases, needed, strict=True) if t is not None and need],
+            [gradient for _, gradient in pairs],
+            create_graph=differentiable,
+            allow_unused=True,
+        )
+    )
+    return [next(results) if need else None for need in needed]
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a Function's backward compute in the types of its tensors, also if it is called under autocast."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *gradients: Tensor | None) -> Any:
+        kind = next((gradient.device.type for gradient in gradients if gradient is not None), "cpu")
+        with torch.autocast(kind, enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapped

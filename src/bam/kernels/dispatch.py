@@ -1,0 +1,54 @@
+"""The gate F' = F + F * sigmoid(Mc + Ms), by whichever implementation `backend.py` chooses."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bam.kernels import torch_gate
+from bam.kernels.backend import takes_triton
+
+
+class GateOptions(NamedTuple):
+    """How the gate is computed.
+
+    Args:
+        combine: "sum", "product" or "max" of the two logits (a key of `COMBINE`).
+        recompute: in eager training, compute M(F) again in the backward pass instead of keeping it. Triton never keeps
+            it.
+        kernel: "auto", "torch" or "triton"; None takes BAM_KERNEL from the environment, or else "auto". Under
+            torch.compile the environment is read when it compiles.
+    """
+
+    combine: str = "sum"
+    recompute: bool = False
+    kernel: str | None = None
+
+
+_DEFAULT = GateOptions()
+
+
+def gate(
+    features: Tensor,
+    channel_logits: Tensor | None,
+    spatial_logits: Tensor | None,
+    *,
+    scale: Tensor | None = None,
+    options: GateOptions = _DEFAULT,
+) -> Tensor:
+    """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)) (BAM, equations 1 and 2, https://arxiv.org/abs/1807.06514).
+
+    Shapes: features (N, C, H, W), channel_logits (N, C, 1, 1), spatial_logits (N, 1, H, W), scale (1,). One of the
+    logits may be None; the map is then the sigmoid of the other. With `scale` s the map is weighted:
+    F' = F + s * F * M(F). Type and memory layout of `features` are kept.
+
+    Raises:
+        ValueError: for an unknown kernel.
+        RuntimeError: if the kernel is "triton" where Triton cannot compute.
+    """
+    combine, recompute, kernel = options
+    operands = (features, channel_logits, spatial_logits, scale)
+    if takes_triton(kernel, operands):
+        from bam.kernels import triton_gate  # only here, because Triton may not be installed
+
+        return triton_gate.gate(*operands, combine)
+    return torch_gate.gate(*operands, combine, recompute)

@@ -1,0 +1,87 @@
+"""The gate by torch's operations."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bam.kernels import formula
+from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
+
+
+def gate(
+    features: Tensor,
+    channel_logits: Tensor | None,
+    spatial_logits: Tensor | None,
+    scale: Tensor | None,
+    combine: str,
+    recompute: bool,
+) -> Tensor:
+    """`bam.kernels.gate` by torch's operations: in plain eager mode with a backward pass of its own."""
+    mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (channel_logits, spatial_logits, scale))
+    if not is_ordinary((features, mc, ms, scale)):
+        return formula.gate(features, mc, ms, scale, combine)
+    if combine != "max" and all(len(t) == len(features) for t in (mc, ms) if t is not None):
+        return _Gate.apply(combine, recompute, features, mc, ms, scale)
+    if recompute:
+        return checkpoint(formula.gate, features, mc, ms, scale, combine, use_reentrant=False, preserve_rng_state=False)
+    return formula.gate(features, mc, ms, scale, combine)
+
+
+class _Gate(torch.autograd.Function):
+    """The formula, with a backward pass of few passes over tensors of the size of F; not for "max"."""
+
+    @staticmethod
+    def forward(ctx: Any, combine: str, recompute: bool, features: Tensor, *others: Tensor | None) -> Tensor:
+        mc, ms, scale = others
+        ctx.combine = combine
+        attention = formula.attention_map(features, mc, ms, combine)
+        ctx.save_for_backward(features, mc, ms, scale, None if recompute else attention)
+        return torch.addcmul(features, features, attention if scale is None else attention * scale)
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, attention = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        if wants_formula(gradient):
+            gate_formula = partial(formula.gate, combine=ctx.combine)
+            return None, None, *gradients_of_formula(gate_formula, inputs, needed, [gradient])
+        features, mc, ms, scale = inputs
+        attention = formula.attention_map(features, mc, ms, ctx.combine) if attention is None else attention
+        weighted = attention if scale is None else attention * scale
+        for_features = torch.addcmul(gradient, gradient, weighted) if needed[0] else None
+        for_mc = for_ms = for_scale = None
+        if any(needed[1:]):
+            for_attention = _sum(gradient * features, attention.shape)
+            if needed[3]:
+                for_scale = (for_attention * attention).sum().view_as(scale)
+            if scale is not None:
+                for_attention = for_attention * scale
+            for_logits = torch.ops.aten.sigmoid_backward(for_attention, attention)
+            for_mc = _for_branch(for_logits, mc, ms, ctx.combine) if needed[1] else None
+            for_ms = _for_branch(for_logits, ms, mc, ctx.combine) if needed[2] else None
+        return None, None, for_features, for_mc, for_ms, for_scale
+
+
+def _for_branch(for_logits: Tensor, own: Tensor, other: Tensor | None, combine: str) -> Tensor:
+    """Gradient for one branch's logits, given the gradient of the combined logits."""
+    return _sum(for_logits if other is None or combine == "sum" else for_logits * other, own.shape)
+
+
+def _sum(values: Tensor, shape: torch.Size) -> Tensor:
+    """`values` (N, C, H, W) summed to (N, C, 1, 1) or (N, 1, H, W).
+
+    On a CPU it uses matrix products, which are much faster there for bfloat16.
+    """
+    if values.shape == shape or values.device.type != "cpu" or values.dtype == torch.float16:
+        return values.sum_to_size(shape)
+    last, over_places = formula.is_channels_last(values), shape[1] == values.shape[1]
+    maps = values.permute(0, 2, 3, 1).flatten(1, 2) if last else values.flatten(2)
+    if last == over_places:
+        return (maps.new_ones(1, 1, maps.shape[1]).expand(len(maps), -1, -1) @ maps).view(shape)
+    sums = maps @ maps.new_ones(maps.shape[2], 1)
+    # In the strides of F: the BatchNorm that this flows back through then rounds less for channels_last bfloat16.
+    return sums.unflatten(1, shape[2:]).permute(0, 3, 1, 2) if last else sums.view(shape)

@@ -1,0 +1,109 @@
+"""The one file that touches private APIs of torch, torchvision, timm and Accelerate, each with its reason.
+
+Only torch is imported at the top. The carrier of attention (`attention/attended.py`) is the exception: it has hooks
+into `nn.Module` of its own.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The base class of BatchNorm and InstanceNorm for every number of dimensions: torch has no public name for it.
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+# torch has no public way to visit the tensors in nested lists and dictionaries.
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = [
+    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks",
+    "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
+    "remove_forward_pre_hook", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
+]  # fmt: skip
+
+
+def functorch_is_active() -> bool:
+    """Whether a transform of `torch.func` (vmap, grad, jvp) is running; torch has no public function for it."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_batched_by_autograd(tensor: Tensor) -> bool:
+    """Whether `autograd.grad(..., is_grads_batched=True)` made this tensor; torch has no public function for it."""
+    return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has instructions for bfloat16; torch has no public function for it."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def own_modules(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The dictionary of `module`'s parts, to look up and replace; `named_children()` lists a shared part once."""
+    return module._modules
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The dictionary of `module`'s own parameters, to look up and replace; `setattr` would refuse a plain tensor."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """The dictionary of `module`'s own buffers, to look up and replace in the same way as parameters."""
+    return module._buffers
+
+
+def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """The hooks before and after the forward pass of `module`; torch has no public way to list them."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    """Remove `hook` from `module`; the public way needs the handle, which a copied or unpickled module has lost."""
+    for key, registered in list(module._forward_pre_hooks.items()):
+        if registered is hook:
+            del module._forward_pre_hooks[key]
+
+
+def stages_getter(network: nn.Module, stages: dict[str, str]) -> nn.Module:
+    """A module that returns the outputs of some stages of `network` under new names, as in torchvision's detectors.
+
+    The public `create_feature_extractor` traces the network, which then is another module.
+    """
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    return IntermediateLayerGetter(network, stages)
+
+
+def changes_resolution(layer: nn.Module) -> bool:
+    """Whether torchvision marks this block of a MobileNet as strided; its own detectors read the same mark."""
+    return getattr(layer, "_is_cn", False)
+
+
+def feature_getter(network: nn.Module, **options: Any) -> nn.Module:
+    """timm's `FeatureGetterNet` of `network`, which returns the maps of its stages; timm does not export the class."""
+    from timm.models._features import FeatureGetterNet
+
+    return FeatureGetterNet(network, **options)
+
+
+def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:
+    """Note the arguments `model` was built with, where timm looks for them when it saves; it has no public way."""
+    model._model_args = arguments  # type: ignore[assignment]  # nn.Module is annotated to hold modules and tensors
+
+
+@contextlib.contextmanager
+def accelerate_without_state() -> Iterator[None]:
+    """Hide the state that Accelerate keeps for the life of the process; afterwards it has that state again."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    kinds: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)
+    before = [dict(kind._shared_state) for kind in kinds]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, before, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
