@@ -46,7 +46,7 @@ def test_a_number_is_a_name_where_there_is_such_a_module():
         ("layer2.0.relu", "called 2 times.*near: 'layer2.0', 'layer2'"),
         ("fc", r"shape \(1, 1000\): attention needs one feature map.*near: '"),
         ("layer?.*.relu", "no module that matches 'layer.*' is called once and returns one feature map; near: '"),
-        ("stage*", r"no module that matches 'stage\*' is there"),
+        ("stage*", r"no module matches 'stage\*'; near: 'layer4'"),
         (7, "no bottleneck at position 7; there are 0 layer1, 1 layer2, 2 layer3"),
         ("stride 5", r"no bottleneck has stride '5'; there are 2 \(relu\), 4 \(layer1\)"),
         ("before fc", r"takes a tensor of shape \(1, 512\)"),
