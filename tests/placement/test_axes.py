@@ -323,5 +323,7 @@ def test_a_network_of_two_inputs_is_told_what_to_do():
         def forward(self, x, y):
             return super().forward(x) + super().forward(y)
 
-    with pytest.raises(ValueError, match="missing 1 required positional argument.*wrap a network that takes more than one input"):
+    with pytest.raises(
+        ValueError, match="missing 1 required positional argument.*wrap a network that takes more than one"
+    ):
         bam.find_bottlenecks(Two(), 32)

@@ -70,7 +70,7 @@ def sizes_of(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, int, int
 
 
 def _holds(last_map: FeatureMap, sizes: tuple[int, int, int]) -> bool:
-    """Whether a tensor of `sizes` (C, H, W) holds the values of `last_map`, with its places in blocks of k x k or not."""
+    """Whether a tensor of `sizes` (C, H, W) may hold the values of `last_map`, in blocks of k x k places or not."""
     if math.prod(sizes) != math.prod(last_map.sizes) or 0 in sizes:
         return False
     small, large = sorted((sizes, last_map.sizes), key=lambda either: either[1])
