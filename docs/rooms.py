@@ -228,4 +228,7 @@ def colors(ink: str, paper: str, *bands: str) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture())
+    try:
+        PICTURE.write_text(picture())
+    except ValueError as error:
+        raise SystemExit(str(error)) from None

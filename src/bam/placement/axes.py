@@ -30,8 +30,8 @@ def follow(
 ) -> Axes:
     """The axes of a tensor of `shape` that `operation` returned.
 
-    A tensor that comes back from tokens, windows or groups has the sizes of the last map. So has one whose blocks of
-    k x k places became channels (space to depth), or the other way round, up to that factor.
+    A tensor that comes back from tokens, windows or groups is recognised by its sizes: they are those of the last map.
+    So is one whose blocks of k x k places became channels (space to depth), or the other way round.
 
     Args:
         operation: what was called.

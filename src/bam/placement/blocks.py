@@ -24,7 +24,7 @@ class _Branch(NamedTuple):
 def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
     """Find the end of the residual branch of every block of `model`, before it is added to the shortcut.
 
-    One forward pass is traced. A block adds two maps that are both made of one earlier map. Its branch is the side
+    One forward pass is traced. A block adds two maps that were made from the same earlier map. Its branch is the side
     with more operations; the other side, the shortcut, may project and pool but does not convolve over places.
 
     Args:
@@ -50,7 +50,7 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
 
 
 def _not_blocks(flow: Flow, branches: Mapping[int, _Branch]) -> set[int]:
-    """The sums that make no block, where one sum lies in the branch of another.
+    """The sums that are not blocks, in pairs where one sum lies in the branch of another.
 
     If the same module adds both, the inner sum is a part of the block (Res2Net). Otherwise the outer sum skips a row
     of blocks (EDSR).
@@ -83,8 +83,9 @@ def _branch(flow: Flow, sum: Node) -> _Branch | None:
 
 
 def _site(flow: Flow, branch: _Branch) -> Site | None:
-    """The site at the outermost module that returns the end of `branch`, or an earlier map of it, if only point-wise
-    operations follow.
+    """The site for a branch: the outermost module that returns its end.
+
+    If no module does, the search goes back as long as operations are point-wise.
     """
     node = branch.end
     while node.time in branch.times:

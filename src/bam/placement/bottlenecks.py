@@ -64,7 +64,7 @@ def site_at(flow: Flow, name: str, node: Node, before: bool = False) -> Site:
 
 
 def _findings(flow: Flow) -> list[Finding]:
-    """What there is to say about each down-sampling, in forward order."""
+    """A finding for each down-sampling, in forward order."""
     cut_maps = cuts(flow)
     findings: list[Finding] = []
     smallest = float("inf")
@@ -114,7 +114,7 @@ def _sites_at_input(flow: Flow, node: Node) -> list[Site]:
 def _parallel_sites(flow: Flow, before: Node, after: Node) -> list[Finding]:
     """Sites where parallel branches leave no cut: for each size, the last map that an outermost module returned.
 
-    Such are the cells of NASNet, which read the two cells before them, and the branches of HRNet.
+    Examples are NASNet, whose cells read the two cells before them, and HRNet, whose branches run at all sizes.
     """
     findings: list[Finding] = []
     for maps in parallel_sizes(flow, before, after):

@@ -50,7 +50,7 @@ def deepest(flow: Flow) -> Node | None:
         areas = [node.area for node in cut_maps]
         if areas and areas == sorted(areas, reverse=True) and areas[-1] <= 8 * area:
             return cut_maps[-1]
-    below = {node.time for node in smallest}  # the smallest maps and all that is made of them
+    below = {node.time for node in smallest}  # the smallest maps and all that depends on them
     for node in flow.nodes:
         if any(source.time in below for source in node.sources):
             below.add(node.time)
@@ -99,7 +99,7 @@ def stage_entry(flow: Flow, cut_maps: Sequence[Node], position: int) -> int:
     """The position in `cut_maps` of the input to the stage that begins with the down-sampling after `position`.
 
     A stage is the outermost module that takes a map of the old size and works mostly at the new one; none of its parts
-    may end before the down-sampling. It is needed because some stages convolve once more at the old size first.
+    may end before the down-sampling. Some stages convolve once more at the old size before they down-sample.
     """
     before, after = cut_maps[position : position + 2]
     down = next(node.time for node in flow.nodes[before.time + 1 :] if node.is_map and node.area < before.area)

@@ -29,7 +29,7 @@ class Node:
     axes: Axes
     last_map: FeatureMap | None  #: this tensor, or the last feature map before it
     stride: int  #: of that map: the distance of neighbouring places in pixels of the image
-    learned: bool  #: a layer has worked on it; the image only padded, scaled or rearranged is not learned
+    learned: bool  #: a layer has processed it; false while the image is only padded, scaled or rearranged
     owners: list[str] = field(default_factory=list)  #: modules that returned it
     consumers: list[str] = field(default_factory=list)  #: modules and functions that took it, in order
     entered: list[str] = field(default_factory=list)  #: modules that took it as their first argument
@@ -68,7 +68,7 @@ class Flow(TorchFunctionMode):
     """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
     The constructor runs the pass under a torch-function mode, with hooks on all modules, and removes both before it
-    returns. `prefix` is put before the names of modules.
+    returns. Names of modules start with `prefix`.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
@@ -198,7 +198,7 @@ def _backbone_of_detector(model: nn.Module) -> str:
 
 
 def _stride(before: Node, height: int) -> int:
-    """The stride of a map of `height` that was made of `before`: a whole multiple or fraction of its stride.
+    """The stride of a map of `height` made from `before`: a whole multiple or fraction of the stride there.
 
     It is rounded, because convolutions without padding lose the borders.
     """

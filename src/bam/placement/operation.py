@@ -26,7 +26,7 @@ class Operation:
     def mixes_places(self) -> bool:
         """Whether an output value depends on several places of the input map.
 
-        So it is for a convolution larger than 1 x 1, for pooling and for self-attention.
+        True for convolutions larger than 1 x 1, pooling and self-attention, among others.
         """
         if "conv" in self.name:
             weight = self.kwargs.get("weight", self.args[1] if len(self.args) > 1 else None)

@@ -83,8 +83,8 @@ def _names_a_module(model: nn.Module, word: str | int) -> bool:
 
 def _at_position(sites: Sites, position: int) -> Site:
     if not -len(sites) <= position < len(sites):
-        known = ", ".join(f"{number} {site.label}" for number, site in enumerate(sites))
-        raise ValueError(f"there is no bottleneck at position {position}; there are {known}")
+        known = ", ".join(f"{number} ({site.label})" for number, site in enumerate(sites))
+        raise ValueError(f"the model has no bottleneck at position {position}; choose from {known}")
     return sites[position]
 
 
@@ -92,7 +92,7 @@ def _of_stride(sites: Sites, stride: str) -> list[Site]:
     matching = [site for site in sites if str(site.stride) == stride.strip()]
     if not matching:
         known = ", ".join(f"{site.stride} ({site.label})" for site in sites)
-        raise ValueError(f"no bottleneck has stride {stride!r}; there are {known}")
+        raise ValueError(f"no bottleneck has stride {stride!r}; choose from {known}")
     return matching
 
 
