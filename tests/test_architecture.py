@@ -1,6 +1,7 @@
 """The house: who may import whom, what the core pulls in, and who touches private APIs."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,33 +12,35 @@ import bam
 
 ROOT = Path(bam.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-LADDER = [  # each room may import those before it
-    "files", "tensors", "private", "kernels", "attention", "dryrun", "costs", "placement", "surgery", "pixels",
-    "models", "data", "recipes", "records", "tasks", "paper", "reports", "training", "export", "coverage", "timm",
-    "flags", "cli", "__main__",
-]  # fmt: skip
-CORE = {"files", "tensors", "private", "kernels", "attention", "dryrun", "costs", "placement", "surgery"}
+SCRIPT = importlib.util.spec_from_file_location("rooms", Path(__file__).parent.parent / "docs" / "rooms.py")
+rooms = importlib.util.module_from_spec(SCRIPT)  # the ladder, and the picture of it
+SCRIPT.loader.exec_module(rooms)
 PROBE = "import sys; {}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
-
-
-def imported_rooms(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        modules = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module] if node.module != "bam" else [f"bam.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        yield from (module.split(".")[1] for module in modules if module.startswith("bam."))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downward(path):
-    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    room = rooms.room_of(path)
     if room == "__init__":
-        assert set(imported_rooms(path)) <= CORE
+        assert rooms.imports_of(path) <= set(rooms.CORE)
         return
-    for other in set(imported_rooms(path)) - {"__version__"}:
-        assert LADDER.index(other) <= LADDER.index(room), f"{room} imports {other}"
+    for other in rooms.imports_of(path):
+        assert rooms.LADDER.index(other) <= rooms.LADDER.index(room), f"{room} imports {other}"
+
+
+def test_the_picture_of_the_rooms_is_up_to_date():
+    assert rooms.picture() == rooms.PICTURE.read_text(), "docs/rooms.svg is stale: run python docs/rooms.py"
+
+
+def test_a_room_without_a_place_is_an_error(monkeypatch):
+    for ladder, message in (
+        (rooms.LADDER[:-1], "does not list the rooms of the package: add __main__"),
+        ([*rooms.LADDER, "attic"], "there is no src/bam/attic: remove it"),
+        (rooms.LADDER[::-1], "__main__ imports cli, which is not above it"),
+    ):
+        monkeypatch.setattr(rooms, "LADDER", ladder)
+        with pytest.raises(ValueError, match=message):
+            rooms.read_rooms()
 
 
 #: Circles that are being taken apart. Remove each once it is gone.
@@ -93,8 +96,8 @@ def test_circles_are_recognised():
 
 
 def test_reports_never_see_models():
-    rooms = {room for path in (ROOT / "reports").glob("*.py") for room in imported_rooms(path)}
-    assert rooms <= {"reports", "records", "files", "costs"}
+    imported = set().union(*map(rooms.imports_of, (ROOT / "reports").glob("*.py")))
+    assert imported <= {"reports", "records", "files", "costs"}
 
 
 def loaded_by(statement):

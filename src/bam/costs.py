@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, time, and memory in training."""
+"""The cost of a network: parameters, multiply-adds, latency, and memory in training."""
 
 import statistics
 import time
@@ -11,13 +11,13 @@ from torch import nn
 
 from bam.dryrun import Image, dry_run, image_shape
 
-# The paper's convention ("GFLOPs" of its tables): convolutions and linear layers, one multiply-add counted once.
+# The convention of the "GFLOPs" in the paper's tables: convolutions and linear layers; a multiply-add counts once.
 _COUNTED = {"convolution", "_convolution", "cudnn_convolution", "addmm", "mm", "linear"}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, and multiply-adds of convolutions and linear layers for one image."""
+    """Parameters, and the multiply-adds (MACs) of convolutions and linear layers for one image."""
 
     params: int
     macs: int
@@ -29,8 +29,15 @@ class Cost:
 def cost(model: nn.Module, image: Image | None = None) -> Cost:
     """Count the parameters of `model` and its multiply-adds (MACs) for one image, in eval mode.
 
-    `image` is a tensor (N, C, H, W) or a size (a side, (H, W) or (C, H, W)); by default the model's own input size, or
-    224 x 224. Only convolutions and linear layers count: the convention in which the BAM paper prints "GFLOPs".
+    Only convolutions and linear layers count, as in the "GFLOPs" of the BAM paper.
+
+    Args:
+        model: any network; it is left unchanged.
+        image: a tensor (N, C, H, W) or a size in pixels (a side, (H, W) or (C, H, W)); default: the model's own input
+            size, or 224 x 224.
+
+    Raises:
+        ValueError: if the model cannot run on such an image.
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, for which `import bam` should not wait
 
@@ -53,30 +60,36 @@ def format_count(number: float) -> str:
 def latency_ms(
     models: Mapping[str, Callable[[torch.Tensor], Any]], image: torch.Tensor, rounds: int = 30
 ) -> dict[str, float]:
-    """Median milliseconds of a forward pass; models take turns, so that noise hits them alike.
+    """Median milliseconds of a forward pass for each of `models`.
 
-    Modules are put into eval mode; any other function of the image is called as it is.
+    The models take turns, so that noise on the machine hits all of them alike. Modules are put into eval mode; other
+    callables are called as they are.
+
+    Args:
+        models: by name: modules, or functions of the image.
+        image: the input (N, C, H, W) of each forward pass.
+        rounds: forward passes measured per model; three more warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in models}
-    wait = torch.cuda.synchronize if image.is_cuda else (lambda: None)
+    synchronize = torch.cuda.synchronize if image.is_cuda else (lambda: None)
     with torch.no_grad():
         for number in range(rounds + 3):
             for name, model in models.items():
                 if isinstance(model, nn.Module):
                     model.eval()
-                wait()
+                synchronize()
                 start = time.perf_counter()
                 model(image)
-                wait()
+                synchronize()
                 if number >= 3:  # the first passes warm up
                     times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def saved_bytes(compute: Callable[[], Any], *known: torch.Tensor) -> int:
-    """Bytes of memory that `compute()` keeps for a backward pass; that of the tensors `known` does not count.
+    """Bytes of memory that `compute()` keeps for a backward pass.
 
-    `known` are those that are in memory anyway: parameters, buffers, the input.
+    Tensors in `known` do not count, as they are in memory anyway: parameters, buffers, the input.
     """
     storages: dict[int, int] = {}
 
@@ -86,7 +99,7 @@ def saved_bytes(compute: Callable[[], Any], *known: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = compute()  # kept until all is counted, so that no memory is used twice
+        output = compute()  # held until the count is complete, so that no memory is reused
     for tensor in known:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     del output

@@ -1,4 +1,4 @@
-"""Run a model once without computing anything: what placement and costs look at."""
+"""One forward pass without computing anything, to see which modules run and at which sizes."""
 
 import contextlib
 import copy
@@ -10,48 +10,52 @@ from torch import Tensor, nn
 
 from bam.private import own_buffers, own_parameters
 
-#: An image: a tensor (N, C, H, W), or a size given as side, (H, W) or (C, H, W).
+#: An image: a tensor (N, C, H, W), or a size in pixels: a side, (H, W) or (C, H, W).
 Image = Tensor | int | Sequence[int]
 
 
 def dry_run(model: nn.Module, image: Image | None = None) -> Any:
-    """Return `model`'s output for one image in eval mode, without gradients; the model is left as it was.
+    """Return the output of `model` for one image in eval mode, without gradients; the model is left unchanged.
 
-    It runs on the meta device: shapes only, nothing is computed or allocated, memory layouts are the default ones. A
-    model that cannot run there (its control flow depends on values, say) runs for real, on `image` or zeros.
+    The pass runs on the meta device, where tensors have shapes but no values, with the default memory layout. A model
+    that cannot run there (because its control flow depends on values, say) runs for real, on `image` or on zeros.
+
+    Args:
+        model: any network that takes one image.
+        image: a tensor (N, C, H, W) or a size, see `image_shape`.
 
     Raises:
-        ValueError: if it cannot run on such an image at all.
+        ValueError: if the model cannot run on such an image.
     """
     shape, dtype = image_shape(model, image), _floating_dtype(model)
     try:
         with left_as_it_was(model):
             _to_meta(model)
             return model(torch.empty(shape, device="meta", dtype=dtype))
-    except Exception:  # somebody's network may raise anything where it needs values: it runs for real, which tells
+    except Exception:  # a network that needs values may raise anything here; the real run below shows other errors
         pass
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
     try:
         with left_as_it_was(model):
             return model(real.to(device))
-    except Exception as error:  # and anything where it does not take such an image: told as the ValueError promised
+    except Exception as error:  # a network may raise anything for an image that it does not take
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
         raise ValueError(
-            f"{what} ({str(error).partition(chr(10))[0]}); give one that it takes with "
-            "image=, and wrap a network that takes more than an image in a module that does not"
+            f"{what} ({str(error).partition(chr(10))[0]}); pass a suitable image or size as image=, and "
+            "wrap a network that takes more than one input in a module that takes the image alone"
         ) from error
 
 
 @contextlib.contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards modes, tensors, and attributes set by the pass (caches) are as before."""
+    """Eval mode without gradients; on leaving, restore modes, tensors and all attributes that the pass set (caches)."""
     scripted = [(m, m.training) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
     before = []
     for module in model.modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # those have attributes of another kind
-            held = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
-            before.append((module, dict(module.__dict__), held))
+        if not isinstance(module, torch.jit.ScriptModule):  # they keep their attributes elsewhere
+            contents = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
+            before.append((module, dict(module.__dict__), contents))
     model.eval()
     try:
         with torch.no_grad():
@@ -59,36 +63,39 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in scripted:
             module.train(training)
-        for module, attributes, held in before:
+        for module, attributes, contents in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for name, content in held.items():  # parameters, buffers and parts are among them
+            for name, content in contents.items():  # among them parameters, buffers and submodules
                 container = attributes[name]
                 container.clear()
                 container.extend(content) if isinstance(content, list) else container.update(content)
 
 
 def _to_meta(model: nn.Module) -> None:
-    """Put empty meta tensors in the place of parameters and buffers; what is shared stays shared.
+    """Replace parameters and buffers by empty meta tensors; shared tensors stay shared.
 
-    Not `torch.func.functional_call`: where a module hangs in several places, that does not put everything back.
+    `torch.func.functional_call` would not do: it does not restore a module that is registered in several places.
     """
-    made: dict[int, Tensor] = {}
+    meta_tensors: dict[int, Tensor] = {}  # by the id of the original
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError("the tensors of a ScriptModule cannot be exchanged")  # so that it runs for real
+            raise TypeError("the tensors of a ScriptModule cannot be replaced")  # so the model runs for real
         for tensors in (own_parameters(module), own_buffers(module)):
             for name, value in tensors.items():
                 if value is not None:
-                    meta = made.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
-                    tensors[name] = meta  # type: ignore[assignment]  # a plain tensor will do for a moment
+                    meta = meta_tensors.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
+                    tensors[name] = meta  # type: ignore[assignment]  # a plain tensor will do for one pass
 
 
 def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int, int, int]:
-    """The (N, C, H, W) that `image` stands for; without one, the model's own input size or else 224 x 224.
+    """The shape (N, C, H, W) that `image` stands for; by default the model's own input size, or 224 x 224.
 
-    A model tells its input size by an attribute `input_size` or, as timm's do, `pretrained_cfg["input_size"]`; one of
-    torchvision's detectors by the size that its `transform` resizes images to.
+    The model's own input size is its attribute `input_size`, or `pretrained_cfg["input_size"]` in timm's networks, or
+    the size to which the `transform` of torchvision's detectors resizes images.
+
+    Raises:
+        ValueError: if `image` is neither a tensor (N, C, H, W) nor a positive size.
     """
     wrong = f"image must be a tensor (N, C, H, W) or a positive size: a side, (H, W) or (C, H, W); got {image!r}"
     if isinstance(image, Tensor):
@@ -118,7 +125,7 @@ def _timm_input_size(model: nn.Module) -> Sequence[int]:
 
 
 def _in_channels(model: nn.Module) -> int:
-    """The channels of the image: what the first convolution takes, unless the image is rearranged before it."""
+    """The channels of the image: those of the first convolution's input, unless the image is rearranged before it."""
     convolutions = (m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
     first = next((conv.in_channels for conv in convolutions), 3)
     rearranged = first > 16 and _timm_input_size(model)  # timm's TResNet: blocks of 4 x 4 pixels become 48 channels

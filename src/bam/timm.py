@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from bam.attention import AttentionSpec
 from bam.private import feature_getter, set_arguments
 from bam.surgery import attach
 
@@ -16,7 +17,7 @@ except ImportError:
 
 from timm.models import DefaultCfg, get_arch_pretrained_cfgs, load_pretrained, register_model
 
-#: timm's modules of CNNs; each of their networks also comes as `bam_<name>`.
+#: timm's modules with CNNs; each of their networks is also registered as `bam_<name>`.
 FAMILIES = (
     "byobnet", "convnext", "cspnet", "densenet", "dla", "dpn", "efficientnet", "ghostnet", "hgnet",
     "inception_next", "inception_resnet_v2", "inception_v3", "inception_v4", "mobilenetv3", "nfnet", "regnet",
@@ -24,53 +25,57 @@ FAMILIES = (
     "vovnet", "xception", "xception_aligned",
 )  # fmt: skip
 
-default_cfgs: dict[str, DefaultCfg] = {}  # where timm's register_model looks for weights and input sizes
+default_cfgs: dict[str, DefaultCfg] = {}  # timm's register_model takes weights and input sizes from here
 
-_DOC = """timm's {name} with an attention module at each bottleneck.
+_DOC = """timm's {name} with an attention module at each bottleneck. Call it as `timm.create_model("bam_{name}", ...)`.
 
 Args:
     pretrained: start with the weights of {name}.
-    attention: a name in `bam.ATTENTION`, or a callable `channels -> nn.Module`.
-    attention_options: what the attention module is built with, a dictionary such as dict(reduction=8).
-    identity: start with the output of {name} bit for bit; default: where it is pretrained.
-    features_only: return the maps of the stages (timm's `FeatureGetterNet`), refined where attention sits.
-    **options: those of {name}.
+    attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8)"), or a callable
+        `channels -> nn.Module`, see `bam.attach`. timm can save the text with the network, not the others.
+    attention_options: further options of the attention module, e.g. dict(reduction=8).
+    identity: start with the output of {name} bit for bit; default: the value of `pretrained`.
+    features_only: return the maps of the stages (timm's `FeatureGetterNet`), with attention applied.
+    **options: passed on to {name}: num_classes, in_chans, pretrained_cfg, pretrained_cfg_overlay, ...
+
+Raises:
+    ValueError: for an unknown attention, or options that it does not take.
 """
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """What timm calls to build `bam_<name>`."""
+    """The function that timm calls to build `bam_<name>`."""
     plain = timm.model_entrypoint(name)
 
     def build(
         pretrained: bool = False,
         *,
-        attention: str | Callable[..., nn.Module] = "bam",
+        attention: str | AttentionSpec | Callable[..., nn.Module] = "bam",
         attention_options: dict[str, Any] | None = None,
         identity: bool | None = None,
         features_only: bool = False,
-        pretrained_cfg: Any = None,
-        pretrained_cfg_overlay: dict[str, Any] | None = None,
         **options: Any,
     ) -> nn.Module:
-        start_at_identity = pretrained if identity is None else identity
-        # Folders and hubs hold what was saved under this name, with attention; timm's own weights are without.
-        saved = isinstance(pretrained_cfg, dict) and pretrained_cfg.get("source") in ("local-dir", "hf-hub")
+        start_as_identity = pretrained if identity is None else identity
+        # A folder or hub holds what was saved under this name, attention included; timm's own weights have none.
+        cfg = options.get("pretrained_cfg")
+        saved = isinstance(cfg, dict) and cfg.get("source") in ("local-dir", "hf-hub")
 
         def finish(net: Any) -> Any:
-            attach(net, attention, identity=start_at_identity, **(attention_options or {}))
+            attach(net, attention, identity=start_as_identity, **(attention_options or {}))
             if pretrained and saved:
                 in_chans = options.get("in_chans", 3)
                 load_pretrained(net, num_classes=net.num_classes, in_chans=in_chans, cache_dir=options.get("cache_dir"))
             return net
 
-        given: dict[str, Any] = {"pretrained_cfg": pretrained_cfg}
-        given["pretrained_cfg_overlay"] = {**(pretrained_cfg_overlay or {}), "architecture": f"bam_{name}"}
-        if features_only:  # timm calls feature_cls with the whole network, before it cuts off what is not needed
-            given |= {"features_only": True, "feature_cls": lambda net, **how: feature_getter(finish(net), **how)}
-        model = plain(pretrained and not saved, **given, **options)
+        overlay = {**(options.get("pretrained_cfg_overlay") or {}), "architecture": f"bam_{name}"}
+        plain_options = options | {"pretrained_cfg_overlay": overlay}
+        if features_only:  # timm passes the whole network to feature_cls, which then drops the parts it does not need
+            plain_options["features_only"] = True
+            plain_options["feature_cls"] = lambda net, **how: feature_getter(finish(net), **how)
+        model = plain(pretrained and not saved, **plain_options)
         model = model if features_only else finish(model)
-        set_arguments(model, {"identity": start_at_identity})  # to these timm adds the arguments of create_model
+        set_arguments(model, {"identity": start_as_identity})  # timm adds the arguments of create_model
         return model
 
     build.__name__ = build.__qualname__ = f"bam_{name}"

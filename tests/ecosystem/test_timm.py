@@ -80,6 +80,20 @@ def test_options():
     assert [module.eps for module in bam.attended(model).values()] == [0.5] * 3
 
 
+@pytest.mark.parametrize("attention", ["bam(reduction=4)", bam.AttentionSpec("bam", {"reduction": 4})])
+def test_attention_as_a_specification(attention):
+    model = timm.create_model("bam_test_resnet", attention=attention, attention_options={"dilation": 2})
+    modules = bam.attended(model).values()
+    assert [(module.reduction, module.dilation) for module in modules] == [(4, 2)] * 3
+
+
+def test_timm_saves_attention_written_as_text(tmp_path):
+    network = create("bam_test_resnet", attention="bam(reduction=4)")
+    save_for_hf(network, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(again(IMAGES), network(IMAGES))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_features(name):
     plain, attended = twins(name)

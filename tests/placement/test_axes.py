@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models import get_model
 
 import bam
-from bam.placement.axes import NCHW, NHWC, follow
+from bam.placement.axes import NCHW, NHWC, FeatureMap, follow
+from bam.placement.operation import Operation
 
 
 def labels(sites):
@@ -169,19 +170,23 @@ def test_timm_networks_for_other_channels(channels):
 
 
 def test_axes_are_followed():
+    def reshaped(shape, source, last_map):
+        return follow(Operation(torch.reshape, (torch.empty(source),)), shape, [], last_map)
+
     x = torch.empty(1, 8, 4, 6)
-    past = (8, 4, 6)
     nhwc = x.permute(0, 2, 3, 1)
-    assert follow(torch.permute, "permute", (x, (0, 2, 3, 1)), {}, [NCHW], nhwc.shape, past) == NHWC
-    assert follow(torch.relu, "relu", (nhwc,), {}, [NHWC], nhwc.shape, past) == NHWC
-    assert follow(torch.reshape, "reshape", (x,), {}, [], (1, 4, 6, 8), past) == NHWC  # back from tokens
-    assert follow(torch.reshape, "reshape", (x,), {}, [], (1, 2, 3, 32), past) == NHWC  # blocks of 2 x 2 places
-    assert follow(torch.reshape, "reshape", (x,), {}, [], (1, 32, 2, 3), past) == NCHW
-    assert follow(torch.reshape, "reshape", (x,), {}, [], (1, 2, 24, 4), past) is None  # heads
-    cube = (4, 4, 4)  # sizes alone do not tell
-    assert follow(torch.reshape, "reshape", (torch.empty(1, 16, 4),), {}, [], (1, 4, 4, 4), cube) == NHWC
-    assert follow(torch.reshape, "reshape", (torch.empty(1, 4, 16),), {}, [], (1, 4, 4, 4), cube) == NCHW
-    assert follow(torch.reshape, "reshape", (torch.empty(1, 2, 2, 2, 2, 4),), {}, [], (1, *cube), cube, NHWC) == NHWC
+    last_map = FeatureMap((8, 4, 6))
+    assert follow(Operation(torch.permute, (x, (0, 2, 3, 1))), nhwc.shape, [NCHW], last_map) == NHWC
+    assert follow(Operation(torch.relu, (nhwc,)), nhwc.shape, [NHWC], last_map) == NHWC
+    assert reshaped((1, 4, 6, 8), x.shape, last_map) == NHWC  # back from tokens
+    assert reshaped((1, 2, 3, 32), x.shape, last_map) == NHWC  # blocks of 2 x 2 places
+    assert reshaped((1, 32, 2, 3), x.shape, last_map) == NCHW
+    assert reshaped((1, 2, 24, 4), x.shape, last_map) is None  # heads
+    assert reshaped((1, 4, 6, 8), x.shape, None) is None
+    cube = (4, 4, 4)  # here the sizes do not say which axis is which
+    assert reshaped((1, *cube), (1, 16, 4), FeatureMap(cube)) == NHWC
+    assert reshaped((1, *cube), (1, 4, 16), FeatureMap(cube)) == NCHW
+    assert reshaped((1, *cube), (1, 2, 2, 2, 2, 4), FeatureMap(cube, NHWC)) == NHWC
 
 
 class Shrinking(nn.Module):
@@ -318,5 +323,7 @@ def test_a_network_of_two_inputs_is_told_what_to_do():
         def forward(self, x, y):
             return super().forward(x) + super().forward(y)
 
-    with pytest.raises(ValueError, match="missing 1 required positional argument.*wrap a network that takes more"):
+    with pytest.raises(
+        ValueError, match="missing 1 required positional argument.*wrap a network that takes more than one"
+    ):
         bam.find_bottlenecks(Two(), 32)

@@ -40,15 +40,15 @@ def test_a_number_is_a_name_where_there_is_such_a_module():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("wanted", "message"),
     [
         ("layer9", "no module 'layer9'; near: 'layer4'"),
         ("layer2.0.relu", "called 2 times.*near: 'layer2.0', 'layer2'"),
         ("fc", r"shape \(1, 1000\): attention needs one feature map.*near: '"),
         ("layer?.*.relu", "no module that matches 'layer.*' is called once and returns one feature map; near: '"),
-        ("stage*", r"no module that matches 'stage\*' is there"),
-        (7, "no bottleneck at position 7; there are 0 layer1, 1 layer2, 2 layer3"),
-        ("stride 5", r"no bottleneck has stride '5'; there are 2 \(relu\), 4 \(layer1\)"),
+        ("stage*", r"no module matches 'stage\*'; near: 'layer4'"),
+        (7, r"no bottleneck at position 7; choose from 0 \(layer1\), 1 \(layer2\), 2 \(layer3\)"),
+        ("stride 5", r"no bottleneck has stride '5'; choose from 2 \(relu\), 4 \(layer1\)"),
         ("before fc", r"takes a tensor of shape \(1, 512\)"),
         ("", "no module ''"),
         ([], "at least one of them"),
@@ -56,8 +56,8 @@ def test_a_number_is_a_name_where_there_is_such_a_module():
         ([None], "at least one of them"),
     ],
 )
-def test_what_cannot_be_selected_is_told_with_the_nearest_that_can(resnet, wanted, told):
-    with pytest.raises(ValueError, match=told):
+def test_errors_name_the_nearest_valid_sites(resnet, wanted, message):
+    with pytest.raises(ValueError, match=message):
         bam.select_sites(resnet, wanted)
 
 

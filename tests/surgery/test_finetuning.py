@@ -101,7 +101,7 @@ def test_freezing_is_undone(model):
 
 
 def test_what_cannot_be_frozen_is_told(model):
-    with pytest.raises(ValueError, match="no module 'head'; its parts are conv1, .*fc"):
+    with pytest.raises(ValueError, match="no module 'head'; choose from conv1, .*fc"):
         bam.freeze_backbone(model, trainable=["head"])
     with pytest.raises(ValueError, match="nothing would be left to train"):
         bam.freeze_backbone(model)

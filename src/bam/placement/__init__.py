@@ -1,4 +1,4 @@
-"""Where attention goes: one forward pass is traced, and the maps just before each down-sampling are its sites."""
+"""Where attention goes: a forward pass is traced, and the maps just before each down-sampling are the sites."""
 
 from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import NoDownSampling, find_bottlenecks

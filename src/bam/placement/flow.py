@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,28 +11,33 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bam.attention import named_modules
-from bam.dryrun import Image, dry_run
-from bam.placement.axes import NCHW, NHWC, Axes, arranged, follow
+from bam.dryrun import Image, dry_run, image_shape
+from bam.placement.axes import NCHW, NHWC, Axes, FeatureMap, follow, sizes_of
+from bam.placement.operation import Operation
 from bam.private import tree_leaves
 
 
 @dataclass(eq=False)
 class Node:
-    """One tensor that depends on the image, as it is at one time (an in-place operation makes a new node)."""
+    """A tensor that depends on the image, in its state at one time: an in-place operation makes a new node."""
 
     time: int
     shape: tuple[int, ...]
-    op: str
+    op: str  #: what made it, e.g. "conv2d()"
     sources: list["Node"]
     mixes: bool  #: its operation looks at neighbouring places (a convolution larger than 1 x 1, pooling, attention)
     axes: Axes
-    last_axes: Axes  #: its own, or those of the last feature map before it
-    map: tuple[int, ...]  #: (C, H, W), of this tensor or else of the last feature map before it
-    stride: int  #: how many pixels of the image lie between two places of that map
-    learned: bool  #: made by a layer, not only padded, scaled or rearranged from the image
+    last_map: FeatureMap | None  #: this tensor, or the last feature map before it
+    stride: int  #: of that map: the distance of neighbouring places in pixels of the image
+    learned: bool  #: a layer has processed it; false while the image is only padded, scaled or rearranged
     owners: list[str] = field(default_factory=list)  #: modules that returned it
     consumers: list[str] = field(default_factory=list)  #: modules and functions that took it, in order
     entered: list[str] = field(default_factory=list)  #: modules that took it as their first argument
+
+    @property
+    def map(self) -> tuple[int, ...]:
+        """(C, H, W) of this tensor, or of the last feature map before it; () if there is none."""
+        return self.last_map.sizes if self.last_map else ()
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -52,7 +57,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: the times at which it began and ended, and the tensor it returned (if it was one)."""
+    """One call of a module: when it began and ended, and the tensor it returned (None if it returned anything else)."""
 
     start: int
     end: int
@@ -60,10 +65,10 @@ class Call:
 
 
 class Flow(TorchFunctionMode):
-    """The flow of tensors through one forward pass of `model`, and which modules returned which of them.
+    """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
-    Hooks on all modules and a torch-function mode record it; both are gone when the constructor returns. Names of
-    modules begin with `prefix`.
+    The constructor runs the pass under a torch-function mode, with hooks on all modules, and removes both before it
+    returns. Names of modules start with `prefix`.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
@@ -88,11 +93,11 @@ class Flow(TorchFunctionMode):
                 handle.remove()
             self._kept.clear()
 
-    def _enter(self, name: str, whole: bool) -> Callable:
+    def _enter(self, name: str, is_root: bool) -> Callable:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if whole:  # its input is the image (and a second attempt starts afresh)
-                for earlier in (self.nodes, self.calls, self._current, self._starts):
-                    earlier.clear()
+            if is_root:  # its input is the image (and a second attempt starts afresh)
+                for record in (self.nodes, self.calls, self._current, self._starts):
+                    record.clear()
                 for tensor in _tensors((args, kwargs)):
                     self._record(tensor, "the image", [], False, NCHW if tensor.dim() == 4 else None)
             for tensor in _tensors((args, kwargs)):
@@ -104,46 +109,45 @@ class Flow(TorchFunctionMode):
 
         return hook
 
-    def _leave(self, name: str, whole: bool) -> Callable:
+    def _leave(self, name: str, is_root: bool) -> Callable:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             sources = self._sources((args, kwargs))
             for tensor in _tensors(output) if sources else []:
-                if id(tensor) not in self._current:  # made by what the trace cannot see
+                if id(tensor) not in self._current:  # made by code that the trace cannot see
                     self._record(tensor, type(module).__name__, sources, True, NCHW if tensor.dim() == 4 else None)
             node = self._current.get(id(output)) if isinstance(output, Tensor) else None
             self.calls.setdefault(name, []).append(Call(self._starts.pop(), len(self.nodes), node))
             if node is not None:
                 node.owners.append(name)
-            if whole:
+            if is_root:
                 self.outputs = self._sources(output)
 
         return hook
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        sources = self._sources((args, kwargs))
-        output = func(*args, **kwargs)
-        op = getattr(func, "__name__", str(func))
-        made = _tensors(args[0] if op == "__setitem__" else output)
-        if not (sources and made):
+        operation = Operation(func, args, kwargs or {})
+        sources = self._sources((args, operation.kwargs))
+        output = func(*args, **operation.kwargs)
+        results = _tensors(args[0] if operation.name == "__setitem__" else output)
+        if not (sources and results):
             return output
+        op = f"{operation.name}()"
         for source in sources:
-            source.consumers.append(f"{op}()")
-        mixes = _mixes_places(op, args, kwargs)
-        known = [source.axes for source in sources if len(source.shape) == 4]
-        past, past_axes = next(((source.map, source.last_axes) for source in sources if source.map), ((), None))
-        for tensor in made:
-            axes = follow(func, op, args, kwargs, known, tensor.shape, past, past_axes)
-            self._record(tensor, f"{op}()", sources, mixes, axes)
+            source.consumers.append(op)
+        mixes = operation.mixes_places
+        source_axes = [source.axes for source in sources if len(source.shape) == 4]
+        last_map = next((source.last_map for source in sources if source.last_map), None)
+        for tensor in results:
+            self._record(tensor, op, sources, mixes, follow(operation, tensor.shape, source_axes, last_map))
         return output
 
     def within(self, *parts: str) -> "Flow":
-        """This flow up to where the first of the named `parts` that takes the image returns; all of it without one."""
-        taken = [name for name in parts if len(self.calls.get(name, [])) == 1 and name in self.nodes[0].entered]
-        if not taken:
+        """This flow until the first of the named `parts` that takes the image returns; all of it if none does."""
+        present = [name for name in parts if len(self.calls.get(name, [])) == 1 and name in self.nodes[0].entered]
+        if not present:
             return self
         part = copy.copy(self)
-        part.nodes, part.outputs = self.nodes[: self.calls[taken[0]][0].end], []
+        part.nodes, part.outputs = self.nodes[: self.calls[present[0]][0].end], []
         return part
 
     def _sources(self, values: Any) -> list[Node]:
@@ -151,33 +155,57 @@ class Flow(TorchFunctionMode):
 
     def _record(self, tensor: Tensor, op: str, sources: list[Node], mixes: bool, axes: Axes) -> None:
         shape = tuple(tensor.shape)
-        past = next((source for source in sources if source.map), None)
-        map = arranged(shape, axes) if axes else past.map if past else ()
-        stride = _stride(past, map) if past and axes else past.stride if past else 1
-        learned = bool(sources) and (not op.endswith("()") or "conv" in op or "linear" in op)
-        learned = learned or any(source.learned for source in sources)
-        last = axes or (past.last_axes if past else None)
-        node = Node(len(self.nodes), shape, op, sources, mixes, axes, last, map, stride, learned)
+        before = next((source for source in sources if source.last_map), None)
+        last_map = FeatureMap(sizes_of(shape, axes), axes) if axes else before.last_map if before else None
+        stride = before.stride if before else 1
+        if before and axes:
+            stride = _stride(before, sizes_of(shape, axes)[1])
+        is_layer = bool(sources) and (not op.endswith("()") or "conv" in op or "linear" in op)
+        learned = is_layer or any(source.learned for source in sources)
+        node = Node(len(self.nodes), shape, op, sources, mixes, axes, last_map, stride, learned)
         self.nodes.append(node)
         self._kept.append(tensor)
         self._current[id(tensor)] = node
 
 
-def _stride(past: Node, map: tuple[int, ...]) -> int:
-    before, after = past.map[1], map[1]
-    if 0 in (before, after) or before >= after:  # one operation's stride is whole, also where borders are lost
-        return past.stride * round(before / max(1, after))
-    return max(1, round(past.stride / round(after / before)))
+def trace(model: nn.Module, image: Image | None) -> Flow:
+    """The flow through `model`; if it is one of torchvision's detectors (they take lists of images), its backbone's."""
+    prefix = _backbone_of_detector(model)
+    if not prefix:
+        return Flow(model, image)
+    size = image_shape(model, image)
+    return Flow(model.get_submodule(prefix), size[1:], f"{prefix}.")
 
 
-_MIXERS = ("pool", "interpolate", "matmul", "bmm", "einsum", "attention", "lstm", "gru", "rnn", "roll", "fft")
+def trace_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Flow:
+    """The flow through the modules `names`: like `trace`, but a whole detector runs if one is outside its backbone."""
+    prefix = _backbone_of_detector(model)
+    outside = prefix and not all(name.startswith(prefix) for name in names)
+    return Flow(model, image) if outside else trace(model, image)
 
 
-def _mixes_places(op: str, args: Any, kwargs: Any) -> bool:
-    if "conv" in op:
-        weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
-        return not isinstance(weight, Tensor) or any(k > 1 for k in weight.shape[2:])
-    return any(word in op for word in _MIXERS)
+def calls(model: nn.Module, names: Sequence[str], image: Image | None) -> set[str]:
+    """The names of all modules that run in the forward pass of `trace_for`."""
+    return set(trace_for(model, names, image).calls)
+
+
+def _backbone_of_detector(model: nn.Module) -> str:
+    """The name of the part of one of torchvision's detectors that takes the image; "" for other models."""
+    if not any(cls.__module__.startswith("torchvision.models.detection") for cls in type(model).__mro__):
+        return ""
+    parts = dict(model.named_modules())
+    return next((name for name in ("backbone.body", "backbone.features", "backbone") if name in parts), "")
+
+
+def _stride(before: Node, height: int) -> int:
+    """The stride of a map of `height` made from `before`: a whole multiple or fraction of the stride there.
+
+    It is rounded, because convolutions without padding lose the borders.
+    """
+    old_height = before.map[1]
+    if 0 in (old_height, height) or old_height >= height:
+        return before.stride * round(old_height / max(1, height))
+    return max(1, round(before.stride / round(height / old_height)))
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Sites chosen by hand: by name, position, stride or pattern, or every block."""
+"""Sites chosen by hand: by name, pattern, position or stride, or every block."""
 
 import difflib
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from torch import nn
 from bam.attention import named_modules
 from bam.dryrun import Image
 from bam.placement.blocks import find_blocks
-from bam.placement.bottlenecks import backbone_of_detector, find_bottlenecks, site_at, trace
-from bam.placement.flow import Flow
+from bam.placement.bottlenecks import find_bottlenecks, site_at
+from bam.placement.flow import Flow, trace_for
 from bam.placement.sites import Site, Sites
 
 _BEFORE = "before "
@@ -22,53 +22,47 @@ Wanted = str | int | Site
 
 
 def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Image | None = None) -> Sites:
-    """The sites that `wanted` stands for, in forward order, each checked to be one feature map.
+    """The sites that `wanted` selects, in forward order, after checking that each is one feature map.
 
-    Each of `wanted` is
+    Each of `wanted` is one of these:
         a name: "layer1", the output of that module; "before layer2", its first argument;
-        a pattern: "layer?.*", all modules of such names that return a feature map; `*` does not go beyond a dot;
-        a position: 0 or -1, among `find_bottlenecks(model, image)`;
-        a stride: "stride 8", the bottlenecks whose map is an eighth of the image;
+        a pattern: "layer?.*", all matching modules that return a feature map; `*` does not match a dot;
+        a position: 0 or -1, in `find_bottlenecks(model, image)`;
+        a stride: "stride 8", the bottlenecks whose map has an eighth of the image's height and width;
         "every block": the residual branch of every block, see `find_blocks`;
         a `Site`.
 
+    `image` is a tensor (N, C, H, W) or a size in pixels; default: the one that the `Sites` in `wanted` were found
+    with, or the model's own, or 224 x 224.
+
     Raises:
-        ValueError: for one that stands for nothing, or for a module that is not called once or returns no feature map;
-            the message names the nearest that would do.
+        ValueError: if an entry selects nothing, or a module that is not called exactly once or returns no feature map;
+            the message names the nearest valid sites.
     """
     image = getattr(wanted, "image", None) if image is None else image
-    several = [wanted] if isinstance(wanted, str | int | Site) else list(wanted)
-    if not several or not all(isinstance(one, str | int | Site) and not isinstance(one, bool) for one in several):
-        raise ValueError(f"sites: names, patterns, positions, strides or Sites, at least one of them; got {wanted!r}")
-    choices = [one.label if isinstance(one, Site) else one for one in several]
-    found: list[Site]
-    flow = _flow_for(model, [str(one) for one in choices if _names_a_module(model, one)], image)
-    chosen: dict[str, Site] = {}
-    for one in choices:
-        if _names_a_module(model, one):
-            word = str(one)
-            found = _matching(flow, word) if any(sign in word for sign in "*?[") else [_named(model, flow, word)]
-        elif isinstance(one, str) and one.startswith(_STRIDE):
-            found = _of_stride(find_bottlenecks(model, image, keep=99), one.removeprefix(_STRIDE))
-        elif one == EVERY_BLOCK:
-            found = list(find_blocks(model, image))
-        else:
-            found = [_at_position(find_bottlenecks(model, image), int(one))]
-        chosen |= {site.label: site for site in found}
+    entries = [wanted] if isinstance(wanted, str | int | Site) else list(wanted)
+    if not entries or not all(isinstance(entry, Wanted) and not isinstance(entry, bool) for entry in entries):
+        raise ValueError(
+            f"sites must be names, patterns, positions, strides or Sites, at least one of them; got {wanted!r}"
+        )
+    words = [entry.label if isinstance(entry, Site) else entry for entry in entries]
+    flow = trace_for(model, [_path(str(word)) for word in words if _names_a_module(model, word)], image)
+    chosen = {site.label: site for word in words for site in _selected(model, flow, word, image)}
     sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
     sites.image = image
     return sites
 
 
-def calls(model: nn.Module, sites: Sequence[Site], image: Image | None) -> set[str]:
-    """The names of the modules that run in a forward pass; of a detector only in its backbone, if `sites` are there."""
-    return set(_flow_for(model, [site.name for site in sites], image).calls)
-
-
-def _flow_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Flow:
-    prefix = backbone_of_detector(model)
-    whole = prefix and not all(_path(name).startswith(prefix) for name in names)
-    return Flow(model, image) if whole else trace(model, image)
+def _selected(model: nn.Module, flow: Flow, word: str | int, image: Image | None) -> Sequence[Site]:
+    """The sites that one entry of `wanted` selects."""
+    if _names_a_module(model, word):
+        name = str(word)
+        return _matching(flow, name) if any(sign in name for sign in "*?[") else [_named(model, flow, name)]
+    if isinstance(word, str) and word.startswith(_STRIDE):
+        return _of_stride(find_bottlenecks(model, image, keep=99), word.removeprefix(_STRIDE))
+    if word == EVERY_BLOCK:
+        return find_blocks(model, image)
+    return [_at_position(find_bottlenecks(model, image), int(word))]
 
 
 def _time(flow: Flow, site: Site) -> tuple[int, int]:
@@ -89,31 +83,33 @@ def _names_a_module(model: nn.Module, word: str | int) -> bool:
 
 def _at_position(sites: Sites, position: int) -> Site:
     if not -len(sites) <= position < len(sites):
-        known = ", ".join(f"{number} {site.label}" for number, site in enumerate(sites))
-        raise ValueError(f"there is no bottleneck at position {position}; there are {known}")
+        known = ", ".join(f"{number} ({site.label})" for number, site in enumerate(sites))
+        raise ValueError(f"the model has no bottleneck at position {position}; choose from {known}")
     return sites[position]
 
 
 def _of_stride(sites: Sites, stride: str) -> list[Site]:
-    found = [site for site in sites if str(site.stride) == stride.strip()]
-    if not found:
+    matching = [site for site in sites if str(site.stride) == stride.strip()]
+    if not matching:
         known = ", ".join(f"{site.stride} ({site.label})" for site in sites)
-        raise ValueError(f"no bottleneck has stride {stride!r}; there are {known}")
-    return found
+        raise ValueError(f"no bottleneck has stride {stride!r}; choose from {known}")
+    return matching
 
 
 def _matching(flow: Flow, pattern: str) -> list[Site]:
     parts = _path(pattern).split(".")
-    labels = [
-        f"{_BEFORE if pattern.startswith(_BEFORE) else ''}{name}"
+    names = [
+        name
         for name in flow.calls
         if name and len(name.split(".")) == len(parts) and all(map(fnmatchcase, name.split("."), parts))
     ]
-    found = [site for site in (_site(flow, label) for label in labels) if isinstance(site, Site)]
-    if not found:
-        what = "is called once and returns one feature map" if labels else "is there"
-        raise ValueError(f"no module that matches {pattern!r} {what}; {_near(flow, pattern)}")
-    return found
+    prefix = _BEFORE if pattern.startswith(_BEFORE) else ""
+    sites = [site for name in names if isinstance(site := _site(flow, prefix + name), Site)]
+    if not sites:
+        what = f"module that matches {pattern!r} is called once and returns one feature map"
+        what = what if names else f"module matches {pattern!r}"
+        raise ValueError(f"no {what}; {_near(flow, pattern)}")
+    return sites
 
 
 def _named(model: nn.Module, flow: Flow, word: str) -> Site:
@@ -126,13 +122,14 @@ def _named(model: nn.Module, flow: Flow, word: str) -> Site:
 
 
 def _site(flow: Flow, word: str) -> Site | str:
-    """The site of a module of the model, or why it is none."""
+    """The site of a module of the model, or the reason why it cannot be a site."""
     name, before = _path(word), word.startswith(_BEFORE)
     calls = flow.calls.get(name, [])
     if len(calls) != 1:
         times = f"{len(calls)} times" if calls else "never"
-        what = f"site {name!r} is called {times} in a forward pass: a site must be called exactly once"
-        return f"{what} (attach inside of a part that is called {times}: bam.attach(model.<part>))" if calls else what
+        reason = f"site {name!r} is called {times} in a forward pass: a site must be called exactly once"
+        advice = f" (attach inside a part that is itself called {times}: bam.attach(model.<part>))" if calls else ""
+        return reason + advice
     node = next((n for n in flow.nodes if name in n.entered), None) if before else calls[0].returned
     if node is None or node.axes is None or len(node.map) != 3:
         what = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
@@ -142,14 +139,12 @@ def _site(flow: Flow, word: str) -> Site | str:
 
 
 def _near(flow: Flow, word: str) -> str:
-    """The valid sites whose names are nearest: those above and below it in the tree, and those spelt alike."""
+    """The nearest valid sites: those above and below `word` in the tree of modules, and those with similar names."""
     valid = [name for name in flow.calls if name and isinstance(_site(flow, name), Site)]
     name = _path(word)
     family = [v for v in valid if v.startswith(f"{name}.") or name.startswith(f"{v}.")]
     family.sort(key=lambda v: abs(v.count(".") - name.count(".")))
     near = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
-    return (
-        f"near: {', '.join(map(repr, list(near)[:3]))}"
-        if near
-        else "no module is called once and returns one feature map"
-    )
+    if not near:
+        return "no module is called once and returns one feature map"
+    return f"near: {', '.join(map(repr, list(near)[:3]))}"

@@ -1,4 +1,4 @@
-"""Sites, and the table that says what attention would cost at each."""
+"""Sites, and the table of what attention would cost at each of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ class Site:
     channels: int
     height: int
     width: int
-    stride: int = 0  #: of the map: how many pixels of the image lie between two of its places
+    stride: int = 0  #: of the map: the distance of neighbouring places in pixels of the image
     feeds: str = ""  #: the module or function that takes the map first
     before: bool = False  #: the map is the module's first argument, not its output
-    axes: str = "NCHW"  #: of the map; or "NHWC"
+    axes: str = "NCHW"  #: of the map: "NCHW" or "NHWC"
 
     @property
     def label(self) -> str:
-        """What selects this site: "layer1", or "before layer2"."""
+        """The name under which `select_sites` finds this site: "layer1" or "before layer2"."""
         return f"before {self.name}" if self.before else self.name
 
 
 class Sites(tuple[Site, ...]):
-    """Sites in forward order. Slicing gives Sites; printing shows what a BAM at each would cost."""
+    """Sites in forward order. A slice is again Sites; printed, they show what a BAM would cost at each."""
 
-    image: Image | None = None  #: what the forward pass that found them was given
-    notes: tuple[str, ...] = ()  #: down-samplings before which no module carries all of the flow, with the reasons
+    image: Image | None = None  #: the input of the forward pass that found them; None for the default
+    notes: tuple[str, ...] = ()  #: what to know about down-samplings without a proper site
 
     @overload
     def __getitem__(self, key: SupportsIndex) -> Site: ...
@@ -43,17 +43,22 @@ class Sites(tuple[Site, ...]):
     def __getitem__(self, key: slice) -> "Sites": ...
     def __getitem__(self, key):
         """One site, or Sites for a slice."""
-        found = super().__getitem__(key)
+        selected = super().__getitem__(key)
         if not isinstance(key, slice):
-            return found
-        part = Sites(found)
+            return selected
+        part = Sites(selected)
         part.image = self.image
         return part
 
     def table(self, attention: str | AttentionSpec | Callable[..., nn.Module] = "bam", *, latency: bool = False) -> str:
-        """A table of the sites with the parameters and MACs that `attention` adds at each, see `bam.attach`.
+        """The sites as a text table, with the parameters and MACs that attention adds at each.
 
-        With `latency` also the milliseconds, measured here, of its forward pass for one image (fp32, eval mode).
+        Args:
+            attention: a name, an `AttentionSpec` or its text, or a callable `channels -> nn.Module`, see `bam.attach`.
+            latency: also measure its forward pass for one image on this machine, in milliseconds (fp32, eval mode).
+
+        Raises:
+            ValueError: for an unknown attention, or options that it does not take.
         """
         rows = [["site", "channels", "H x W", "stride", "feeds", "+params", "+MACs"]]
         params = macs = 0

@@ -1,4 +1,4 @@
-"""Training attention beside a pretrained backbone: parameter groups, an optimizer that exists already, freezing."""
+"""Training attention on a pretrained backbone: parameter groups, extending an optimizer, freezing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from bam.surgery.insertion import attended
 def attention_groups(
     model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """Parameter groups of the attention alone, for a torch optimizer: the weights, and what should not decay.
+    """Parameter groups of the attention alone, for a torch optimizer: one with weight decay, one without.
 
-    Scalars and vectors (the identity scalar, biases, normalisation) get no weight decay. What is None is left to the
-    optimizer's defaults.
+    Scalars and vectors (the identity scalar, biases, normalisation) get no weight decay. For None, the optimizer's
+    default applies.
 
         torch.optim.SGD([{"params": backbone}, *bam.attention_groups(model, lr=0.1, weight_decay=1e-4)], lr=0.01)
 
@@ -38,18 +38,18 @@ def attention_groups(
 def extend_optimizer(
     optimizer: torch.optim.Optimizer, model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> int:
-    """Add the attention's parameters to an optimizer that was built before attaching; those that it has are left out.
+    """Add the attention's parameters to an optimizer that was built before `bam.attach`.
 
     Args:
-        optimizer: keeps its state and groups; the new parameters come in groups of their own.
-        model: the model with its attention.
-        lr: learning rate of the attention; default: the optimizer's own.
-        weight_decay: of the attention's weights; default: the optimizer's own.
+        optimizer: keeps its state and groups; the new parameters get groups of their own.
+        model: the model with attention.
+        lr: learning rate of the attention; default: the optimizer's.
+        weight_decay: weight decay of the attention's weights; default: the optimizer's.
 
-    Returns: how many parameter tensors were added: 0 the second time.
+    Returns: the number of parameter tensors added. The optimizer's own are skipped, so a second call returns 0.
 
     Raises:
-        ValueError: if a learning-rate scheduler holds on to the optimizer's groups already.
+        ValueError: if the model carries no attention, or the optimizer already has a learning-rate scheduler.
     """
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
     groups = attention_groups(model, lr=lr, weight_decay=weight_decay)
@@ -59,7 +59,7 @@ def extend_optimizer(
     if new and "initial_lr" in optimizer.param_groups[0]:
         raise ValueError(
             "a learning-rate scheduler was built on this optimizer (its groups hold initial_lr): extend the optimizer "
-            "before that; if there is none any more, delete initial_lr from optimizer.param_groups"
+            "first, then build the scheduler; if that scheduler is gone, delete initial_lr from optimizer.param_groups"
         )
     for group in new:
         optimizer.add_param_group(group)
@@ -67,30 +67,30 @@ def extend_optimizer(
 
 
 def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: bool = True) -> nn.Module:
-    """Freeze all of `model` but its attention and the modules named in `trainable` (a new classifier, say).
+    """Freeze `model`, in place, except its attention and the modules named in `trainable` (a new classifier, say).
 
-    Frozen parameters get no gradient; frozen BatchNorms normalise by their running statistics and leave them as they
-    are, also after `model.train()`. A second call frees and freezes anew; `frozen=False` frees everything. Returns
+    Frozen parameters get no gradient. Frozen BatchNorms use their running statistics and do not update them, even
+    after `model.train()`. Each call starts from an unfrozen model. `frozen=False` unfreezes everything. Returns
     `model`.
 
     Raises:
-        ValueError: for a name that is no module, or if nothing would be left to train.
+        ValueError: if `trainable` names a module that does not exist, or nothing would be left to train.
     """
-    kept = set(_parameters(model).values()) if attended(model) else set()
-    free = {part for module in attended(model).values() for part in module.modules()}
+    trained = set(_parameters(model).values()) if attended(model) else set()
+    unfrozen = {part for module in attended(model).values() for part in module.modules()}
     for name in [trainable] if isinstance(trainable, str) else trainable:
         if name not in dict(named_modules(model)):
             names = ", ".join(child for child, _ in model.named_children())
-            raise ValueError(f"trainable: the model has no module {name!r}; its parts are {names}")
-        kept |= set(model.get_submodule(name).parameters())
-        free |= set(model.get_submodule(name).modules())
-    if frozen and not kept:
+            raise ValueError(f"trainable: the model has no module {name!r}; choose from {names}, or a module inside")
+        trained |= set(model.get_submodule(name).parameters())
+        unfrozen |= set(model.get_submodule(name).modules())
+    if frozen and not trained:
         raise ValueError("nothing would be left to train: attach attention first, or name modules in trainable=")
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter in kept or not frozen)
+        parameter.requires_grad_(parameter in trained or not frozen)
     for module in model.modules():
         if isinstance(module, NormBase):
-            freeze_statistics(module, frozen and module not in free)
+            freeze_statistics(module, frozen and module not in unfrozen)
             module.train(model.training)
     return model
 
@@ -98,5 +98,5 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     modules = attended(model)
     if not modules:
-        raise ValueError("the model carries no attention: bam.attach(model) first")
+        raise ValueError("the model carries no attention: call bam.attach(model) first")
     return {f"{site}.{name}": p for site, module in modules.items() for name, p in module.named_parameters()}

@@ -11,7 +11,8 @@ from torch import nn
 from bam.attention import Attended, AttentionSpec, SiteSpec, attention_factory, attention_name, named_modules
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
-from bam.placement.selection import Wanted, calls
+from bam.placement.flow import calls
+from bam.placement.selection import Wanted
 from bam.private import own_modules, own_parameters
 from bam.surgery.wrapping import refuse_wrapped
 
@@ -90,7 +91,7 @@ def insert(
         placed.append(Attended(base, module, before=site.before, axes=site.axes, spec=specs[site]))
     for carrier in placed:
         replace(model, carrier.base, carrier)
-    run = calls(model, list(modules), image)
+    run = calls(model, [site.name for site in modules], image)
     idle = [site.label for site in modules if f"{site.name}.attention" not in run]
     if idle:
         for carrier in reversed(placed):
