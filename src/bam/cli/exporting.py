@@ -1,7 +1,10 @@
 """The verb export."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from bam.export import NetworkDescription
 
 
 def export(
@@ -45,21 +48,22 @@ def export(
     if model is not None:
         if precision == "int8":
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
-        net, about = _network(model, attention, attention_options, sites, weights, num_classes, image)
+        net, description = _network(model, attention, attention_options, sites, weights, num_classes, image)
     elif attention != "none" or attention_options or sites or weights or num_classes:
         raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
     else:
+        from bam.export.description import describe_run
         from bam.training import trained_model, training_images
 
         net, record = trained_model(Path(str(run)))
         if record.recipe.get("task") == "detection":
             raise ValueError(f"{run} is a run of detection, and bam export writes classifiers; to use it: bam predict")
-        about = _about(record)
+        description = {"image_size": record.image_size} if out.suffix else describe_run(record)
         calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
     if not out.suffix:
-        _save(net, out, precision, about, image)
+        _save(net, out, precision, description, image)
     else:
-        _export(net, out, image or about.get("image_size"), dynamic, precision, calibration, latency)
+        _export(net, out, image or description.get("image_size"), dynamic, precision, calibration, latency)
 
 
 def _network(
@@ -70,10 +74,10 @@ def _network(
     weights: Path | None,
     num_classes: int | None,
     image: int | None,
-) -> tuple[Any, dict[str, Any]]:
-    """The network that the flags name, and what is known about it beside its weights."""
-    from bam.dryrun import image_shape
-    from bam.export import IMAGENET, config_of, from_pretrained
+) -> tuple[Any, "NetworkDescription"]:
+    """The network that the flags name, and its description."""
+    from bam.export import from_pretrained
+    from bam.export.description import describe_named, describe_saved
     from bam.models import build
     from bam.surgery import attach
 
@@ -81,7 +85,7 @@ def _network(
         if attention != "none" or attention_options or sites or weights or num_classes:
             raise ValueError(f"{model} is a saved network, which has its own attention, weights and classes")
         net = from_pretrained(model)
-        return net, {field: getattr(config_of(net), field) for field in ("image_size", "resize")}
+        return net, describe_saved(net)
     net = build(model, num_classes)
     if attention != "none":
         attach(net, attention, sites=sites, image=image, **(attention_options or {}))
@@ -91,36 +95,19 @@ def _network(
         from bam.tensors import load_tensors, read_safetensors
 
         load_tensors(net, read_safetensors(weights)[0], weights, model)
-    about = {"backbone": model, "num_classes": num_classes, "mean": IMAGENET["mean"], "std": IMAGENET["std"]}
-    side = image_shape(net)[-1]
-    crop = IMAGENET["resize"] / IMAGENET["image_size"][0] if side > 64 else 1
-    return net, about | {"image_size": (side, side), "resize": round(side * crop)}
+    return net, describe_named(net, model, num_classes)
 
 
-def _about(record: Any) -> dict[str, Any]:
-    """What a run's record says about its network, beside the weights."""
-    from bam.data.folder.options import FolderOptions
-
-    about = {"backbone": record.recipe["model"], "image_size": record.image_size, "num_classes": record.num_classes}
-    if record.recipe["data"].startswith("folder:"):
-        about["resize"] = FolderOptions.read(record.recipe["data_options"]).shorter_side
-    return about | {"classes": record.classes or None} | record.normalization
-
-
-def _save(net: Any, folder: Path, precision: str, about: dict[str, Any], image: int | None) -> None:
+def _save(net: Any, folder: Path, precision: str, description: "NetworkDescription", image: int | None) -> None:
     """Write the folder that gives the network back."""
     from bam.export import save_pretrained
+    from bam.export.description import at_image_size
 
     if precision != "fp32":
         raise ValueError(f"{folder} has no suffix: a folder holds the network as it is, --precision is for .onnx files")
-    if "backbone" in about and "mean" not in about:
-        advice = "bam.export.save_pretrained(bam.training.trained_model(run)[0], folder, mean=..., std=...) takes it"
-        raise ValueError(f"the run is of an earlier version of bam, which did not record its normalisation; {advice}")
-    if image and "resize" in about:  # the same share of the image is cropped
-        about["resize"] = round(image * about["resize"] / about["image_size"][0])
-    save_pretrained(net, folder, **about | ({"image_size": image} if image else {}))
+    save_pretrained(net, folder, **at_image_size(description, image) if image else description)
     size = (folder / "model.safetensors").stat().st_size / 1e6
-    own = ", backbone=<the network>" if ":" in about.get("backbone", "") else ""
+    own = ", backbone=<the network>" if ":" in (description.get("backbone") or "") else ""
     print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}{own}) gives the network back")
 
 
@@ -128,7 +115,8 @@ def _export(net: Any, out: Path, size: Any, dynamic: str, precision: str, calibr
     """Write the file for other runtimes."""
     from bam.export import export_model, format_latency, measure_latency
 
-    exported = export_model(net, out, size, [axis for axis in dynamic.split(",") if axis], precision, calibration)
+    axes = [axis for axis in dynamic.split(",") if axis]
+    exported = export_model(net, out, size, axes, precision=precision, calibration=calibration)
     print(exported)
     if latency:
         print("milliseconds a pass, one image:", format_latency(measure_latency(net, exported)), sep="\n")
