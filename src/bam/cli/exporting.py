@@ -52,18 +52,26 @@ def export(
     elif attention != "none" or attention_options or sites or weights or num_classes:
         raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
     else:
-        from bam.export.description import describe_run
-        from bam.training import trained_model, training_images
+        net, description, record = _trained(Path(str(run)), out)
+        if precision == "int8" and out.suffix:
+            from bam.training import training_images
 
-        net, record = trained_model(Path(str(run)))
-        if record.recipe.get("task") == "detection":
-            raise ValueError(f"{run} is a run of detection, and bam export writes classifiers; to use it: bam predict")
-        description = {"image_size": record.image_size} if out.suffix else describe_run(record)
-        calibration = training_images(record, data_root) if precision == "int8" and out.suffix else None
+            calibration = training_images(record, data_root)
     if not out.suffix:
         _save(net, out, precision, description, image)
     else:
         _export(net, out, image or description.get("image_size"), dynamic, precision, calibration, latency)
+
+
+def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
+    """The network of a run, its description (for a file the image size is enough) and the record."""
+    from bam.export.description import describe_run
+    from bam.training import trained_model
+
+    net, record = trained_model(run)
+    if record.recipe.get("task") == "detection":
+        raise ValueError(f"{run} is a run of detection, and bam export writes classifiers; to use it: bam predict")
+    return net, {"image_size": record.image_size} if out.suffix else describe_run(record), record
 
 
 def _network(
