@@ -1,4 +1,4 @@
-"""`config.json`: what a saved network is, and what it expects of its images. Nothing in it is executed."""
+"""`config.json`: what a saved network is, and which images it expects. Nothing in it is executed."""
 
 import dataclasses
 import json

@@ -84,7 +84,7 @@ def export_model(
     with left_as_it_was(model):
         shapes = sizes_to_check(model, image, dynamic)
         batches = _batches(model, shapes, examples)
-        traced = batches[0][0] * 0  # none of the images it is checked with, so that the check sees values tracing froze
+        traced = batches[0][0] * 0  # not an image of the check, which then notices values that tracing froze
         content = _lowered(FORMATS[path.suffix](model, traced, dynamic), precision, batches[0])
         checks = _write(path, content, model, batches, TOLERANCE[precision] if tolerance is None else tolerance)
     return Exported(path, precision, dynamic, tuple(checks))

@@ -1,4 +1,4 @@
-"""How fast a network is: as it is, compiled, and as the file it was exported to."""
+"""The latency of a network: eager, compiled, and as an exported file."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the network computes."""
+"""Checking that an exported file computes what the network computes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,7 @@ class Check:
     images: int  #: their number in all batches
     difference: float  #: largest absolute difference of an output
     relative: float  #: the same as a share of the largest output
-    agreement: (
-        float | None
-    )  #: share of images with the same top-1 class; None unless the output is a tensor (N, classes)
+    agreement: float | None  #: share of images with the same top-1 class; None unless the output is one (N, classes)
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.shape))

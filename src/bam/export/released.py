@@ -151,13 +151,13 @@ def _empty(depth: int, num_classes: int, small: bool) -> nn.Module:
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], names: Callable[[str], str], path: Path, depth: int) -> None:
     """Load the tensors into the network on the meta device; raises a ValueError unless they are exactly its own."""
-    own = model.state_dict()
-    theirs = {names(key): value for key, value in own.items()}
-    counters = [key for key in theirs if key.endswith("num_batches_tracked")]
+    state = model.state_dict()
+    expected = {names(key): value for key, value in state.items()}
+    counters = [key for key in expected if key.endswith("num_batches_tracked")]
     if not any(key in tensors for key in counters):  # PyTorch before 0.4.1 did not count
         tensors |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
-    check_fit(theirs, tensors, path, f"ResNet-{depth} with BAM")
-    values = {key: _copy(tensors[names(key)], own[key].dtype) for key in own}
+    check_fit(expected, tensors, path, f"ResNet-{depth} with BAM")
+    values = {key: _copy(tensors[names(key)], value.dtype) for key, value in state.items()}
     model.load_state_dict(values, assign=True)
 
 
