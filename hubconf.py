@@ -12,12 +12,12 @@ def attended(backbone="resnet50", pretrained=False, attention="bam", identity=No
 
     Args:
         backbone: name of the network, see `bam models`.
-        pretrained: start from published weights: True for the library's default ones, or their tag, or a file; the
-            classifier stays random for other than their classes.
+        pretrained: start from published weights: True for the library's default, or a tag, or a file; the classifier
+            stays random if num_classes differs from theirs.
         attention: a name in `bam.ATTENTION`, or a callable `channels -> nn.Module`.
-        identity: start with the backbone's own output bit for bit; default: where it is pretrained.
-        num_classes: how many classes.
-        **options: what the attention module is built with, e.g. reduction=8.
+        identity: start with the backbone's own output bit for bit; default: if it is pretrained.
+        num_classes: number of classes.
+        **options: passed to the attention module, e.g. reduction=8.
 
     Raises:
         ValueError: for an unknown network, attention or tag.
@@ -41,7 +41,7 @@ def _named(backbone):
 
     Args:
         pretrained: load torchvision's default weights into the backbone, whose output is kept bit for bit at first.
-        **options: `attention`, `identity`, `num_classes` and what the attention module is built with.
+        **options: `attention`, `identity`, `num_classes` and the options of the attention module.
     """
     return entry
 

@@ -35,10 +35,15 @@ WRONG = {
         ("resnet19", "'resnet19' cannot be built with num_classes=10: unknown model 'resnet19'; near: resnet18"),
         ("timm/nothing", "unknown model 'timm/nothing'"),
         ("../../etc/passwd", "unknown model"),
-        ("os:getcwd", "'os:getcwd' is code of whoever saved it, and none is run"),
-        ("timm/hf_hub:a/b", "is code of whoever saved it"),
+        ("os:getcwd", "'os:getcwd' is code outside of bam, and bam never runs code that a file names"),
+        ("timm/hf_hub:a/b", "is code outside of bam"),
     ],
-    "num_classes": [(-1, "expected null, or how many"), (True, "got True"), (10.0, "got 10.0"), ("10", "got '10'")],
+    "num_classes": [
+        (-1, "expected null, or the number of outputs"),
+        (True, "got True"),
+        (10.0, "got 10.0"),
+        ("10", "got '10'"),
+    ],
     "classes": [
         (["a"], "expected null, or num_classes = 10 names, got ('a',)"),
         ([1] * 10, "got (1, 1"),
@@ -64,7 +69,7 @@ WRONG = {
         (["32", "32"], "got ('32', '32')"),
     ],
     "resize": [
-        (0, "expected pixels of the shorter side, not less than is cropped from it, got 0"),
+        (0, "expected pixels of the shorter side, at least as many as are cropped from it, got 0"),
         (None, "got None"),
         (float("nan"), "got nan"),
     ],
@@ -126,7 +131,10 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
         (at(attention=7), FIELD),
         (at(more=1), FIELD),
         (at(attention="bim"), "bim at layer1: unknown attention 'bim'"),
-        (at(attention=None), "the attention at layer1 is not of bam.ATTENTION: give what builds it, attention="),
+        (
+            at(attention=None),
+            "the attention at layer1 is not in bam.ATTENTION: pass a function that builds it, attention=",
+        ),
         (at(channels=17), "layer1: expected {'channels': 16, "),
         (at("layer9"), "bam at layer9, layer2: the model has no module 'layer9'"),
         (at("fc"), "bam at fc, layer2: site 'fc' returns a tensor of shape"),
@@ -173,7 +181,7 @@ def test_other_tensors(saved, sites, told, tmp_path):
 def test_fields_are_complete_and_no_others(saved, tmp_path):
     for field in saved[0]:
         config = {key: value for key, value in saved[0].items() if key != field}
-        expected = "is of another library" if field == "bam_format" else f": missing fields: {field}"
+        expected = "was not written by bam.export" if field == "bam_format" else f": missing fields: {field}"
         assert expected in refused(tmp_path, config, saved[1])
     assert "config.json: unknown fields: __class__, extra" in refused(
         tmp_path, saved[0] | {"extra": 1, "__class__": "os.system"}, saved[1]
@@ -188,8 +196,8 @@ def test_fields_are_complete_and_no_others(saved, tmp_path):
         (b"\xff\xfe", "is damaged"),
         (b"[" * 100_000, "is damaged"),
         (b'{"bam_format": 1' + b"0" * 5000 + b"}", "is damaged"),
-        (b"[]", "is of another library, not of bam.export.save_pretrained: it holds a list"),
-        (b"{}", "is of another library, not of bam.export.save_pretrained: it holds nothing"),
+        (b"[]", "was not written by bam.export.save_pretrained: it holds a list"),
+        (b"{}", "was not written by bam.export.save_pretrained: it holds nothing"),
         (b'{"architectures": ["ResNet"], "model_type": "resnet"}', "it holds architectures, model_type"),
         (b'{"architecture": "resnet50", "num_classes": 1000}', "it holds architecture, num_classes"),
     ],
@@ -217,4 +225,6 @@ def test_weights_know_what_they_were_saved_with(field, value, tmp_path):
     save_pretrained(small(sites=["layer1", "layer2"], reduction=4), tmp_path, **SMALL)
     config = json.loads((tmp_path / "config.json").read_text()) | {field: value}
     told = refused(tmp_path, config, (tmp_path / "model.safetensors").read_bytes())
-    assert told.startswith(f"config.json: {field}: not that with which {tmp_path / 'model.safetensors'} was saved: ")
+    assert told.startswith(
+        f"config.json: {field}: not the value that {tmp_path / 'model.safetensors'} was saved with: "
+    )

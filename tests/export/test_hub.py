@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, PyTorchModelHubMixin, hub_mixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 import bam.export
-from bam.export import HubModel, from_pretrained, hub, save_pretrained
+from bam.export import HubModel, from_pretrained, save_pretrained
 from tests.export.test_pretrained import FILES, IMAGES, SMALL, assert_same, small
 from tests.surgery.test_adapter import Gate
 
@@ -32,7 +33,7 @@ def repository(tmp_path, monkeypatch):
                 shutil.copy(folder / name, cache)
         return str(cache)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub_mixin, "hf_hub_download", lambda filename, **options: str(folder / filename))
     return folder, asked
 
@@ -58,8 +59,8 @@ def test_a_repository_that_is_not_there(error, monkeypatch):
     def fails(*args, **options):
         raise error
 
-    monkeypatch.setattr(hub, "snapshot_download", fails)
-    told = "^there is no folder owner/net, and the Hugging Face Hub gave none: no connection$"
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    told = "^there is no folder owner/net, and the Hugging Face Hub could not provide it: no connection$"
     with pytest.raises(FileNotFoundError, match=told):
         from_pretrained("owner/net")
 
@@ -114,7 +115,7 @@ def test_what_was_pushed_comes_back(repository, tmp_path, monkeypatch):
 
 
 def test_a_network_that_nobody_described_is_not_pushed(tmp_path):
-    with pytest.raises(ValueError, match="is not written: give backbone=, mean=, std="):
+    with pytest.raises(ValueError, match="was not written: pass backbone=, mean=, std="):
         HubModel(small(sites=["layer1"])).save_pretrained(tmp_path / "net")
 
 

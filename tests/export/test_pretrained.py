@@ -10,7 +10,8 @@ from safetensors import safe_open
 from torch import nn
 
 import bam
-from bam.export import IMAGENET, from_pretrained, save_pretrained
+from bam.attention import AttentionSpec, SiteSpec
+from bam.export import IMAGENET, export_model, from_pretrained, save_pretrained
 from bam.models import build
 from tests.conftest import restless
 from tests.surgery.test_adapter import Gate
@@ -78,11 +79,11 @@ def test_other_attention_at_each_site(tmp_path):
     bam.attach(model, sites=["before layer1.0"], reduction=4, image=32)
     bam.attach(model, Gate, sites=["layer3"], slope=2.0, image=32)
     restless(model)
-    with pytest.raises(ValueError, match=r"the attention at layer3 is not of bam\.ATTENTION: give what builds it"):
+    with pytest.raises(ValueError, match=r"the attention at layer3 is not in bam\.ATTENTION: pass a function"):
         save_pretrained(model, tmp_path / "net", **SMALL)
     assert not (tmp_path / "net").exists()
     save_pretrained(model, tmp_path / "net", **SMALL, attention=Gate)
-    with pytest.raises(ValueError, match=r"config.json: sites: the attention at layer3 is not of .* attention="):
+    with pytest.raises(ValueError, match=r"config.json: sites: the attention at layer3 is not in .* attention="):
         from_pretrained(tmp_path / "net")
     again = from_pretrained(tmp_path / "net", attention=Gate)
     assert_same(model, again)
@@ -99,7 +100,9 @@ def test_floating_types(dtype, tmp_path):
     mixed = small(sites=["layer1"]).to(dtype)
     mixed.fc.float()
     mixed.avgpool.register_forward_hook(lambda module, args, output: output.float())
-    with pytest.raises(ValueError, match="does not run on images|something else"):  # without the hook it does not
+    with pytest.raises(
+        ValueError, match="does not run on images|does not compute what"
+    ):  # without the hook it does not
         save_pretrained(mixed, tmp_path / "mixed", **SMALL)
 
 
@@ -142,7 +145,7 @@ def test_a_network_of_ones_own(tmp_path):
         model.shift.normal_()
     save_pretrained(model, tmp_path, backbone=f"{HERE}:Tied", **FOUR)
     with pytest.raises(
-        ValueError, match=rf"config.json: backbone: '{HERE}:Tied' is code of whoever .* backbone=my_net"
+        ValueError, match=rf"config.json: backbone: '{HERE}:Tied' is code outside of bam.* backbone=my_net"
     ):
         from_pretrained(tmp_path)
     images = torch.randn(2, 4, 12, 20)
@@ -210,7 +213,7 @@ def test_the_files_are_those_that_the_hub_knows(tmp_path):
 
 def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
     def refused(told, model=None, **changes):
-        with pytest.raises(ValueError, match=f"^{tmp_path}/net is not written: .*{told}") as raised:
+        with pytest.raises(ValueError, match=f"^{tmp_path}/net was not written: .*{told}") as raised:
             save_pretrained(small(sites=["layer1"]) if model is None else model, tmp_path / "net", **SMALL | changes)
         assert "\n" not in str(raised.value) and not os.listdir(tmp_path)
 
@@ -228,23 +231,23 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
     refused("classes: expected null, or num_classes = 10 names, got ", classes=["a", "b"])
     refused("classes: expected null, or num_classes = 10 names, got 'abcdefghij'", classes="abcdefghij")
     refused("mean: expected a mean from 0 to 1 for each channel, got", mean=[123.7, 116.3, 103.5])
-    refused("std: expected a deviation above 0 and up to 1 for each of the channels", std=[0.2, 0.2])
+    refused("std: expected a deviation above 0 and up to 1 for each channel", std=[0.2, 0.2])
     refused("std: expected", std=[0.2, 0.2, 0.0])
     refused("image_size: expected height and width in pixels, got", image_size=(1, 2, 3))
-    refused(r"does not run on images \(1, 1, 32, 32\): .*; give image_size=", mean=[0.5], std=[0.5])
-    refused("give backbone=, mean=, std=, which only", backbone=None, mean=None, std=None)
+    refused(r"does not run on images \(1, 1, 32, 32\): .*; pass image_size=", mean=[0.5], std=[0.5])
+    refused("pass backbone=, mean=, std=: only a network of", backbone=None, mean=None, std=None)
     refused("backbone: 'tests.nowhere:Net' cannot be built with .*No module named", backbone="tests.nowhere:Net")
     shallow = small(sites=["layer1"])
     shallow.relu = nn.Identity()  # the names of the tensors do not show it
-    refused("computes something else than the model: was it changed", shallow)
+    refused("does not compute what the model computes: was the model changed", shallow)
     smoothed = small(sites=["layer1"])
     for norm in smoothed.modules():
         if type(norm) is nn.BatchNorm2d:
             norm.eps = 1e-3
-    refused("computes something else than the model: was it changed", smoothed)
+    refused("does not compute what the model computes: was the model changed", smoothed)
     off = small(sites=["layer1"])
     with bam.without_attention(off):
-        refused("computes something else than the model: .* or its attention switched off", off)
+        refused("does not compute what the model computes: .* or its attention switched off", off)
     refused("wrapped in DataParallel: save model.module", nn.DataParallel(small(sites=["layer1"])))
     refused("wrapped in OptimizedModule: save model._orig_mod", torch.compile(small(sites=["layer1"])))
     refused(
@@ -252,12 +255,31 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
         small(attention=Gate, sites=["layer1"], slope=torch.ones(1)),
     )
     refused("cannot be written .Out of range float", small(attention=Gate, sites=["layer1"], slope=float("nan")))
-    refused("the state dict has others: conv1.weight", bam.attach(build("cifar/resnet8").to("meta"), sites=["layer1"]))
+    refused("these are not: conv1.weight", bam.attach(build("cifar/resnet8").to("meta"), sites=["layer1"]))
+
+
+def test_an_unknown_keyword_is_named(tmp_path):
+    with pytest.raises(TypeError, match=r"save_pretrained\(\) got an unexpected keyword argument 'means'"):
+        save_pretrained(small(sites=["layer1"]), tmp_path / "net", **SMALL, means=[0.5] * 3)
+    with pytest.raises(TypeError, match=r"export_model\(\) got an unexpected keyword argument 'tolerances'"):
+        export_model(small(sites=["layer1"]), tmp_path / "net.pt2", 32, tolerances=0.1)
+    assert not os.listdir(tmp_path)
+
+
+def test_first_versions_did_not_name_a_module_of_ones_own(tmp_path):
+    model = small(sites=["layer1"], attention=Gate, slope=2.0)
+    save_pretrained(model, tmp_path, **SMALL, attention=Gate)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["sites"]["layer1"]["attention"] = None
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors", {"bam.config": json.dumps(config)})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert_same(model, from_pretrained(tmp_path, attention=Gate))
 
 
 def test_device_and_type_are_no_options_of_a_file(tmp_path):
     save_pretrained(small(sites=["layer1"], device="cpu", dtype=torch.float32), tmp_path, **SMALL)
-    assert from_pretrained(tmp_path).bam_config.sites["layer1"]["options"] == {}
+    assert from_pretrained(tmp_path).bam_config.sites["layer1"] == SiteSpec(AttentionSpec("bam"), 16)
 
 
 def test_a_network_of_ones_own_that_gives_many_tensors(tmp_path):
@@ -296,7 +318,7 @@ def test_interrupted_saving(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="config.json"):
         save_pretrained(small(sites=["layer1"]), folder, **SMALL | {"classes": list("jihgfedcba")})
     with pytest.raises(
-        ValueError, match=r"config.json: classes: not that with which .*model.safetensors was saved: sav"
+        ValueError, match=r"config.json: classes: not the value that .*model.safetensors was saved with: sav"
     ):
         from_pretrained(folder)
     assert sorted(os.listdir(folder)) == FILES
@@ -344,13 +366,15 @@ def test_damaged_weights(saved, tmp_path):
             from_pretrained(tmp_path)
     for text in ("", "3", "[]", "[" * 100_000):
         safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"bam.config": text})
-        with pytest.raises(ValueError, match="model.safetensors is damaged: its metadata hold no configuration"):
+        with pytest.raises(ValueError, match="the metadata of .*model.safetensors (is damaged|was not written by)"):
             from_pretrained(tmp_path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="there is no file .*model.safetensors"):
         from_pretrained(tmp_path)
     for source in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "nowhere", "./a/b", Path("a/b")):
-        with pytest.raises(FileNotFoundError, match="there is no folder .*; of the Hugging Face Hub give owner/name"):
+        with pytest.raises(
+            FileNotFoundError, match="there is no folder .*; a network on the Hugging Face Hub is named owner/name"
+        ):
             from_pretrained(source)
 
 

@@ -26,7 +26,7 @@ def test_preprocessing_by_hand():
         assert transform(Image.new(mode, (50, 60))).shape == (3, 20, 30)
     grey = preprocessing(NetworkConfig("resnet18", 10, None, {}, (0.5,), (0.5,), (20, 30), 40))
     assert grey(Image.fromarray(pixels)).shape == (1, 20, 30)
-    with pytest.raises(ValueError, match="this SmallResNet carries no bam_config: bam.export.from_pretrained"):
+    with pytest.raises(ValueError, match="this SmallResNet has no bam_config: load it with bam.export.from_pretrained"):
         preprocessing(build("cifar/resnet8"))
 
 
@@ -57,5 +57,7 @@ def test_sixteen_bits_are_read_as_in_training(tmp_path):
     config = NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (24, 24), 24)
     given = preprocessing(config)(Image.open(tmp_path / "deep.png"))
     torch.testing.assert_close(given[0].double(), torch.from_numpy((values >> 8) / 255), rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match="resize: expected pixels of the shorter side, not less than is cropped"):
+    with pytest.raises(
+        ValueError, match="resize: expected pixels of the shorter side, at least as many as are cropped"
+    ):
         NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (96, 96), 32)

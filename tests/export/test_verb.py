@@ -41,7 +41,8 @@ def test_a_run_becomes_a_folder_and_that_a_file(tmp_path, capsys):
     (run / "record.json").write_text(json.dumps(old))
     assert Record.read(run).normalization == {}
     assert cli.main(["export", "--run", str(run), "--out", str(folder)]) == 1
-    assert "earlier version of bam, which did not record its normalisation; bam.export.save_" in capsys.readouterr().err
+    assert "earlier version of bam, which did not record its normalisation" in (told := capsys.readouterr().err)
+    assert "folder, backbone='cifar/resnet8', mean=..., std=...)" in told
 
 
 def test_a_model_becomes_a_folder(tmp_path, capsys):
@@ -51,7 +52,7 @@ def test_a_model_becomes_a_folder(tmp_path, capsys):
     model = from_pretrained(tmp_path / "random")
     config = model.bam_config
     assert (config.num_classes, config.image_size, config.classes, config.resize) == (7, (32, 32), None, 32)
-    assert config.mean == (0.485, 0.456, 0.406) and config.sites["layer1"]["options"] == {"reduction": 8}
+    assert config.mean == (0.485, 0.456, 0.406) and config.sites["layer1"].attention.options == {"reduction": 8}
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     words += [*options, "--weights", str(tmp_path / "weights.safetensors")]
     assert cli.main([*words, "--out", str(tmp_path / "same")]) == 0
@@ -73,4 +74,4 @@ def test_a_folder_holds_the_network_as_it_is(precision, tmp_path, capsys):
 def test_a_damaged_folder_is_told(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"architectures": []}')
     assert cli.main(["export", "--model", str(tmp_path), "--out", str(tmp_path / "net.onnx")]) == 1
-    assert "config.json is of another library" in capsys.readouterr().err
+    assert "config.json was not written by bam.export.save_pretrained" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from bam.attention.spec import AttentionSpec
+from bam.cli.exporting import check_named
 from bam.costs import format_count
 from bam.recipes import Recipe
 
@@ -55,8 +56,7 @@ def cost(
     """
     from bam.tasks import task_knowing
 
-    if attention.is_none and attention != AttentionSpec():
-        raise ValueError("--attention-options, --sites and --identity are for an attention: give --attention, e.g. bam")
+    check_named(attention)
     task = task_knowing(model)
     price = task(_recipe(task.name, model, attention)).price(num_classes, image)
     print(f"{model}{', ' * bool(price.conditions)}{price.conditions}: {price.plain}")

@@ -1,8 +1,9 @@
-"""Networks as files: for other runtimes, for other people, and as others have published them."""
+"""Networks as files: for other runtimes, for other people, and the BAM weights that others have published."""
 
 from typing import TYPE_CHECKING, Any
 
 from bam.export.config import IMAGENET, NetworkConfig, config_of
+from bam.export.description import NetworkDescription
 from bam.export.export import Exported, export_model
 from bam.export.formats import FORMATS
 from bam.export.latency import format_latency, measure_latency
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from bam.export.hub import HubModel
 
 __all__ = [
-    "AXES", "FORMATS", "IMAGENET", "TOLERANCE", "Check", "Exported", "HubModel", "NetworkConfig", "config_of",
-    "export_model", "format_latency", "from_pretrained", "load_released", "measure_latency", "preprocessing",
-    "save_pretrained",
+    "AXES", "FORMATS", "IMAGENET", "TOLERANCE", "Check", "Exported", "HubModel", "NetworkConfig",
+    "NetworkDescription", "config_of", "export_model", "format_latency", "from_pretrained", "load_released",
+    "measure_latency", "preprocessing", "save_pretrained",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """HubModel, which needs huggingface_hub, when it is asked for."""
+    """Import HubModel, which needs huggingface_hub, at its first use."""
     if name == "HubModel":
         from bam.export.hub import HubModel
 

@@ -1,4 +1,4 @@
-"""`config.json`: what a saved network is, and what it expects of its images. Nothing in it is executed."""
+"""`config.json`: what a saved network is, and which images it expects. Nothing in it is executed."""
 
 import dataclasses
 import json
@@ -14,10 +14,11 @@ from bam.attention.contract import runtime_options
 from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 from bam.surgery.insertion import attended_modules
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # as huggingface_hub's PyTorchModelHubMixin names them
 FORMAT = 1
 ATTRIBUTE = "bam_config"
 
-#: How networks are trained on ImageNet, and evaluated: 224 x 224 from the middle of 256.
+#: How networks are trained on ImageNet, and evaluated: the central 224 x 224 pixels after resizing to 256.
 IMAGENET: dict[str, Any] = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
@@ -28,20 +29,21 @@ IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is, beside its weights; a loaded network carries it as `bam_config`.
+    """What a network is, apart from its weights; a loaded network carries it as `bam_config`.
 
-    Raises ValueError, naming the field, for one that is wrong.
+    Raises:
+        ValueError: naming the field, if one is wrong.
     """
 
     backbone: str  #: its name for `bam.models.build`
     num_classes: int | None  #: outputs; None: the backbone's own
     classes: tuple[str, ...] | None  #: their names
-    sites: dict[str, dict[str, Any]]  #: {"layer1": {"attention": "bam", "channels": 256, "options": {}}, ...}
+    sites: dict[str, SiteSpec]  #: the attention at each site, by the site's label
     mean: tuple[float, ...]  #: of each channel of the image, on the scale 0 to 1
     std: tuple[float, ...]  #: the same
     image_size: tuple[int, int]  #: height and width in pixels
-    resize: int  #: pixels of the shorter side, from whose middle they are cropped
-    bam_version: str = __version__  #: that saved it
+    resize: int  #: pixels of the shorter side before the centre is cropped
+    bam_version: str = __version__  #: of the package that saved it
     bam_format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -50,109 +52,138 @@ class NetworkConfig:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         for field, (valid, expected) in _expectations(self).items():
             if not valid:
-                raise ValueError(f"{field}: expected {expected}, got {_short(getattr(self, field))}")
+                raise _wrong(field, expected, getattr(self, field))
 
     def to_json(self) -> str:
         """The content of config.json."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        content["sites"] = {label: site.to_dict() for label, site in self.sites.items()}
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: Path | str) -> "NetworkConfig":
+        """Read what `to_json` wrote; messages call its origin `source`.
+
+        Raises:
+            ValueError: naming source and field, if the text is damaged, was written by something else or is not valid.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source} is damaged: {error}") from None
+        if not isinstance(content, dict) or "bam_format" not in content:
+            keys = ", ".join(list(content)[:4]) if isinstance(content, dict) else f"a {type(content).__name__}"
+            raise ValueError(f"{source} was not written by bam.export.save_pretrained: it holds {keys or 'nothing'}")
+        if content["bam_format"] != FORMAT:
+            problem = f"bam_format: this version of bam reads {FORMAT}, got {_short(content['bam_format'])}"
+            raise ValueError(f"{source}: {problem}; update bottleneck-attention")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for title, names in (("missing", known - set(content)), ("unknown", set(content) - known)):
+            if names:
+                raise ValueError(f"{source}: {title} fields: {', '.join(sorted(names))}")
+        try:
+            return cls(**content | {"sites": _read_sites(content["sites"])})
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
 
     @classmethod
     def read(cls, path: Path) -> "NetworkConfig":
         """Read config.json.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: naming file and field, if it is damaged, of another library or not valid.
+            FileNotFoundError: if it does not exist.
+            ValueError: naming file and field, if it is damaged, was written by something else or is not valid.
         """
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}: bam.export.save_pretrained writes it last")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
-        if not isinstance(content, dict) or "bam_format" not in content:
-            keys = ", ".join(list(content)[:4]) if isinstance(content, dict) else f"a {type(content).__name__}"
-            told = f"is of another library, not of bam.export.save_pretrained: it holds {keys or 'nothing'}"
-            raise ValueError(f"{path} {told}")
-        if content["bam_format"] != FORMAT:
-            told = f"bam_format: this version of bam reads {FORMAT}, got {_short(content['bam_format'])}"
-            raise ValueError(f"{path}: {told}; update bottleneck-attention")
-        known = {field.name for field in dataclasses.fields(cls)}
-        for title, names in (("missing", known - set(content)), ("unknown", set(content) - known)):
-            if names:
-                raise ValueError(f"{path}: {title} fields: {', '.join(sorted(names))}")
-        try:
-            return cls(**content)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return cls.from_json(text, path)
 
 
-def carry(model: nn.Module, config: NetworkConfig) -> None:
-    """Let `model` have `config` as its `bam_config`."""
+def set_config(model: nn.Module, config: NetworkConfig) -> None:
+    """Make `config` the `bam_config` of `model`."""
     setattr(model, ATTRIBUTE, config)
 
 
 def config_of(model: nn.Module) -> NetworkConfig | None:
-    """The configuration that a loaded network carries."""
+    """The configuration that a loaded network carries; None for any other network."""
     config = getattr(model, ATTRIBUTE, None)
     return config if isinstance(config, NetworkConfig) else None
 
 
-def sites_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Where `model` carries attention and how each module was built, as far as JSON can tell."""
+def sites_of(model: nn.Module) -> dict[str, SiteSpec]:
+    """The attention at each site of `model`, as it reads back from JSON, without options such as the device.
+
+    Raises:
+        ValueError: if an option cannot be written as JSON.
+    """
     sites = {}
     for site, carrier in attended_modules(model).items():
         left_out = runtime_options(carrier.attention)
         spec = carrier.attention_spec.attention
         options = {name: value for name, value in spec.options.items() if name not in left_out}
         try:
-            sites[site.label] = SiteSpec(dataclasses.replace(spec, options=options), site.channels).to_dict()
+            content = SiteSpec(dataclasses.replace(spec, options=options), site.channels).to_dict()
         except ValueError as error:
             raise ValueError(f"the attention at {site.label!r}: {error}") from None
+        sites[site.label] = SiteSpec.from_dict(content)
+    return sites
+
+
+def _read_sites(content: Any) -> dict[str, SiteSpec]:
+    """The field `sites` of config.json."""
+    try:
+        if not isinstance(content, dict):
+            raise ValueError
+        sites = {label: SiteSpec.from_dict(entry) for label, entry in content.items()}
+        for site in sites.values():
+            site.to_dict()  # refuses NaN, which Python reads from JSON
+    except ValueError:
+        expected = '{site: {"attention": name or null, "channels": a positive number, "options": {name: value}}}'
+        raise _wrong("sites", expected, content) from None
     return sites
 
 
 def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
-    """Field -> (whether it is valid, what would be)."""
+    """Field -> (whether its value is valid, what a valid value is)."""
     count, names, size = config.num_classes, config.classes, config.image_size
     are_sides = isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     mean, std = config.mean, config.std
     return {
         "backbone": (isinstance(config.backbone, str) and config.backbone != "", "the name of a network"),
-        "num_classes": (count is None or (type(count) is int and count >= 0), "null, or how many outputs there are"),
+        "num_classes": (count is None or (type(count) is int and count >= 0), "null, or the number of outputs"),
         "classes": (
             names is None
             or (isinstance(names, tuple) and all(isinstance(name, str) for name in names) and len(names) == count),
             f"null, or num_classes = {count} names",
         ),
         "sites": (
-            isinstance(config.sites, dict) and all(map(_is_site, config.sites.values())),
-            '{site: {"attention": name or null, "channels": a positive number, "options": {name: value}}}',
+            isinstance(config.sites, dict) and all(isinstance(site, SiteSpec) for site in config.sites.values()),
+            "a bam.attention.SiteSpec for each site",
         ),
         "mean": (_are_numbers(mean) and all(0 <= value <= 1 for value in mean), "a mean from 0 to 1 for each channel"),
         "std": (
             _are_numbers(std) and all(0 < value <= 1 for value in std) and _are_numbers(mean) and len(std) == len(mean),
-            "a deviation above 0 and up to 1 for each of the channels that mean has",
+            "a deviation above 0 and up to 1 for each channel that mean has",
         ),
         "image_size": (are_sides, "height and width in pixels"),
         "resize": (
             type(config.resize) is int and config.resize >= (min(size) if are_sides else 1),
-            "pixels of the shorter side, not less than is cropped from it",
+            "pixels of the shorter side, at least as many as are cropped from it",
         ),
         "bam_version": (isinstance(config.bam_version, str), "a version"),
     }
 
 
-def _is_site(content: Any) -> bool:
-    try:
-        SiteSpec.from_dict(content).to_dict()
-    except ValueError:
-        return False
-    return True
-
-
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, tuple) and len(values) > 0 and all(type(value) in (int, float) for value in values)
+
+
+def _wrong(field: str, expected: str, value: Any) -> ValueError:
+    return ValueError(f"{field}: expected {expected}, got {_short(value)}")
 
 
 def _short(value: Any) -> str:

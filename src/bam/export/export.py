@@ -1,15 +1,17 @@
-"""A network as a file that is compared with the network before it is kept."""
+"""A network as a file for other runtimes, compared with the network before it is kept."""
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from bam.dryrun import Image, left_as_it_was
 from bam.export.formats import FORMATS, need_onnx, open_file
+from bam.export.keywords import check_keywords
 from bam.export.parity import TOLERANCE, Check, compare, gather, images_at
 from bam.export.precision import to_fp16, to_int8
 from bam.export.reasons import REFUSALS, reason
@@ -20,12 +22,12 @@ from bam.surgery.wrapping import refuse_wrapped
 
 @dataclass(frozen=True)
 class Exported:
-    """A file, and how it compared with the network."""
+    """An exported file, and how its outputs compare with the network's."""
 
     path: Path
     precision: str
     dynamic: tuple[str, ...]  #: axes that may differ from call to call
-    checks: tuple[Check, ...]  #: the first at the size that was traced
+    checks: tuple[Check, ...]  #: the first is at the traced size
 
     def __str__(self) -> str:
         free = f"any {', '.join(self.dynamic)}" if self.dynamic else "one size"
@@ -33,38 +35,47 @@ class Exported:
         return "\n".join([head, *(f"  {check}" for check in self.checks)])
 
 
+class PrecisionOptions(TypedDict, total=False):
+    """The arithmetic of an exported file and how closely it must follow the network, see `export_model`."""
+
+    precision: str
+    calibration: Tensor | Iterable[Tensor] | None
+    tolerance: float | None
+
+
 def export_model(
     model: nn.Module,
     path: str | Path,
     image: Image | None = None,
     dynamic: Sequence[str] = tuple(AXES),
-    precision: str = "fp32",
-    calibration: Tensor | Iterable[Tensor] | None = None,
-    tolerance: float | None = None,
+    **options: Unpack[PrecisionOptions],
 ) -> Exported:
     """Write `model` in eval mode to `path`; a file that does not compute what the model computes is not kept.
 
-    The file is loaded from the disk and compared with the model at the size that was traced and at two others that
-    differ from it in each dynamic axis. Only then it takes the place of what was at `path`; the model is left as it
-    was. The suffix is the format: .pt2 (`torch.export.load(path).module()`), .onnx (one file; input "image") or
+    The file is loaded from the disk and compared with the model at the traced size and at two others that differ from
+    it in every dynamic axis. Only then does it replace an existing file at `path`; the model is left as it was. The
+    suffix chooses the format: .pt2 (`torch.export.load(path).module()`), .onnx (one file; input "image") or
     .torchscript (`torch.jit.load`).
 
     Args:
-        model: a network with float32 parameters, its output any nesting of tensors.
-        path: the file; its folder is made.
-        image: an image (N, C, H, W) or a size to trace at: a side, (H, W) or (C, H, W); default: that of
+        model: a network with float32 parameters; its output is any nesting of tensors.
+        path: the file; its folder is created.
+        image: an image (N, C, H, W) or a size to trace at: a side, (H, W) or (C, H, W), in pixels; default: that of
             `calibration`, else the model's own input size or 224 x 224.
         dynamic: which of "batch", "height", "width" may differ from call to call.
         precision: "fp32"; for .onnx also "fp16" (weights and arithmetic) or "int8" (statically quantised, QDQ).
         calibration: typical images, normalised as in training: a tensor (N, C, H, W) or batches. int8 takes the ranges
             of the features from them; the comparison uses them, resized, instead of normal noise.
-        tolerance: largest difference allowed, as a share of the largest output (default: `TOLERANCE[precision]`).
+        tolerance: largest allowed difference, as a share of the largest output; default: `TOLERANCE[precision]`.
 
     Raises:
         ValueError: for an unknown suffix, axis or precision; an axis that cannot be dynamic; a network that the format
-            does not take; a difference above the tolerance. What was at `path` is then still there.
-        ImportError: if the packages that .onnx needs are not installed.
+            cannot express; a difference above the tolerance. An existing file at `path` is then still there.
+        ImportError: without the packages that .onnx needs.
     """
+    check_keywords("export_model", options, PrecisionOptions)
+    precision, calibration = options.get("precision", "fp32"), options.get("calibration")
+    tolerance = options.get("tolerance")
     path, dynamic = Path(path), (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
     _check_request(model, path, dynamic, precision, calibration is not None)
     examples = None if calibration is None else gather(calibration)
@@ -73,14 +84,14 @@ def export_model(
     with left_as_it_was(model):
         shapes = sizes_to_check(model, image, dynamic)
         batches = _batches(model, shapes, examples)
-        traced = batches[0][0] * 0  # not an image of the check, which then sees what tracing froze
+        traced = batches[0][0] * 0  # not an image of the check, which then notices values that tracing froze
         content = _lowered(FORMATS[path.suffix](model, traced, dynamic), precision, batches[0])
         checks = _write(path, content, model, batches, TOLERANCE[precision] if tolerance is None else tolerance)
     return Exported(path, precision, dynamic, tuple(checks))
 
 
 def _check_request(model: nn.Module, path: Path, dynamic: Sequence[str], precision: str, calibrated: bool) -> None:
-    """Raise for what can be seen without running anything."""
+    """Raise for everything that can be refused without running the model."""
     refuse_wrapped(model, "export")
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: the suffix chooses the format, one of {', '.join(FORMATS)}; got {path.suffix!r}")
@@ -89,22 +100,27 @@ def _check_request(model: nn.Module, path: Path, dynamic: Sequence[str], precisi
     if precision not in TOLERANCE:
         raise ValueError(f"precision: one of {', '.join(TOLERANCE)}; got {precision!r}")
     if precision != "fp32" and path.suffix != ".onnx":
-        raise ValueError(f"precision {precision} is made in .onnx files only, got {path}; fp32 works in all formats")
+        raise ValueError(f"precision {precision} needs an .onnx file, got {path}; fp32 works in all formats")
     if precision == "int8" and not calibrated:
-        raise ValueError("int8 needs calibration=: some hundred typical images (N, C, H, W), normalised as in training")
+        raise ValueError(
+            "int8 needs calibration=: a few hundred typical images (N, C, H, W), normalised as in training"
+        )
     types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()} - {"float32"}
     if types:
-        raise ValueError(f"the model has {', '.join(types)} parameters; export model.float(), and choose by precision=")
+        raise ValueError(
+            f"the model has {', '.join(types)} parameters; export model.float(), and choose the precision of the file "
+            "with precision="
+        )
     if path.suffix == ".onnx":
         need_onnx()
 
 
 def _batches(model: nn.Module, shapes: Sequence[Shape], examples: Tensor | None) -> list[list[Tensor]]:
-    """The images to check with, for each of `shapes`: all examples at the first, one batch at the others."""
+    """The batches to check with at each of `shapes`: all examples at the first, one batch at each of the others."""
     most, channels = max(shape[0] for shape in shapes), shapes[0][1]
     if examples is not None and (len(examples) < most or examples.shape[1] != channels):
         needed = f"at least {most} images with {channels} channels"
-        raise ValueError(f"calibration: {needed} are needed here, got {tuple(examples.shape)}")
+        raise ValueError(f"calibration: pass {needed}, got {tuple(examples.shape)}")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     first, *others = shapes
     few = None if examples is None else examples[:most]
@@ -112,6 +128,7 @@ def _batches(model: nn.Module, shapes: Sequence[Shape], examples: Tensor | None)
 
 
 def _lowered(content: bytes, precision: str, batches: Sequence[Tensor]) -> bytes:
+    """The content of the file in the given precision."""
     try:
         if precision == "fp16":
             return to_fp16(content)
@@ -123,7 +140,7 @@ def _lowered(content: bytes, precision: str, batches: Sequence[Tensor]) -> bytes
 def _write(
     path: Path, content: bytes, model: nn.Module, batches: Sequence[Sequence[Tensor]], tolerance: float
 ) -> list[Check]:
-    """Put `content` at `path` if it passes the checks; otherwise leave everything as it is."""
+    """Put `content` at `path` if it passes the checks; otherwise change nothing."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         write_atomically(temporary, content)
@@ -131,13 +148,13 @@ def _write(
         os.replace(temporary, path)
         return checks
     except ValueError as error:
-        raise ValueError(f"{path} is not written: {error}") from error
+        raise ValueError(f"{path} was not written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _checked(model: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], tolerance: float) -> list[Check]:
-    """The checks of the file on the disk; raises ValueError if one of them fails."""
+    """The checks of the file on the disk; raises a ValueError if one of them fails."""
     try:
         run = open_file(file)
     except REFUSALS as error:
@@ -145,7 +162,7 @@ def _checked(model: nn.Module, file: Path, batches: Sequence[Sequence[Tensor]], 
     checks = []
     for images in batches:
         checks.append(compare(model, run, images))
-        if not checks[-1].relative <= tolerance:  # also if it is no number
-            what = f"the file computes something else than the network: {checks[-1]}"
-            raise ValueError(f"{what}; {tolerance:g} relative is allowed (tolerance=)")
+        if not checks[-1].relative <= tolerance:  # a NaN fails, too
+            problem = f"the file does not compute what the network computes: {checks[-1]}"
+            raise ValueError(f"{problem}; allowed is {tolerance:g} relative (tolerance=)")
     return checks

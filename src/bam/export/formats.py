@@ -1,4 +1,4 @@
-"""The three kinds of files: how a network becomes one, and how one becomes a function again."""
+"""The three file formats: writing a network to one, and loading one as a function."""
 
 import importlib
 import io
@@ -14,23 +14,33 @@ from torch import Tensor, nn
 from bam.export.reasons import REFUSALS, onnxruntime_refusals, reason
 from bam.export.sizes import AXES, advice
 
-#: Bytes of weights that an ONNX file holds: a protobuf message ends at 2 GB.
+#: Most bytes of weights in an ONNX file: a protobuf message is limited to 2 GB.
 ONNX_LIMIT = 2_000_000_000
 
 
 def to_pt2(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network, traced by `torch.export` on `image` (N, C, H, W), as the content of a .pt2 file."""
+    """The network, traced by `torch.export` on `image` (N, C, H, W), as the content of a .pt2 file.
+
+    Raises:
+        ValueError: if the network cannot be exported, or not with these axes dynamic.
+    """
     buffer = io.BytesIO()
     torch.export.save(_program(model, image, dynamic), buffer)
     return buffer.getvalue()
 
 
 def to_onnx(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network as the content of an .onnx file: input `image`, outputs in the order of their leaves."""
+    """The network as the content of an .onnx file: input `image` (N, C, H, W), outputs in the order of their leaves.
+
+    Raises:
+        ValueError: if the network cannot be exported, not with these axes dynamic, or is too large.
+        ImportError: without the packages that ONNX needs.
+    """
     need_onnx()
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     if weights > ONNX_LIMIT:
-        raise ValueError(f"an ONNX file holds 2 GB, this network has {weights / 1e9:.1f} GB of weights; export to .pt2")
+        size = f"{weights / 1e9:.1f} GB"
+        raise ValueError(f"an ONNX file holds at most 2 GB, and this network has {size} of weights; export to .pt2")
     names = {place: name for name, place in AXES.items() if name in dynamic}
     program = _program(model, image, dynamic)
     try:
@@ -38,27 +48,31 @@ def to_onnx(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
             program, dynamo=True, verbose=False, input_names=["image"], dynamic_shapes=(names,) if names else None
         )
     except torch.onnx.OnnxExporterError as error:
-        what = f"{type(model).__name__} has no form in ONNX: {reason(error)}"
-        raise ValueError(f"{what}; export to .pt2, or replace that operation") from error
+        problem = f"{type(model).__name__} cannot be expressed in ONNX: {reason(error)}"
+        raise ValueError(f"{problem}; export to .pt2, or replace that operation") from error
     assert converted is not None
     return converted.model_proto.SerializeToString()
 
 
 def to_torchscript(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network, traced by `torch.jit.trace` on `image`, as the content of a .torchscript file."""
+    """The network, traced by `torch.jit.trace` on `image` (N, C, H, W), as the content of a .torchscript file.
+
+    Raises:
+        ValueError: if the network cannot be traced.
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         _silence_torchscript()
-        # A Python branch on a shape is frozen as it was on `image`: the check at other sizes shows whether it matters.
+        # Tracing freezes Python branches on the shape of `image`; the check at other sizes shows if that matters.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         try:
             torch.jit.save(torch.jit.trace(model, image, strict=False, check_trace=False), buffer)
         except REFUSALS as error:
-            raise ValueError(f"torch.jit.trace does not take {type(model).__name__}: {reason(error)}") from error
+            raise ValueError(f"torch.jit.trace cannot trace {type(model).__name__}: {reason(error)}") from error
     return buffer.getvalue()
 
 
-#: Suffix of the file -> what makes its content.
+#: Suffix of the file -> the function that returns its content.
 FORMATS: dict[str, Callable[[nn.Module, Tensor, Sequence[str]], bytes]] = {
     ".pt2": to_pt2,
     ".onnx": to_onnx,
@@ -67,7 +81,7 @@ FORMATS: dict[str, Callable[[nn.Module, Tensor, Sequence[str]], bytes]] = {
 
 
 def open_file(path: Path) -> Callable[[Tensor], Any]:
-    """The function in an exported file; it takes images (N, C, H, W). For files of your own: loading may unpickle."""
+    """The function in an exported file; it takes images (N, C, H, W). Only for trusted files: loading may unpickle."""
     if path.suffix == ".onnx":
         return _open_onnx(path)
     if path.suffix == ".pt2":
@@ -78,7 +92,7 @@ def open_file(path: Path) -> Callable[[Tensor], Any]:
 
 
 def need_onnx() -> None:
-    """Raise an ImportError that says what to install, unless everything that ONNX needs is here."""
+    """Raise an ImportError that says what to install, unless every package that ONNX needs is installed."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(package)
@@ -87,12 +101,12 @@ def need_onnx() -> None:
 
 
 def _open_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
-    """The file in onnxruntime on the CPU, with as many threads as torch has; returns the leaves of the output."""
+    """The file in onnxruntime on the CPU, with torch's number of threads; it returns the leaves of the output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised, not logged
     with onnxruntime_refusals():
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -110,12 +124,12 @@ def _program(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> torch.e
     except REFUSALS as error:
         places = set(re.findall(r"size\(\)\[(\d)\]", str(error)))
         names = [name for name in dynamic if str(AXES[name]) in places]
-        what = f"cannot have {', '.join(names)} dynamic" if names else "cannot be exported"
-        hint = advice(dynamic) if names else "take what it names out of forward(), or export to .torchscript"
-        raise ValueError(f"{type(model).__name__} {what}: {reason(error)}; {hint}") from error
+        problem = f"cannot have {', '.join(names)} dynamic" if names else "cannot be exported"
+        hint = advice(dynamic) if names else "remove the operation it names from forward(), or export to .torchscript"
+        raise ValueError(f"{type(model).__name__} {problem}: {reason(error)}; {hint}") from error
 
 
 def _silence_torchscript() -> None:
-    # torch deprecates TorchScript in favour of torch.export, which .pt2 is for; whoever asks for it needs it.
-    for category in (FutureWarning, DeprecationWarning):  # which of the two depends on torch's version
+    # torch deprecates TorchScript in favour of torch.export, which .pt2 uses; a caller who asks for it needs it.
+    for category in (FutureWarning, DeprecationWarning):  # depending on torch's version
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)

@@ -1,4 +1,4 @@
-"""Saved networks on the Hugging Face Hub: fetched, and pushed by huggingface_hub's own mixin."""
+"""Saved networks with the methods of huggingface_hub's mixin, which pushes them to the Hugging Face Hub."""
 
 import os
 from pathlib import Path
@@ -6,25 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bam.export.pretrained import CONFIG, WEIGHTS, from_pretrained, save_pretrained
+from bam.export.download import MISSING, download
+from bam.export.pretrained import from_pretrained, save_pretrained
 
 try:
-    from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+    from huggingface_hub import PyTorchModelHubMixin
 except ImportError:
-    raise ImportError("the Hub needs huggingface_hub: pip install 'bottleneck-attention[hub]'") from None
-
-
-def download(repository: str, **options: Any) -> Path:
-    """The folder in the local cache with the two files of a repository "owner/name"; `options` of snapshot_download.
-
-    Raises FileNotFoundError, with the reason, if they cannot be had.
-    """
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, WEIGHTS], **options))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        told = f"there is no folder {repository}, and the Hugging Face Hub gave none"
-        raise FileNotFoundError(f"{told}: {reason}") from error
+    raise ImportError(MISSING) from None
 
 
 class HubModel(
@@ -39,11 +27,11 @@ class HubModel(
         bam.export.save_pretrained(model, "my-model", backbone="resnet50", mean=..., std=...)
         bam.export.HubModel.from_pretrained("my-model").push_to_hub("me/my-model")
 
-    Its files are those of `bam.export.save_pretrained`, under the names of `network`, not of this class.
+    Its files are those of `bam.export.save_pretrained`: tensors have the names they have in `network`.
 
     Args:
-        network: one of `bam.export.from_pretrained`; it is called on images (N, C, H, W).
-        attention: what builds its attention if that is not of `bam.ATTENTION`.
+        network: a network of `bam.export.from_pretrained`; it takes images (N, C, H, W).
+        attention: builds its attention if that is not in `bam.ATTENTION`.
     """
 
     def __init__(self, network: nn.Module, attention: Any = None) -> None:
@@ -51,14 +39,14 @@ class HubModel(
         self.network, self._attention = network, attention
 
     def forward(self, images: Tensor) -> Any:
-        """What the network makes of `images`."""
+        """The network's output for `images` (N, C, H, W)."""
         return self.network(images)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_pretrained(self.network, save_directory, attention=self._attention)
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]  # the mixin calls it by keywords, of which this takes some
+    def _from_pretrained(  # type: ignore[override]  # the mixin passes keywords, and this method uses only some of them
         cls,
         *,
         model_id: str,
@@ -67,8 +55,8 @@ class HubModel(
         attention: Any = None,
         **options: Any,
     ) -> "HubModel":
-        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        fetch = {name: options[name] for name in known if name in options}
-        folder = Path(model_id) if os.path.isdir(model_id) else download(model_id, **fetch)
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        download_options = {name: options[name] for name in names if name in options}
+        folder = Path(model_id) if os.path.isdir(model_id) else download(model_id, **download_options)
         network = from_pretrained(folder, backbone=backbone, attention=attention)
         return cls(network, attention).to(map_location).eval()

@@ -1,4 +1,4 @@
-"""How fast a network is: as it is, compiled, and as the file it was exported to."""
+"""The latency of a network: eager, compiled, and as an exported file."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,25 +16,28 @@ RUNTIMES = {".onnx": "onnxruntime (CPU)", ".pt2": "torch.export", ".torchscript"
 
 
 def measure_latency(model: nn.Module, exported: Exported, rounds: int = 30) -> dict[str, float | str]:
-    """Median milliseconds of a forward pass of one image at the size that was traced, for each way of running.
+    """Median milliseconds per forward pass of one image at the traced size, for each way of running the network.
 
-    The ways take turns, with as many threads as torch has; "compiled" is `torch.compile`. Where a way does not work
-    here, its entry says why.
+    The ways ("eager", "compiled" by `torch.compile`, and the file in its runtime) take turns, with torch's number of
+    threads. Instead of a number, the entry of a way that fails on this machine says why.
+
+    Args:
+        model: the network.
+        exported: its file, from `export_model`.
+        rounds: how often each way runs.
     """
     batch, *size = exported.checks[0].shape
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     image = torch.randn(1 if "batch" in exported.dynamic else batch, *size, device=device)
-    rows: dict[str, float | str] = {"eager": "", "compiled": "", RUNTIMES[exported.path.suffix]: ""}
-    ways: dict[str, Callable[[Tensor], Any]] = {
-        "eager": model,
-        RUNTIMES[exported.path.suffix]: open_file(exported.path),
-    }
+    runtime = RUNTIMES[exported.path.suffix]
+    rows: dict[str, float | str] = {"eager": "", "compiled": "", runtime: ""}
+    ways: dict[str, Callable[[Tensor], Any]] = {"eager": model, runtime: open_file(exported.path)}
     with left_as_it_was(model):
         try:
             compiled = torch.compile(model)
             compiled(image)
             ways["compiled"] = compiled
-        except RuntimeError as error:  # all of torch.compile's errors are
+        except RuntimeError as error:  # the base class of torch.compile's errors
             rows["compiled"] = f"not measured: {reason(error)}"
         return rows | latency_ms(ways, image, rounds)
 
@@ -42,5 +45,5 @@ def measure_latency(model: nn.Module, exported: Exported, rounds: int = 30) -> d
 def format_latency(rows: Mapping[str, float | str]) -> str:
     """The result of `measure_latency` as a table."""
     width = max(map(len, rows))
-    shown = {name: value if isinstance(value, str) else f"{value:9.2f} ms" for name, value in rows.items()}
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+    texts = {name: value if isinstance(value, str) else f"{value:9.2f} ms" for name, value in rows.items()}
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in texts.items())

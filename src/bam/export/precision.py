@@ -1,4 +1,4 @@
-"""ONNX files of lower precision."""
+"""Converting ONNX files to lower precision."""
 
 import tempfile
 import warnings
@@ -16,19 +16,19 @@ def to_fp16(content: bytes) -> bytes:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
-        # Weights under 6e-8 become 1e-7, far under the rounding of the others; the check sees the effect.
+        # Weights below 6e-8 become 1e-7, far below the rounding error of the others; the comparison sees the effect.
         warnings.filterwarnings("ignore", "the float32 number", UserWarning)
         model = convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True)
     return model.SerializeToString()
 
 
 def to_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
-    """The content of an ONNX file in 8-bit integers (QDQ), with one scale per channel of the weights.
+    """The content of an ONNX file with 8-bit integers (QDQ), with one scale per channel of the weights.
 
-    The ranges of the features are the least and largest values on `batches`, float32 (N, C, H, W) each. Linear layers,
-    the attention's among them, and normalisations that no convolution could absorb stay float32: they cost next to
-    nothing, and with linear layers in 8 bits the difference is up to ten times as large. Unsigned features are several
-    times as fast as signed ones in onnxruntime on x86.
+    The ranges of the features are the smallest and largest values for `batches`, each float32 (N, C, H, W). Linear
+    layers, the attention's included, and normalisations that no convolution could absorb stay float32: they cost next
+    to nothing, and linear layers in 8 bits make the difference up to ten times as large. In onnxruntime on x86,
+    unsigned features are several times as fast as signed ones.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -36,10 +36,10 @@ def to_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(batches)
+            self.batches = iter(batches)
 
         def get_next(self) -> dict | None:
-            images = next(self.left, None)
+            images = next(self.batches, None)
             return None if images is None else {"image": images.cpu().numpy()}
 
     with tempfile.TemporaryDirectory() as folder, onnxruntime_refusals():
@@ -47,13 +47,13 @@ def to_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
         plain.write_bytes(content)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
-        kept = [node.name for node in graph.node if node.op_type in ("Gemm", "MatMul", "BatchNormalization")]
+        float_nodes = [node.name for node in graph.node if node.op_type in ("Gemm", "MatMul", "BatchNormalization")]
         quantize_static(
             prepared,
             quantized,
             Reader(),
             per_channel=True,
             activation_type=QuantType.QUInt8,
-            nodes_to_exclude=kept,
+            nodes_to_exclude=float_nodes,
         )
         return quantized.read_bytes()

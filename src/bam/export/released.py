@@ -1,4 +1,4 @@
-"""Networks with BAM that others have published, read into torchvision's ResNets with this package's BAM."""
+"""Loading the BAM weights that others have published into torchvision's ResNets with this package's BAM."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bam.export.config import IMAGENET, NetworkConfig, carry, sites_of
+from bam.export.config import IMAGENET, NetworkConfig, set_config, sites_of
 from bam.surgery import attach
 from bam.tensors import check_fit, listed, read_pickle, read_safetensors
 
 SITES = ("layer1", "layer2", "layer3")
 
-#: Part of a BAM of ours -> (that part of the released code's `bam1` .. `bam3`, of pytorchcv's `bam`).
+#: Part of our BAM -> (its name in the released code's `bam1` .. `bam3`, its name in pytorchcv's `bam`).
 PARTS = {
     "channel.reduce": ("channel_att.gate_c.gate_c_fc_0", "ch_att.init_fc.fc"),
     "channel.norm": ("channel_att.gate_c.gate_c_bn_1", "ch_att.init_fc.bn"),
@@ -28,8 +28,8 @@ PARTS = {
     "spatial.project": ("spatial_att.gate_s.gate_s_conv_final", "sp_att.final_conv"),
 }
 
-#: (Blocks of the four stages, whether they are bottleneck blocks) -> depth of the ResNet.
-DEPTHS = {
+#: (Number of blocks in each of the four stages, whether they are bottleneck blocks) -> depth of the ResNet.
+DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
@@ -42,24 +42,24 @@ def load_released(path: Path | str) -> nn.Module:
     """A ResNet with BAM from a file of the authors, of PytorchInsight or of pytorchcv; in eval mode, on the CPU.
 
     The network is torchvision's with `bam.attach(model, combine="product", layout="released", sites=[layer1, layer2,
-    layer3])`, its parameters float32. Depth (18, 34, 50, 101, 152) and number of classes are those of the tensors; a
-    3 x 3 stem is the authors' CIFAR network. It takes images (N, 3, H, W), for ImageNet 224 x 224 from a shorter side
-    of 256, RGB on the scale 0 to 1 with ImageNet's mean and deviation taken out; `bam.export.preprocessing(model)` does
-    that, and `model.bam_config` holds it.
+    layer3])`; its parameters are float32. The tensors determine its depth (18, 34, 50, 101, 152) and number of classes;
+    with a 3 x 3 stem it is the authors' CIFAR network. It takes images (N, 3, H, W): for ImageNet the central
+    224 x 224 pixels after resizing the shorter side to 256, RGB on the scale 0 to 1, normalised with ImageNet's mean
+    and deviation. `bam.export.preprocessing(model)` does that, as `model.bam_config` says.
 
-    Trained on ImageNet, with the top-1 / top-5 accuracy (%) that their publishers print, not measured here:
+    Files trained on ImageNet, with the top-1 / top-5 accuracy (%) that their publishers print, not measured here:
         ResNet-50, https://github.com/Jongchan/attention-module (README, the authors): 76.860 / 93.416
         ResNet-50 and 101, https://github.com/implus/PytorchInsight (README): 76.898 / 93.402 and 78.218 / 94.018
         ResNet-50, https://github.com/osmr/pytorchcv (bam_resnet50): 79.09 / 94.53 (printed as errors, 20.91 / 5.47)
 
     Args:
-        path: a file of `torch.save`: a state dict, or a training checkpoint with one under "state_dict", with or
-            without the prefix "module."; or a .safetensors file. Only tensors are read, nothing is executed.
+        path: a file of `torch.save` (a state dict, or a training checkpoint with one under "state_dict", with or
+            without the prefix "module."), or a .safetensors file. Only tensors are read; nothing is executed.
 
     Raises:
-        ValueError: if the file is damaged, wants to execute code, or holds another network; missing, unknown and
-            misshapen tensors are listed.
-        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, needs to execute code, or holds another network; the message lists missing,
+            unknown and misshapen tensors.
+        FileNotFoundError: if the file does not exist.
     """
     path = Path(path)
     content = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pickle(path)
@@ -72,20 +72,20 @@ def load_released(path: Path | str) -> nn.Module:
     model = _empty(depth, num_classes, small)
     _fill(model, tensors, names, path, depth)
     if not small:
-        carry(model, NetworkConfig(f"resnet{depth}", num_classes, None, sites_of(model), **IMAGENET))
+        set_config(model, NetworkConfig(f"resnet{depth}", num_classes, None, sites_of(model), **IMAGENET))
     return model.eval()
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The named tensors in a file's content, without the prefix of DataParallel."""
+    """The named tensors in the content of a file, without DataParallel's prefix."""
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
-        what = "an empty dictionary" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise ValueError(f"{path} holds {what}, not the named tensors of a network")
-    strange = [key for key, value in content.items() if not (isinstance(key, str) and _is_plain(value))]
-    if strange:
-        raise ValueError(f"{path} holds more than the named tensors of a network: {listed(strange)}")
+        kind = "an empty dictionary" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise ValueError(f"{path} holds {kind}, not the named tensors of a network")
+    others = [key for key, value in content.items() if not (isinstance(key, str) and _is_plain(value))]
+    if others:
+        raise ValueError(f"{path} holds more than the named tensors of a network: {listed(others)}")
     wrapped = all(key.startswith("module.") for key in content)
     return {key.removeprefix("module.") if wrapped else key: value for key, value in content.items()}
 
@@ -104,40 +104,41 @@ def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layout(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Whose names the tensors have; raises a ValueError that says what the file holds instead."""
+    """Whose names the tensors have, "official" or "pytorchcv"; otherwise a ValueError says what the file holds."""
     official = any(key.startswith("layer1.0.") for key in tensors)
     if not official and not any(key.startswith("features.stage1.unit1.") for key in tensors):
         raise ValueError(
-            f"{path} holds no ResNet in the names of the released code (layer1.0.conv1.weight) or of pytorchcv "
+            f"{path} holds no ResNet with the names of the released code (layer1.0.conv1.weight) or of pytorchcv "
             f"(features.stage1.unit1...); its first tensors are {listed(tensors, 3)}"
         )
     if any(".cbam." in key for key in tensors):
-        raise ValueError(f"{path} holds a ResNet with CBAM; this reads those with BAM")
+        raise ValueError(f"{path} holds a ResNet with CBAM; this function loads those with BAM")
     if any(".attention." in key for key in tensors):
         advice = "build that network, attach BAM and model.load_state_dict(...), or see bam.export.from_pretrained"
-        raise ValueError(f"{path} holds a network of this package: {advice}")
+        raise ValueError(f"{path} holds a network of this package; {advice}")
     if not any(re.match(r"bam\d\.|.*\.unit1\.bam\.", key) for key in tensors):
         advice = "load it into torchvision's or pytorchcv's network, then bam.attach(model)"
-        raise ValueError(f"{path} holds a ResNet without BAM: {advice}")
+        raise ValueError(f"{path} holds a ResNet without BAM; {advice}")
     return "official" if official else "pytorchcv"
 
 
 def _depth(tensors: Mapping[str, Tensor], path: Path) -> int:
-    places = [re.match(r"(?:layer|features\.stage)([1-4])\.(?:unit)?(\d+)\.", key) for key in tensors]
-    found = {(place[1], place[2]) for place in places if place}
-    blocks = tuple(sum(stage == number for stage, _ in found) for number in "1234")
+    """The depth of the ResNet, from the number and kind of its blocks."""
+    matches = [re.match(r"(?:layer|features\.stage)([1-4])\.(?:unit)?(\d+)\.", key) for key in tensors]
+    stage_of_block = [stage for stage, _ in {(match[1], match[2]) for match in matches if match}]
+    blocks = tuple(stage_of_block.count(number) for number in "1234")
     deep = any(re.search(r"\.conv3\.", key) for key in tensors)
     if (blocks, deep) not in DEPTHS:
         kind = "bottleneck" if deep else "basic"
         raise ValueError(
-            f"{path} holds a ResNet with {'-'.join(map(str, blocks))} {kind} blocks in its stages, which is none of "
+            f"{path} holds a ResNet with {'-'.join(map(str, blocks))} {kind} blocks in its stages; known are "
             f"ResNet-{', '.join(map(str, DEPTHS.values()))}"
         )
     return DEPTHS[blocks, deep]
 
 
 def _empty(depth: int, num_classes: int, small: bool) -> nn.Module:
-    """The network on the meta device, where it takes no time and no random numbers."""
+    """The network on the meta device, which takes no time and no random numbers."""
     from torchvision.models import get_model
 
     from bam.models import cifar
@@ -149,26 +150,26 @@ def _empty(depth: int, num_classes: int, small: bool) -> nn.Module:
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], names: Callable[[str], str], path: Path, depth: int) -> None:
-    """Give the network on the meta device the tensors, which must be its own and no others."""
-    own = model.state_dict()
-    theirs = {names(key): value for key, value in own.items()}
-    counters = [key for key in theirs if key.endswith("num_batches_tracked")]
-    if not any(key in tensors for key in counters):  # PyTorch did not count before 0.4.1
+    """Load the tensors into the network on the meta device; raises a ValueError unless they are exactly its own."""
+    state = model.state_dict()
+    expected = {names(key): value for key, value in state.items()}
+    counters = [key for key in expected if key.endswith("num_batches_tracked")]
+    if not any(key in tensors for key in counters):  # PyTorch before 0.4.1 did not count
         tensors |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
-    check_fit(theirs, tensors, path, f"ResNet-{depth} with BAM")
-    values = {key: _copy(tensors[names(key)], own[key].dtype) for key in own}
+    check_fit(expected, tensors, path, f"ResNet-{depth} with BAM")
+    values = {key: _copy(tensors[names(key)], value.dtype) for key, value in state.items()}
     model.load_state_dict(values, assign=True)
 
 
 def _official(key: str) -> str:
-    """What the released code and PytorchInsight call a tensor of ours: outside of BAM they agree with torchvision."""
+    """Our key as the released code and PytorchInsight name it; outside of BAM their names are torchvision's."""
     site, attended, rest = key.partition(".attention.")
     part, _, name = rest.rpartition(".")
     return f"bam{site[-1]}.{PARTS[part][0]}.{name}" if attended else key
 
 
 def _pytorchcv(key: str) -> str:
-    """What pytorchcv calls a tensor of ours; its BAM stands before the first unit of the stage that follows."""
+    """Our key as pytorchcv names it; its BAM is in the first unit of the next stage."""
     site, attended, rest = key.partition(".attention.")
     part, _, name = rest.rpartition(".")
     if attended:

@@ -7,19 +7,19 @@ from torch import nn
 from bam.dryrun import Image, dry_run, image_shape
 from bam.export.reasons import REFUSALS, reason
 
-#: Axis of an image batch that may differ from call to call -> its place in (N, C, H, W).
+#: Axis of an image batch that may differ from call to call -> its index in (N, C, H, W).
 AXES = {"batch": 0, "height": 2, "width": 3}
 
 Shape = tuple[int, ...]  # (N, C, H, W)
 
 
 def sizes_to_check(model: nn.Module, image: Image | None, dynamic: Sequence[str]) -> list[Shape]:
-    """(N, C, H, W) to trace at, and two more that differ from it in every dynamic axis and are not square.
+    """The shape (N, C, H, W) to trace at, and two more that differ from it in every dynamic axis and are not square.
 
     One of the two has odd sides if the network takes odd sides. Nothing is computed.
 
     Raises:
-        ValueError: if the network does not run at one of them: then an axis cannot be dynamic.
+        ValueError: if the network does not run at one of them, so that an axis cannot be dynamic.
     """
     batch, channels, height, width = image_shape(model, image)
 
@@ -32,24 +32,25 @@ def sizes_to_check(model: nn.Module, image: Image | None, dynamic: Sequence[str]
         )
 
     traced, larger, odd, even = shape(2, 0, 0), shape(1, 32, 64), shape(3, 33, 1), shape(3, 64, 32)
-    why = _refusal(model, traced)
-    if why:
-        raise ValueError(f"{type(model).__name__} does not run on images {traced}: {why}; give a size with image=")
-    why = _refusal(model, larger)
-    if why:
+    refusal = _refusal(model, traced)
+    if refusal:
+        raise ValueError(f"{type(model).__name__} does not run on images {traced}: {refusal}; pass a size, image=")
+    refusal = _refusal(model, larger)
+    if refusal:
         raise ValueError(
             f"{type(model).__name__} cannot have {', '.join(dynamic)} dynamic: it runs on images {traced} but not on "
-            f"{larger}: {why}; {advice(dynamic)}"
+            f"{larger}: {refusal}; {advice(dynamic)}"
         )
     return list(dict.fromkeys([traced, larger, even if _refusal(model, odd) else odd]))
 
 
 def advice(dynamic: Sequence[str]) -> str:
-    """What to try when `dynamic` was too much."""
+    """Which dynamic axes to try if `dynamic` does not work."""
     return 'try dynamic=("batch",)' if set(dynamic) - {"batch"} else "try dynamic=()"
 
 
 def _refusal(model: nn.Module, shape: Shape) -> str | None:
+    """Why the network does not run on images of `shape`; None if it does."""
     try:
         dry_run(model, shape)
     except REFUSALS as error:

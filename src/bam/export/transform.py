@@ -1,4 +1,4 @@
-"""What makes of an image that which a saved network takes."""
+"""The preprocessing a saved network expects."""
 
 from typing import TYPE_CHECKING
 
@@ -11,22 +11,24 @@ if TYPE_CHECKING:
 
 
 def preprocessing(model: nn.Module | NetworkConfig) -> "Compose":
-    """The transform from a PIL image, or a uint8 tensor (..., C, H, W), to what the network takes.
+    """The transform from a PIL image, or a uint8 tensor (..., C, H, W), to the input of a saved network.
 
-    Shorter side to `resize`, the middle of `image_size` cropped, the scale 0 to 1, mean and deviation taken out: a
-    float32 tensor (..., C, H, W). PIL images of whatever mode become RGB (grey for a network of one channel).
+    It resizes the shorter side to `resize`, crops the centre to `image_size`, scales to 0 to 1 and normalises with mean
+    and deviation, into a float32 tensor (..., C, H, W). PIL images of any mode become RGB (grey for a network of one
+    channel).
 
     Args:
         model: a network of `from_pretrained` or `load_released`, or its configuration.
 
     Raises:
-        ValueError: for a network that carries none.
+        ValueError: for a network without a configuration.
         ImportError: without torchvision.
     """
     config = model if isinstance(model, NetworkConfig) else config_of(model)
     if config is None:
         raise ValueError(
-            f"this {type(model).__name__} carries no bam_config: bam.export.from_pretrained loads one that does"
+            f"this {type(model).__name__} has no bam_config: load it with bam.export.from_pretrained, or pass its "
+            "NetworkConfig"
         )
     try:
         import torch
