@@ -14,7 +14,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 BANDS = {
     "The core, which needs torch alone": "files tensors private kernels attention dryrun costs placement surgery",
     "Networks and data": "pixels models data recipes records",
-    "Tasks and training": "tasks training",
+    "Tasks and training": "explanation tasks training",
     "Reports, export and the command": "paper reports export coverage timm flags cli __main__",
 }
 LADDER = [room for rooms in BANDS.values() for room in rooms.split()]

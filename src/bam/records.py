@@ -28,7 +28,7 @@ TEST_ERROR_TOP5 = Measure("test_error_top5", "top-5", "images whose class is not
 
 @dataclass
 class Record:
-    """One run. Errors are shares of 1, times are seconds, rates are images a second."""
+    """One run. Errors are shares of 1, times are seconds, rates are images per second."""
 
     recipe: dict[str, Any]
     environment: dict[str, Any] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class Record:
     classes: list[str] = field(default_factory=list)  #: their names; empty in records of the first versions
     image_size: list[int] = field(default_factory=list)  #: height, width
     normalization: dict[str, list[float]] = field(default_factory=dict)  #: mean, std of the channels, from 0 to 1
-    #: One entry an epoch; "unreadable", where there are any: images of training and test that were left out.
     data: str = ""  #: fingerprint of the images, for training and for testing
+    #: One entry per epoch; "unreadable", where there are any: images of training and test that were left out.
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
     measures: list[Measure] = field(default_factory=list)  #: of the final figures; the first decides

@@ -36,6 +36,19 @@ def restated(module, x):
     return x + x * (1 / (1 + torch.exp(-logits)))
 
 
+@pytest.mark.parametrize("branch", ["both", "channel", "spatial"])
+@pytest.mark.parametrize("combine", ["sum", "product", "max"])
+def test_maps_are_what_the_module_multiplies_by(branch, combine):
+    module = restless(BAM(24, reduction=5, combine=combine, branch=branch, dtype=torch.float64)).eval()
+    x = torch.randn(3, 24, 7, 10, dtype=torch.float64)
+    maps = module.maps(x)
+    torch.testing.assert_close(x + x * maps.combined, module(x))
+    mc, ms = module.branches(x)
+    assert (maps.channel_logits is None) == (mc is None) and (maps.spatial_logits is None) == (ms is None)
+    assert mc is None or torch.equal(mc, maps.channel_logits)
+    assert ms is None or torch.equal(ms, maps.spatial_logits)
+
+
 @pytest.mark.parametrize("layout", ["paper", "released"])
 @pytest.mark.parametrize("combine", ["sum", "product", "max"])
 @pytest.mark.parametrize("training", [True, False])

@@ -60,7 +60,32 @@ def test_layouts_agree(name):
     torch.testing.assert_close(module(x), module(x.to(memory_format=torch.channels_last)))
 
 
+def traits(name):
+    build = ATTENTION[name]
+    return getattr(build, "func", build)
+
+
+def test_gains(name):
+    module, x = restless(ATTENTION[name](16)).eval(), torch.randn(2, 16, 4, 5)
+    x[:, :, 1, 2] = 0
+    gain = module.maps(x).gain
+    assert gain.shape == (2, 4, 5) and gain.dtype == torch.float32 and not gain.requires_grad
+    expected = module(x).norm(dim=1) / x.norm(dim=1) - 1
+    torch.testing.assert_close(gain, expected.nan_to_num(0.0, posinf=0.0), rtol=1e-4, atol=1e-4)
+    if traits(name).is_pointwise:
+        assert not module(x)[:, :, 1, 2].any()
+
+
+def test_identity_and_constancy_are_told_from_the_weights(name):
+    module = restless(ATTENTION[name](16)).eval()
+    assert not module.is_identity() and not module.is_constant() and not module.is_fused
+    if traits(name).starts_as_identity:
+        assert ATTENTION[name](16, identity=True).is_identity()
+
+
 def test_nan_stays(name):
+    if not traits(name).keeps_nan:
+        pytest.skip("its class says that it may swallow NaN")
     x = torch.randn(2, 16, 4, 4)
     x[0, 3, 1, 1] = torch.nan
     assert ATTENTION[name](16).eval()(x)[0, 3, 1, 1].isnan()
@@ -69,6 +94,8 @@ def test_nan_stays(name):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_identity(name, training, memory_format):
+    if not traits(name).starts_as_identity:
+        pytest.skip("its class says that it cannot start as the identity")
     module = restless(ATTENTION[name](128, identity=True)).train(training)  # of 8 hidden units one is alive
     x = torch.randn(2, 128, 5, 6).to(memory_format=memory_format)
     y = module(x)

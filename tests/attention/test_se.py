@@ -23,6 +23,13 @@ def test_equations(memory_format, weight):
     torch.testing.assert_close(module(x), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_maps_are_what_the_module_multiplies_by():
+    module, x = SE(24, reduction=5), torch.randn(3, 24, 7, 10)
+    maps = module.maps(x)
+    torch.testing.assert_close(x * maps.combined, module(x))
+    assert torch.equal(maps.combined, maps.channel_logits.sigmoid()) and maps.spatial_logits is None
+
+
 def test_gradients():
     module = SE(4, reduction=2, identity=True, dtype=torch.float64)
     torch.nn.init.constant_(module.scale, 0.4)

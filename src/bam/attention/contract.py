@@ -34,7 +34,8 @@ class AttentionModule(nn.Module):
     is_pointwise: ClassVar[bool] = False
     #: A NaN in the features comes out as a NaN at its place; a module that compares or clamps may swallow it.
     keeps_nan: ClassVar[bool] = False
-    #: It takes `identity=True`, with which a new module returns its (finite) input bit for bit and still learns.
+    #: It takes `identity=True`, with which a new module returns its (finite) input bit for bit and still learns: by a
+    #: learned scalar `scale` that starts at 0, and is None without.
     starts_as_identity: ClassVar[bool] = False
     #: Options that say where and how it is computed, not what: saved networks leave them out.
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
@@ -45,8 +46,10 @@ class AttentionModule(nn.Module):
 
     def is_identity(self) -> bool:
         """Whether the module returns its (finite) input unchanged, so that leaving it out changes nothing."""
-        scale = getattr(self, "scale", None)
-        return isinstance(self, nn.Identity) or (isinstance(scale, nn.Parameter) and not scale.any())
+        if isinstance(self, AttentionModule) and self.starts_as_identity:
+            scale = getattr(self, "scale", None)
+            return scale is not None and not scale.any()
+        return isinstance(self, nn.Identity)
 
     def is_constant(self) -> bool:
         """Whether it attends alike to every image, because training has left its last weights at zero."""

@@ -16,7 +16,7 @@ from bam.placement import find_bottlenecks
 from bam.recipes import RECIPES, Recipe, variant
 from bam.surgery import attach
 from bam.surgery.insertion import attended_modules
-from bam.tasks import Classes, task_of
+from bam.tasks import Classes, available_tasks, task_of
 
 _NUM_CLASSES = {"voc0712": 20, "coco": 80}
 
@@ -31,8 +31,10 @@ class Counts:
     modern_macs: int  #: with the strides of torchvision's bottleneck blocks; the same for networks without such blocks
 
 
-def count(row: Row) -> Counts:
-    """Build the row's network (on the meta device: nothing is computed) and count."""
+def count(row: Row) -> Counts | None:
+    """Build the row's network (on the meta device: nothing is computed) and count; None without its task."""
+    if RECIPES[row.recipe]().task not in {task.name for task in available_tasks()}:
+        return None
     return _count(row.recipe, row.variant)
 
 
@@ -73,12 +75,14 @@ def _more_than_released(net: nn.Module) -> int:
     return more
 
 
-def unmet(row: Row, counts: Counts) -> dict[str, str]:
+def unmet(row: Row, counts: Counts | None) -> dict[str, str]:
     """Printed digits that the counts do not round to -> the reason, as far as one is known.
 
     Raises:
         KeyError: for one without an entry in `NOTES`.
     """
+    if counts is None:
+        return {}
     pairs = ((row.params, counts.params / 1e6), (row.gflops, counts.macs / 1e9))
     differing = [printed for printed, value in pairs if printed and not rounds_to(printed, value)]
     return {printed: NOTES[row.recipe, row.variant, printed] for printed in differing}

@@ -10,11 +10,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import bam
 from bam.data.boxes import Objects
+from bam.explanation import overlay, save_png, side_by_side
 from bam.recipes import DetectionRecipe
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import Detections
-from bam.tasks.detection.pictures import draw, overlay, save_png, side_by_side, strengthened
+from bam.tasks.detection.pictures import draw, gains_on_image
 from tests.data.boxed import drawn
 
 NAMES = ("cat", "dog")
@@ -115,7 +116,7 @@ def test_boxes_at_the_edge_beyond_it_and_without_area():
 @pytest.mark.parametrize("fields", [{}, {"sites": ["before layer2", "backbone.extra.0"]}])
 def test_a_map_of_one_half_strengthens_by_one_half(fields):
     model = zeroed(detector(**fields))
-    gains = strengthened(model, torch.rand(3, 40, 50))
+    gains = gains_on_image(model, torch.rand(3, 40, 50))
     assert gains.keys() == bam.attended(model).keys() and len(gains) == 2
     for gain in gains.values():
         assert gain.dtype == torch.float32 and gain.device.type == "cpu"
@@ -123,7 +124,7 @@ def test_a_map_of_one_half_strengthens_by_one_half(fields):
 
 
 def test_the_identity_strengthens_nothing():
-    gains = strengthened(detector(identity=True), torch.rand(3, 40, 50))
+    gains = gains_on_image(detector(identity=True), torch.rand(3, 40, 50))
     assert len(gains) == 2 and all((gain == 0).all() for gain in gains.values())
 
 
@@ -132,7 +133,7 @@ def test_the_map_is_that_of_the_attention():
     model, seen = detector(), {}
     for site, module in bam.attended(model).items():
         module.register_forward_hook(lambda m, given, out, site=site: seen.update({site: (m, given[0])}))
-    gains = strengthened(model, torch.rand(3, 40, 50))
+    gains = gains_on_image(model, torch.rand(3, 40, 50))
     for site, (module, features) in seen.items():
         with torch.no_grad():
             channel, spatial = module.branches(features)
@@ -147,7 +148,7 @@ def test_padding_is_cut_off():
     model, whole = detector(PADDING), {}
     for site, module in bam.attended(model).items():
         module.register_forward_hook(lambda m, given, out, site=site: whole.update({site: (given[0][0], out[0])}))
-    gains = strengthened(model, torch.rand(3, 50, 60))  # 64 x 76 pixels of 64 x 96
+    gains = gains_on_image(model, torch.rand(3, 50, 60))  # 64 x 76 pixels of 64 x 96
     assert [tuple(gain.shape) for gain in gains.values()] == [(16, 19), (8, 10), (4, 5)]
     for site, gain in gains.items():
         before, after = (features.norm(dim=0) for features in whole[site])
@@ -163,11 +164,11 @@ def hooks_of(model):
 def test_no_hooks_are_left_behind():
     model = detector()
     before = hooks_of(model)
-    strengthened(model, torch.rand(3, 40, 50))
+    gains_on_image(model, torch.rand(3, 40, 50))
     assert hooks_of(model) == before
     broken = model.head.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        strengthened(model, torch.rand(3, 40, 50))
+        gains_on_image(model, torch.rand(3, 40, 50))
     broken.remove()
     assert hooks_of(model) == before
 

@@ -11,10 +11,11 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.data.files.decoding import read_rgb
+from bam.explanation import save_png
 from bam.files import write_atomically
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
-from bam.tasks.detection.pictures import draw, save_png
+from bam.tasks.detection.pictures import draw
 
 
 @torch.no_grad()

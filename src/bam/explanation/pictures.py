@@ -1,0 +1,51 @@
+"""Pictures: maps over images, panels side by side, PNG files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+PANEL_SIDE = 320  #: of panels, in pixels
+
+
+def overlay(image: Tensor, gain: Tensor) -> Tensor:
+    """A map (h, w) in colours over an image, uint8 (3, H, W): dark where it is least, yellow where it is greatest."""
+    from matplotlib import colormaps
+
+    low, high = gain.min(), gain.max()
+    scaled = (gain - low) / (high - low) if high > low else torch.zeros_like(gain)
+    large = F.interpolate(scaled[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    colours = torch.from_numpy(colormaps["inferno"](large.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
+    grey = image.float().mean(0) / 255
+    return (255 * (0.35 * grey + 0.65 * colours)).clamp(0, 255).round().to(torch.uint8)
+
+
+def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
+    """Images uint8 (3, H, W) of one height side by side, each under its title."""
+    pictures = {title: _scaled(Image.fromarray(panel.permute(1, 2, 0).numpy())) for title, panel in panels.items()}
+    header, gap = 22, 6
+    width = sum(picture.width + gap for picture in pictures.values()) - gap
+    height = max(picture.height for picture in pictures.values())
+    page = Image.new("RGB", (width, header + height), "white")
+    pen, font, left = ImageDraw.Draw(page), ImageFont.load_default(14), 0
+    for title, picture in pictures.items():
+        pen.text((left + 2, 2), title, "#1c2329", font)
+        page.paste(picture, (left, header))
+        left += picture.width + gap
+    return page
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    return picture.resize((round(picture.width * PANEL_SIDE / picture.height), PANEL_SIDE))
+
+
+def save_png(picture: Image.Image | Tensor, path: Path) -> None:
+    """Write a picture, or an image uint8 (3, H, W), as PNG; its folder is made."""
+    if isinstance(picture, Tensor):
+        picture = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, format="PNG", optimize=True)

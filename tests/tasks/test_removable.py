@@ -1,0 +1,58 @@
+"""Tasks are equal rooms: with one of them removed, everything else works, and it is said what is missing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+#: The command, verb by verb, in a process in which the room cannot be imported, as if its folder were not there.
+BLOCKED = """
+import contextlib, io, json, sys
+sys.modules["bam.tasks.detection"] = None
+from bam.cli import main
+results = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            status = main(words)
+        except SystemExit as left:
+            status = left.code
+    results.append([status, out.getvalue() + errors.getvalue()])
+print(json.dumps(results))
+"""
+SHORT = ["--epochs", "1", "--batch-size", "32", "--device", "cpu"]
+SHORT += ["--data-options", '{"num_train": 64, "num_test": 32, "canvas": 16}']
+WORK = [
+    (["models"], "cifar/resnet50"),
+    (["recipes"], "digits/detection"),
+    (["sites", "--model", "resnet18", "--no-latency"], "layer3"),
+    (["cost", "--model", "resnet18", "--attention", "bam"], "11,713,405 parameters"),
+    (["paper", "--table", "detection"], "its task is not available here"),
+    (["paper", "--table", "dilation"], "24,066,909"),
+    (["train", "--recipe", "digits/small", "--help"], "--crop-padding"),
+    (["train", "--recipe", "digits/small", *SHORT, "--attention", "bam", "--out", "run"], "weights in run"),
+    (["compare", "--recipe", "digits/small", *SHORT, "--seeds", "1", "--out", "out"], "bam - none"),
+]
+REFUSED = [["train", "--recipe", "digits/detection"], ["compare", "--recipe", "coco/small", "--attention", "bam"]]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    verbs = json.dumps([*(words for words, _ in WORK), *REFUSED])
+    command = [sys.executable, "-c", BLOCKED, verbs]
+    run = subprocess.run(command, cwd=tmp_path_factory.mktemp("here"), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("number", range(len(WORK)), ids=[" ".join(words[:3]) for words, _ in WORK])
+def test_everything_else_works(results, number):
+    status, output = results[number]
+    assert status == 0 and WORK[number][1] in output
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(words[:3]) for words in REFUSED])
+def test_what_is_missing_is_said_in_a_sentence(results, number):
+    status, output = results[len(WORK) + number]
+    assert status == 1 and "the task detection is not available here" in output
