@@ -152,7 +152,7 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
             at(options={"speed": 3}),
             "attention bam(speed=3): BAM.__init__() got an unexpected keyword argument",
         ),
-        (at(options={"sites": ["layer2"]}), "bam at layer1: "),
+        (at(options={"sites": ["layer2"]}), FIELD),
         (at(options={"model": 1}), "bam at layer1: "),
         (at(options={"device": "meta"}), "bam at layer1: "),
     ],

@@ -251,7 +251,7 @@ def test_precisions_follow_each_other_in_one_process(tmp_path, precision):
 def test_a_device_that_is_not_there_is_refused(tmp_path):
     if torch.cuda.is_available():  # then the request is met, and there is nothing to refuse
         pytest.skip("there is a GPU here: the refusal of cuda without one cannot be seen")
-    with pytest.raises(ValueError, match="device 'cuda' is not to be had"):
+    with pytest.raises(ValueError, match="device 'cuda' is not available here"):
         run(TINY, tmp_path, RunOptions(device="cuda"))
 
 

@@ -160,6 +160,8 @@ class SiteSpec:
         name, channels, options = content["attention"], content["channels"], content["options"]
         if type(channels) is not int or channels < 1:
             raise ValueError(f"channels must be a positive number, got {channels!r}")
+        if "sites" in options:
+            raise ValueError(f"the options of one site name no others, got sites={options['sites']!r}")
         return cls(AttentionSpec(UNNAMED if name is None else name, options), channels)
 
     @property

@@ -99,6 +99,8 @@ def predict(
 
     network, record = trained_model(run)
     task = task_of(Recipe.from_dict(record.recipe))
+    if task.not_predicted:
+        raise ValueError(f"{run} is a run of {task.name}, and {task.not_predicted}")
     print(*task.predict(network, record.classes, [Path(image) for image in images], out, score), sep="\n")
 
 

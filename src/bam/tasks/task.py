@@ -53,8 +53,9 @@ class Task(abc.ABC):
     name: ClassVar[str]
     #: Whether there are pictures of what its networks do.
     illustrates: ClassVar[bool] = False
-    #: Why `bam export` takes no network of this task; empty where it does.
+    #: Why `bam export` takes no network of this task, and `bam predict` none; empty where they do.
     not_exported: ClassVar[str] = ""
+    not_predicted: ClassVar[str] = "bam predict has nothing to show for it"
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -130,12 +131,9 @@ class Task(abc.ABC):
         """Write what the network finds in images into `out`; a line for each image.
 
         Raises:
-            ValueError: if this task cannot.
+            ValueError: if there is a reason in `not_predicted`.
         """
-        raise ValueError(
-            f"bam predict draws boxes, and this is a run of {self.name}; for classes: bam export --run RUN --out "
-            "FOLDER, then bam.export.from_pretrained and preprocessing"
-        )
+        raise ValueError(self.not_predicted)
 
 
 def count_classes(subject: Subject) -> int:

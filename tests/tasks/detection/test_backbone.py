@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torchvision.models import get_model
 import bam
 from bam.models import build
 from bam.recipes import ClassificationRecipe, DetectionRecipe
-from bam.tasks.detection.backbone import load_backbone, normalize
+from bam.tasks.detection.backbone import apply_batchnorm_policy, load_backbone
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.detectors import DETECTORS
 from bam.training import run, trained_model
@@ -286,15 +287,16 @@ def test_a_run_does_not_need_its_backbone_afterwards(folders, tmp_path):
     assert record.normalization == {"mean": transform.image_mean, "std": transform.image_std}
 
 
-def test_statistics_over_several_processes_want_gpus():
+def test_statistics_over_several_processes_want_gpus(monkeypatch):
     network = build("cifar/resnet8")
     model = DETECTORS["ssd_resnet8"].assemble(network, 11)
-    assert normalize(model, network, "sync", 1) is model and normalize(model, network, "batch", 2) is model
+    assert apply_batchnorm_policy(model, network, "sync") is model
+    monkeypatch.setattr("bam.tasks.detection.backbone.PartialState", lambda: SimpleNamespace(num_processes=2))
+    assert apply_batchnorm_policy(model, network, "batch") is model
     if torch.cuda.is_available():
-        kinds = {
-            type(module) for module in normalize(model, network, "sync", 2).modules() if isinstance(module, _NormBase)
-        }
+        converted = apply_batchnorm_policy(model, network, "sync")
+        kinds = {type(module) for module in converted.modules() if isinstance(module, _NormBase)}
         assert kinds == {nn.SyncBatchNorm}
         return
     with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: .*choose batch or frozen"):
-        normalize(model, network, "sync", 2)
+        apply_batchnorm_policy(model, network, "sync")

@@ -291,7 +291,7 @@ def test_an_unknown_option_of_a_detector_is_told(name, option):
 
 def test_an_unknown_option_of_the_attention_is_told():
     for name in ("ssd_resnet8", "fcos_resnet50_fpn"):
-        with pytest.raises(ValueError, match="attention bam with {'ratio': 8}: .*ratio"):
+        with pytest.raises(ValueError, match=r"attention bam\(ratio=8.*\): .*argument 'ratio'"):
             build_detector(DetectionRecipe().replace(model=name, attention="bam", attention_options={"ratio": 8}), 4)
 
 

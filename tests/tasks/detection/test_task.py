@@ -225,7 +225,7 @@ def test_a_run_stopped_after_its_last_evaluation_is_measured_alike(tmp_path, mon
     voc_tree(tmp_path)
     whole = run(VOC, tmp_path / "whole", RunOptions(data_root=tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(Detection, "finish", lambda *arguments: 1 / 0)
+        patch.setattr(Detection, "results", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
     record = run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path), resume=True)

@@ -25,6 +25,10 @@ class Classification(Task):
     """One class per image."""
 
     name: ClassVar[str] = "classification"
+    not_predicted: ClassVar[str] = (
+        "predict draws boxes; for classes: bam export --run RUN --out FOLDER, then bam.export.from_pretrained and "
+        "preprocessing"
+    )
     recipe: ClassificationRecipe
 
     def load(self, root: Path | None) -> tuple[LabelledImages, LabelledImages]:

@@ -41,10 +41,6 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
     Raises:
         ValueError: for a recipe that cannot be built, or weights that do not fit.
     """
-    if to_train and recipe.batchnorm == "frozen" and recipe.backbone is None and recipe.pretrained is None:
-        raise ValueError(
-            "batchnorm frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
-        )
     torch.manual_seed(recipe.seed)
     detector, network = _assemble(recipe, num_classes)
     predict_in_float32(detector)

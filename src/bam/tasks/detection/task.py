@@ -61,6 +61,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "detection"
     illustrates: ClassVar[bool] = True
+    not_predicted: ClassVar[str] = ""
     not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector: bam predict"
     recipe: DetectionRecipe
 
@@ -84,7 +85,12 @@ class Detection(Task):
 
     def network(self, subject: Subject, *, to_train: bool = True) -> DetectorModule:
         """See `build_detector`; of a run's record, the detector normalises images as that run did."""
-        model = build_detector(self.recipe, count_classes(subject), to_train=to_train)
+        recipe = self.recipe
+        if recipe.batchnorm == "frozen" and recipe.backbone is None and recipe.pretrained is None:
+            raise ValueError(
+                "batchnorm frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
+            )
+        model = build_detector(recipe, count_classes(subject), to_train=to_train)
         if isinstance(subject, Record):
             model.transform.image_mean = subject.normalization["mean"]
             model.transform.image_std = subject.normalization["std"]
