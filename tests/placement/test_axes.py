@@ -69,7 +69,7 @@ def test_maps_made_outside_of_modules_are_refined_where_they_enter_one():
     assert list(bam.attended(twin)) == ["before embed2", "before embed3"]
     seen = []
     model.embed2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    twin.embed2.base.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    twin.embed2.attention.register_forward_hook(lambda module, args, output: seen.append(output))
     x = torch.randn(1, 3, 32, 32)
     model(x), twin(x)
     assert torch.equal(F.threshold(seen[0], 0.1, 0.0), seen[1]) and not torch.equal(seen[0], seen[1])
@@ -249,7 +249,7 @@ def test_whatever_a_network_does_in_forward_it_is_left_as_it_was(network):
     assert not [m for m in model.modules() if m._forward_hooks]
 
 
-def test_stages_that_are_reached_past_their_names_are_told():
+def test_stages_that_are_reached_past_their_names_run_their_attention():
     class PlainList(Shrinking):
         def __init__(self):
             super().__init__()
@@ -260,9 +260,28 @@ def test_stages_that_are_reached_past_their_names_are_told():
                 x = F.max_pool2d(stage(x), 2)
             return x
 
-    model = PlainList()
-    with pytest.raises(ValueError, match="attention at l1, l2, l3 would never run"):
-        bam.attach(model, image=32)
+    model, image = PlainList().eval(), torch.randn(1, 3, 32, 32)
+    plain = model(image)
+    bam.attach(model, lambda channels: nn.Threshold(1e9, 0.0), image=32)
+    assert list(bam.attended(model)) == ["l1", "l2", "l3"] and plain.any() and not model(image).any()
+
+
+def test_stages_that_run_by_another_method_are_told():
+    class Stage(nn.Conv2d):
+        def run(self, x):
+            return super().forward(x)
+
+    class Past(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l1, self.l2, self.l3 = Stage(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
+
+        def forward(self, x):
+            return self.l3(F.max_pool2d(self.l2(F.max_pool2d(self.l1.run(x), 2)), 2))
+
+    model = Past()
+    with pytest.raises(ValueError, match="l1"):
+        bam.attach(model, sites=["l1"], image=32)
     assert not bam.attended(model)
 
 

@@ -1,6 +1,6 @@
 """Attention modules: the contract that all keep, one file per paper, their table, and what carries them."""
 
-from bam.attention.attended import Attended, named_modules
+from bam.attention.attended import Attended
 from bam.attention.bam import BAM
 from bam.attention.contract import AttentionMaps, AttentionModule
 from bam.attention.se import SE
@@ -9,5 +9,5 @@ from bam.attention.table import ATTENTION, attention_factory, attention_name
 
 __all__ = [
     "ATTENTION", "BAM", "SE", "Attended", "AttentionMaps", "AttentionModule", "AttentionSpec", "SiteSpec",
-    "attention_factory", "attention_name", "named_modules", "split_specs",
+    "attention_factory", "attention_name", "split_specs",
 ]  # fmt: skip

@@ -1,145 +1,127 @@
-"""The module that carries attention: a module of the network and an attention module, under one name."""
+"""What carries attention: the module that it follows, whose class becomes one that runs the attention, too.
 
+torch itself changes the class of a module in place where the module must stay itself: `nn.utils.parametrize` makes
+`ParametrizedLinear`, `fully_shard` makes `FSDPLinear`. So no key of a state dict, no name of a parameter or module and
+no `isinstance` changes, for any tool.
+"""
+
+import functools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from bam.attention.spec import AttentionSpec, SiteSpec
-from bam.attention.table import attention_name
+from bam.attention.spec import SiteSpec
+from bam.private import NormBase
+
+_STATE = ("attention_before", "attention_axes", "attention_enabled", "attention_spec")
+#: An attribute of the attention: the state of the module that carries it, for whoever moves it to another one.
+_CARRIED = "attention_carried"
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  #: a class -> its attended form
 
 
 class Attended(nn.Module):
-    """`base` followed by `attention` (or, with `before`, after it), under the names of `base`.
+    """A module with the child `attention`, which refines its output (or its first argument).
 
-    In state dicts the parameters of `base` keep the keys they had before, and those of the attention module are
-    `attention.*` beside them, so that plain checkpoints load into attended networks and back. Attributes reach through
-    to `base`. As a sequence, an attended `nn.Sequential` is its modules and the attention: whoever runs a stage by
-    iterating over it (timm's gradient checkpointing) runs the attention too.
+    Made by `carry`, never built: the class of such a module is a subclass of this and of its own class.
 
-    Args:
-        base: the module whose output (or first argument) is refined.
+    Attributes:
         attention: keeps the shape (N, C, H, W).
-        before: refine the first argument of `base`, not its output.
-        axes: "NCHW", or "NHWC" for a feature map (N, H, W, C).
-        spec: how `attention` was built.
+        attention_before: the first argument is refined, not the output.
+        attention_axes: "NCHW", or "NHWC" for a feature map (N, H, W, C).
+        attention_enabled: whether the attention runs.
+        attention_spec: how it was built.
     """
 
-    def __init__(
-        self,
-        base: nn.Module,
-        attention: nn.Module,
-        *,
-        before: bool = False,
-        axes: Literal["NCHW", "NHWC"] | str = "NCHW",
-        spec: SiteSpec | None = None,
-    ) -> None:
-        super().__init__()
-        self.base: Any = base
-        self.attention = attention
-        # Names of no other module, since attributes reach through to `base`.
-        self.attention_before, self.attention_axes, self.attention_enabled = before, axes, True
-        self.attention_spec = spec or SiteSpec(AttentionSpec(attention_name(type(attention))), 0)
-        self.training = base.training
-        self.attention_prefix = ""
-        self.register_state_dict_post_hook(_hide_base)
-        self.register_load_state_dict_pre_hook(_restore_base)
-        self.register_load_state_dict_post_hook(_hide_base_in_report)
+    attention: nn.Module
+    attention_before: bool
+    attention_axes: str
+    attention_enabled: bool
+    attention_spec: SiteSpec
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """attention(base(...)), or base(attention(...), ...)."""
+        """attention(module(...)), or module(attention(...), ...)."""
         if not self.attention_enabled:
-            return self.base(*args, **kwargs)
+            return super().forward(*args, **kwargs)
         if self.attention_before:
-            return self.base(self._refine(args[0]), *args[1:], **kwargs)
-        return self._refine(self.base(*args, **kwargs))
+            return super().forward(self._refine(args[0]), *args[1:], **kwargs)
+        return self._refine(super().forward(*args, **kwargs))
 
     def _refine(self, features: Tensor) -> Tensor:
         if self.attention_axes == "NHWC":
             return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.attention(features)
 
-    def __getattr__(self, name: str) -> Any:
-        """An attribute of this module, else of `base`."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As the plain class, whose attended form is made again: classes made at run time have no name to pickle."""
+        reduced: Any = super().__reduce_ex__(max(2, protocol))
+        function, arguments, *rest = reduced
+        if arguments and arguments[0] is type(self):
+            function, arguments = _new, (plain_class(type(self)), *arguments[1:])
+        return function, arguments, *rest
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set what `base` has and this module has not on `base` (timm switches stages that way)."""
-        base = self.__dict__.get("_modules", {}).get("base")
-        own = base is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
-        if own or not hasattr(base, name):
-            super().__setattr__(name, value)
-        else:
-            setattr(base, name, value)
 
-    def named_modules(
-        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """This module, its parts, and the parts of `base` by the names that they have without attention.
+class _AttendedSequential(Attended, nn.Sequential):
+    """A sequence with attention as one more module: whoever iterates over it (timm's checkpointing) runs it, too."""
 
-        Names of parameters follow these, so that rules by name (timm's layer decay) and optimizer states by name hold.
-        `base` itself stays `base`: torch.fx calls modules by their names.
-        """
-        memo = set() if memo is None else memo
-        whole = len(prefix) + len("base.") + bool(prefix)
-        for name, module in super().named_modules(memo, prefix, remove_duplicate):
-            inner = self._is_container and name.startswith(f"{prefix}.base." if prefix else "base.")
-            yield (f"{prefix}{'.' if prefix else ''}{name[whole:]}" if inner else name), module
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The modules of the sequence and the attention, by the sequence's own forward pass."""
+        return super(Attended, self).forward(*args, **kwargs)
 
-    def _fqn_modifiers(self) -> dict[str, str]:
-        """What torch.distributed.checkpoint asks a module whose state-dict hooks take a name out of the keys."""
-        return {"": "base"} if self._is_container else {}
+    def _plain(self) -> list[nn.Module]:
+        return [module for module in super(Attended, self).__iter__() if module is not self.attention]
 
-    @property
-    def _is_container(self) -> bool:
-        """Whether `base` has parts only: tensors of its own are found by their place, `base.weight`."""
-        return not (self.base._parameters or self.base._buffers or "base" in self.base._modules)
-
-    def __getitem__(self, key: Any) -> Any:
-        """A module of the sequence, or whatever `base` holds under `key`."""
-        return nn.Sequential(*self)[key] if self._is_sequence else self.base[key]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Replace a module of the sequence, or what `base` holds under `key`.
-
-        Raises IndexError at the attention's own place.
-        """
-        if self._is_sequence and isinstance(key, int):
-            place = range(len(self))[key]
-            if place == (0 if self.attention_before else len(self.base)):
-                raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
-            key = place - self.attention_before
-        self.base[key] = value
-
-    def __iter__(self) -> Iterator[Any]:
-        """The modules of the sequence, or what iterating over `base` gives."""
-        if not self._is_sequence:
-            return iter(self.base)
+    def __iter__(self) -> Iterator[nn.Module]:
+        """The modules and, while it is enabled, the attention, in the order in which they run."""
+        if not self.attention_enabled:
+            return iter(self._plain())
         refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
-        return iter([refine, *self.base] if self.attention_before else [*self.base, refine])
+        return iter([refine, *self._plain()] if self.attention_before else [*self._plain(), refine])
 
     def __len__(self) -> int:
         """How many there are of them."""
-        return len(self.base) + self._is_sequence
+        return len(self._plain()) + self.attention_enabled
 
-    @property
-    def _is_sequence(self) -> bool:
-        """Whether the attention counts as one more module of a sequence."""
-        return isinstance(self.base, nn.Sequential) and self.attention_enabled
+    def __getitem__(self, key: Any) -> Any:
+        """A module of the sequence, or for a slice a plain sequence of them."""
+        modules = list(self)
+        return nn.Sequential(*modules[key]) if isinstance(key, slice) else modules[key]
 
-    def __bool__(self) -> bool:
-        """A module is true, also when `base` has no length."""
-        return True
+    def __setitem__(self, key: int, module: nn.Module) -> None:
+        """Replace a module of the sequence; IndexError at the attention's own place."""
+        names = [name for name, child in self._modules.items() if child is not self.attention]
+        if self.attention_enabled:
+            names.insert(0 if self.attention_before else len(names), "attention")
+        name = names[range(len(names))[key]]
+        if name == "attention":
+            raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
+        setattr(self, name, module)
 
 
-def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` as it is without attention: an `Attended` stands for its `base`, which is not listed."""
-    modules = list(model.named_modules())
-    bases = {module.base for _, module in modules if isinstance(module, Attended)}
-    yield from ((name, module) for name, module in modules if module not in bases)
+class _AttendedDict(Attended):
+    """A dictionary of modules whose forward pass runs over itself, as DenseNet's: it shows its own modules alone."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def keys(self) -> Any:
+        """The names of the plain modules."""
+        return self._own().keys()
+
+    def values(self) -> Any:
+        """The plain modules."""
+        return self._own().values()
+
+    def items(self) -> Any:
+        """The plain modules with their names."""
+        return self._own().items()
+
+    def _own(self) -> dict[str, nn.Module | None]:
+        return {name: module for name, module in self._modules.items() if module is not self.attention}
 
 
 class _Permuted(nn.Module):
@@ -153,22 +135,70 @@ class _Permuted(nn.Module):
         return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
-    hidden, shown = f"{prefix}base", prefix.rstrip(".")
-    versions = getattr(state, "_metadata", {})  # stay under the hidden names, too: load_state_dict looks there
-    for entries in (state, versions):
-        for key in [key for key in entries if key == hidden or key.startswith(hidden + ".")]:
-            value = entries[key] if entries is versions else entries.pop(key)
-            entries[f"{shown}{key[len(hidden) :]}".lstrip(".")] = value
+def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bool = False, axes: str = "NCHW") -> None:
+    """Make `module` carry `attention`, in place."""
+    _carry(module, attention, dict(zip(_STATE, (before, axes, True, spec), strict=True)))
 
 
-def _restore_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    module.attention_prefix = prefix  # for _hide_base_in_report, which is not told it
-    for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}attention.")]:
-        state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
+def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> None:
+    _follow_replaced_layers()
+    module.__class__ = _attended_class(type(module))
+    module.__dict__.update(state)
+    object.__setattr__(attention, _CARRIED, state)
+    module.attention = attention
 
 
-def _hide_base_in_report(module: Any, report: Any) -> None:
-    hidden, shown = f"{module.attention_prefix}base.", module.attention_prefix
-    for keys in (report.missing_keys, report.unexpected_keys):
-        keys[:] = [shown + key.removeprefix(hidden) if key.startswith(hidden) else key for key in keys]
+def release(module: nn.Module) -> None:
+    """Take the attention out of a module that carries it, in place; it is then as it was before."""
+    attention = module.attention
+    assert isinstance(attention, nn.Module)
+    attention.__dict__.pop(_CARRIED, None)
+    del module.attention
+    for name in _STATE:
+        del module.__dict__[name]
+    module.__class__ = plain_class(type(module))
+
+
+def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class of an attended module without attention."""
+    return cls.__dict__["_plain_class"]
+
+
+def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
+    if cls in _CLASSES:
+        return _CLASSES[cls]
+    base: type[Attended] = Attended
+    if issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
+        base = _AttendedSequential
+    elif issubclass(cls, nn.ModuleDict):
+        base = _AttendedDict
+    namespace = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    _CLASSES[cls] = type(f"Attended{cls.__name__}", (base, cls), namespace)
+    return _CLASSES[cls]
+
+
+def _new(cls: type[nn.Module], *arguments: Any) -> nn.Module:
+    """An attended module without its state, which whoever copies or unpickles it adds."""
+    _follow_replaced_layers()
+    attended = _attended_class(cls)
+    return attended.__new__(attended, *arguments)
+
+
+@functools.cache
+def _follow_replaced_layers() -> None:
+    """From now on attention stays at its site when somebody replaces a normalisation layer that carries it.
+
+    `SyncBatchNorm.convert_sync_batchnorm` and its like make another layer and copy the children, or not even these. The
+    attention would be lost without a word. torch tells of each module that is put into another one.
+    """
+    register_module_module_registration_hook(_follow)
+
+
+def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
+    if name == "attention" and _CARRIED in getattr(new, "__dict__", {}) and not isinstance(parent, Attended):
+        assert new is not None
+        if isinstance(parent, NormBase):
+            _carry(parent, new, new.__dict__[_CARRIED])
+    old = parent._modules.get(name)
+    if isinstance(old, Attended) and isinstance(old, NormBase) and new is not None and not isinstance(new, Attended):
+        _carry(new, old.attention, {key: old.__dict__[key] for key in _STATE})

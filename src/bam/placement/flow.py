@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bam.attention import named_modules
 from bam.dryrun import Image, dry_run, image_shape
 from bam.placement.axes import NCHW, NHWC, Axes, FeatureMap, follow, sizes_of
 from bam.placement.operation import Operation
@@ -81,7 +80,7 @@ class Flow(TorchFunctionMode):
         self._starts: list[int] = []  # of the modules that are running
         handles = []
         try:
-            for name, module in named_modules(model):
+            for name, module in model.named_modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # those take no such hooks
                     enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
                     handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))

@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from bam.attention import named_modules
 from bam.dryrun import Image
 from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import find_bottlenecks, site_at
@@ -78,7 +77,7 @@ def _names_a_module(model: nn.Module, word: str | int) -> bool:
     """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
     if isinstance(word, int) or word.startswith(_STRIDE) or word == EVERY_BLOCK:
         return False
-    return not word.removeprefix("-").isdigit() or word in dict(named_modules(model))
+    return not word.removeprefix("-").isdigit() or word in dict(model.named_modules())
 
 
 def _at_position(sites: Sites, position: int) -> Site:
@@ -113,7 +112,7 @@ def _matching(flow: Flow, pattern: str) -> list[Site]:
 
 
 def _named(model: nn.Module, flow: Flow, word: str) -> Site:
-    if _path(word) not in dict(named_modules(model)) or not _path(word):
+    if _path(word) not in dict(model.named_modules()) or not _path(word):
         raise ValueError(f"the model has no module {_path(word)!r}; {_near(flow, word)}")
     site = _site(flow, word)
     if isinstance(site, str):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bam.attention import named_modules
 from bam.attention.batchnorm import freeze_statistics
 from bam.private import NormBase
 from bam.surgery.insertion import attended
@@ -79,7 +78,7 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
     trained = set(_parameters(model).values()) if attended(model) else set()
     unfrozen = {part for module in attended(model).values() for part in module.modules()}
     for name in [trainable] if isinstance(trainable, str) else trainable:
-        if name not in dict(named_modules(model)):
+        if name not in dict(model.named_modules()):
             names = ", ".join(child for child, _ in model.named_children())
             raise ValueError(f"trainable: the model has no module {name!r}; choose from {names}, or a module inside")
         trained |= set(model.get_submodule(name).parameters())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from bam.attention import contract
+from bam.attention.attended import release
 from bam.surgery.insertion import attended_modules, replace
 from bam.surgery.wrapping import refuse_wrapped
 
@@ -37,10 +38,10 @@ def fuse(model: nn.Module) -> nn.Module:
     fused = copy.deepcopy(model)
     dropped = []
     for site, carrier in attended_modules(fused).items():
-        if contract.is_identity(carrier.attention):
-            replace(fused, carrier, carrier.base)
-            fused = carrier.base if carrier is fused else fused
-            dropped.append(site.label or type(carrier.attention).__name__)
+        attention = carrier.attention
+        if contract.is_identity(attention):
+            release(carrier)
+            dropped.append(site.label or type(attention).__name__)
     attached = [carrier.attention for carrier in attended_modules(fused).values()]
     for module in dict.fromkeys([*attached, *(module for _, module in contract.attention_modules(fused))]):
         replace(fused, module, contract.fused(module))

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from bam.attention import Attended, AttentionSpec, SiteSpec, attention_factory, attention_name, named_modules
+from bam.attention import AttentionSpec, SiteSpec, attention_factory, attention_name
+from bam.attention.attended import Attended, carry, release
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
 from bam.placement.flow import calls
@@ -84,27 +85,28 @@ def insert(
         ValueError: if a site is occupied, or its attention would not run; the model is then unchanged.
     """
     refuse_occupied(model, list(modules))
-    placed = []
-    for site, module in modules.items():
-        base = model.get_submodule(site.name)
-        module = _on_device_of(module, base, model)
-        placed.append(Attended(base, module, before=site.before, axes=site.axes, spec=specs[site]))
-    for carrier in placed:
-        replace(model, carrier.base, carrier)
-    run = calls(model, [site.name for site in modules], image)
-    idle = [site.label for site in modules if f"{site.name}.attention" not in run]
-    if idle:
-        for carrier in reversed(placed):
-            replace(model, carrier, carrier.base)
-        what = f"attention at {', '.join(idle)} would never run: the network calls what is there past its name"
-        raise ValueError(f"{what} (from a list of its own, say); choose other sites, or call it by its name")
+    placed: list[nn.Module] = []
+    try:
+        for site, module in modules.items():
+            carrier = model.get_submodule(site.name)
+            carry(carrier, _on_device_of(module, carrier, model), specs[site], before=site.before, axes=site.axes)
+            placed.append(carrier)
+        run = calls(model, [site.name for site in modules], image)
+        idle = [site.label for site in modules if f"{site.name}.attention" not in run]
+        if idle:
+            what = f"attention at {', '.join(idle)} would never run: the network does not call the module there"
+            raise ValueError(f"{what} (but another method of it, or its parts); choose other sites")
+    except BaseException:
+        for carrier in placed:
+            release(carrier)
+        raise
 
 
 def detach(model: nn.Module) -> nn.Module:
     """Take all attention out of `model`, in place: what remains is the original. Returns `model`."""
     refuse_wrapped(model, "detach from")
     for module in [m for m in model.modules() if isinstance(m, Attended)]:
-        replace(model, module, module.base)
+        release(module)
     return model
 
 
@@ -124,7 +126,7 @@ def attended_modules(model: nn.Module) -> dict[Site, Attended]:
             before=module.attention_before,
             axes=module.attention_axes,
         ): module
-        for name, module in named_modules(model)
+        for name, module in model.named_modules()
         if isinstance(module, Attended)
     }
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from bam.attention import AttentionSpec, named_modules
+from bam.attention import AttentionSpec
 from bam.attention.batchnorm import freeze_statistics
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
@@ -43,8 +43,8 @@ def attach_to(
         chosen = find_bottlenecks(network)
     elif in_network:
         chosen = select_sites(network, in_network)
-    places = {id(module): name for name, module in named_modules(detector)}
-    modules = dict(named_modules(network))
+    places = {id(module): name for name, module in detector.named_modules()}
+    modules = dict(network.named_modules())
     lost = [site.label for site in chosen if id(modules[site.name]) not in places]
     if lost:
         raise ValueError(f"the detector does not have {listed(lost)} of its backbone in one piece; choose other sites")
