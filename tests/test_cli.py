@@ -170,6 +170,7 @@ def test_models_and_recipes(capsys):
         (["sites", "--model", "resnet18", "--sites", "layer7"], 1, "no module 'layer7'; near: 'layer4'"),
         (["sites", "--model", "inception_v3", "--image", "32"], 1, "cannot run on an image of shape (3, 32, 32)"),
         (["train", "--recipe", "digits/small", "--attention", "bim"], 1, "unknown attention 'bim'"),
+        (["train", "--recipe", "digits/small", "--attention", "none(reduction=8)"], 1, "has no options"),
         (["train", "--recipe", "digits/small", "--epochs", "0"], 1, "epochs must be at least 1"),
         (["train", "--recipe", "cifar100/resnet20", "--data-root", "/nowhere"], 1, "--data-root or BAM_DATA"),
         (["report", "--out", "/nowhere"], 1, "holds no comparison"),
