@@ -279,4 +279,4 @@ def test_sites_of_detectors(capsys):
     assert told.count("backbone.stairs.") == 6 and "28,290" in told
     assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
     told = capsys.readouterr().out
-    assert "ssd_resnet8 stands on cifar/resnet8" in told and "layer2" in told
+    assert "ssd_resnet8 is built on cifar/resnet8" in told and "layer2" in told

@@ -220,7 +220,7 @@ def test_google_nets_are_trained_by_their_main_classifier(tmp_path):
         ClassificationRecipe(model="googlenet", data_options=options, batch_size=4, epochs=1), tmp_path / "run"
     )
     assert record.complete
-    with pytest.raises(ValueError, match="returns a .*OrderedDict, and no class logits"):
+    with pytest.raises(ValueError, match="returns a .*OrderedDict, not class logits"):
         run(
             ClassificationRecipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1),
             tmp_path / "other",
