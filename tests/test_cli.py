@@ -176,7 +176,7 @@ def test_models_and_recipes(capsys):
         (["compare", "--recipe", "digits/small", "--seeds", "0"], 1, "at least 1"),
         (["compare", "--recipe", "digits/small", "--attention", "none,bam(8)"], 1, "'8' is not OPTION=VALUE"),
         (["compare", "--recipe", "digits/small", "--attention", "bam,bam()"], 1, "each variant once"),
-        (["compare", "--recipe", "digits/small", "--attention", "bam(sites=l?),bam(sites=l*)"], 1, "one name"),
+        (["compare", "--recipe", "digits/small", "--attention", "bam(sites=l?),bam(sites=l*)"], 1, "different folder"),
         (["compare", "--recipe", "digits/small", "--attention", "se(dilation=2)"], 1, "argument 'dilation'"),
         (["compare", "--recipe", "digits/small", "--attention", "bam(reduction=big)"], 1, "whole number, at least 1"),
         (["cost", "--model", "resnet18", "--sites", "layer1"], 1, "give --attention"),

@@ -128,7 +128,7 @@ def test_what_is_not_there_is_told(folders, tmp_path):
         detector(backbone=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="holds no complete run: model.safetensors is missing"):
         detector(backbone=str(tmp_path))
-    with pytest.raises(ValueError, match="there are no weights 'IMAGENET1K_V1' of cifar/resnet8"):
+    with pytest.raises(ValueError, match="there are no weights 'IMAGENET1K_V1' for cifar/resnet8"):
         detector(backbone="IMAGENET1K_V1")
 
 
