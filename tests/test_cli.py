@@ -145,7 +145,7 @@ def test_a_table_of_the_paper(capsys):
     assert cli.main(["paper", "--table", "dilation"]) == 0
     told = capsys.readouterr().out
     assert told.count("###") == 1 and told.count("24,066,909") == 4 and "20.47" in told
-    assert cli.main(["paper", "--table", "KITTI"]) == 1 and "there are: CIFAR-100;" in capsys.readouterr().err
+    assert cli.main(["paper", "--table", "KITTI"]) == 1 and "the tables are: CIFAR-100;" in capsys.readouterr().err
 
 
 def test_models_and_recipes(capsys):

@@ -55,7 +55,7 @@ class Task(abc.ABC):
     illustrates: ClassVar[bool] = False
     #: Why `bam export` and `bam predict` refuse this task's networks; empty if they accept them.
     not_exported: ClassVar[str] = ""
-    not_predicted: ClassVar[str] = "bam predict has nothing to show for it"
+    not_predicted: ClassVar[str] = "bam predict does not support this task"
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -187,7 +187,7 @@ def test_a_missing_tool_is_named(monkeypatch):
         (lambda: coco_results([detections((BOX, 1), labels=[0])], [4], [1]), "a detection in image 4 has the label 0"),
         (lambda: coco_results([detections(((0, 0, 1, math.inf), 1))], [4], [1]), "image 4 .* not finite"),
         (lambda: coco_results([detections()] * 2, [4, 4], [1]), "the numbers of the images must be unique"),
-        (lambda: coco_results([detections()], [4, 5], [1]), "2 numbers of images, but found has 1"),
+        (lambda: coco_results([detections()], [4, 5], [1]), "2 numbers of images, but detections has 1"),
         (lambda: coco_ground_truth([objects(BOX)], [1], ["a"], [(9, 9)], ["cat"], [1, 2]), "but classes has 1"),
         (
             lambda: coco_ground_truth([], [], [], [], ["cat", "dog"], [1, 1]),

@@ -118,7 +118,9 @@ def test_other_runs_are_refused(photos, tmp_path, capsys):
     capsys.readouterr()
     assert predict(tmp_path / "run", photos, tmp_path / "out") == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'run'} is a run of classification, and predict draws boxes; for classes: bam export" in told
+    assert (
+        f"{tmp_path / 'run'} is a classification run: predict draws boxes; to predict classes, use bam export" in told
+    )
     assert predict(tmp_path, photos, tmp_path / "out") == 1
     assert "holds no complete run" in capsys.readouterr().err
 
