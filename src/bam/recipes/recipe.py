@@ -127,7 +127,7 @@ class Recipe:
     def from_dict(cls, content: dict[str, Any]) -> "Recipe":
         """The recipe that `as_dict` wrote, in the class of its task; missing fields get their defaults.
 
-        Reads version 0.1, too, which wrote the fields of all tasks, and attention as four fields.
+        Also reads files of version 0.1, which wrote the fields of all tasks, and attention as four fields.
 
         Raises:
             ValueError: for an unknown task or field, a field of another task, or an invalid value.

@@ -27,16 +27,10 @@ def compare(
 ) -> None:
     """Train `recipe` with each of `attentions` for `num_seeds` seeds, starting at the recipe's; results go to `out`.
 
-    Runs are paired: for the same seed, all variants start from the same backbone weights and see the same images in
-    the same order. Complete runs are skipped and unfinished ones continue, so repeating the call resumes the
-    comparison. Seeds are the outer loop: an early stop leaves whole pairs. Latency is measured at the end.
-
-    Args:
-        recipe: the common recipe.
-        attentions: variants for `bam.recipes.variant`: "none", "bam", "bam(reduction=8)".
-        num_seeds: number of seeds.
-        out: folder of the comparison.
-        options: where data and device are, and how often to save.
+    Attentions are variants for `bam.recipes.variant`: "none", "bam", "bam(reduction=8)". Runs are paired: for the same
+    seed, all variants start from the same backbone weights and see the same images in the same order. Complete runs are
+    skipped and unfinished ones continue, so repeating the call resumes the comparison. Seeds are the outer loop: an
+    early stop leaves whole pairs. Latency is measured at the end.
 
     Raises:
         ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`.

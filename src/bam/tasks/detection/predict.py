@@ -66,17 +66,9 @@ def predict(
     """
     if not 0 <= score <= 1:
         raise ValueError(f"score must be from 0 to 1, got {score}")
-    names = [f"{file.stem}.png" for file in files]
-    duplicate = next((file for file, name in zip(files, names, strict=True) if names.count(name) > 1), None)
-    if duplicate is not None:
-        target = f"{out / duplicate.stem}.png"
-        raise ValueError(f"several images would be written to {target}: {duplicate} and another; rename one")
-    overwritten = {file.resolve() for file in files} & {(out / name).resolve() for name in names}
-    if overwritten:
-        raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
     results: list[tuple[Path, Detections]] = []
     rows: list[dict[str, Any]] = []
-    for file, name in zip(files, names, strict=True):
+    for file, picture in zip(files, _picture_paths(files, out), strict=True):
         try:
             pixels = pil_to_tensor(read_rgb(str(file)))
         except ValueError as error:
@@ -84,7 +76,7 @@ def predict(
         candidates = find(model, pixels.float() / 255)
         kept = candidates.scores >= score
         detections = Detections(candidates.boxes[kept], candidates.scores[kept], candidates.labels[kept])
-        save_png(draw(pixels, detections, classes), out / name)
+        save_png(draw(pixels, detections, classes), picture)
         results.append((file, detections))
         for (x1, y1, x2, y2), value, label in zip(
             detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
@@ -93,3 +85,16 @@ def predict(
             rows.append({"file_name": str(file), "category": classes[label - 1], "score": value, "bbox": box})
     write_atomically(out / "predictions.json", json.dumps(rows, indent=1) + "\n")
     return results
+
+
+def _picture_paths(files: Sequence[Path], out: Path) -> list[Path]:
+    """The picture to write for each file; raises ValueError if one would overwrite another or one of the files."""
+    pictures = [out / f"{file.stem}.png" for file in files]
+    duplicate = next((pair for pair in zip(files, pictures, strict=True) if pictures.count(pair[1]) > 1), None)
+    if duplicate is not None:
+        file, picture = duplicate
+        raise ValueError(f"several images would be written to {picture}: {file} and another; rename one")
+    overwritten = {file.resolve() for file in files} & {picture.resolve() for picture in pictures}
+    if overwritten:
+        raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
+    return pictures
