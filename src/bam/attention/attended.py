@@ -1,4 +1,4 @@
-"""The module that carries attention: a module of the network and an attention module, under one name."""
+"""The carrier of attention: a module of the network and its attention module, under one name."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -10,16 +10,16 @@ from bam.attention.table import attention_name
 
 
 class Attended(nn.Module):
-    """`base` followed by `attention` (or, with `before`, after it), under the names of `base`.
+    """`base` followed by `attention` (or preceded by it, with `before`), under the names of `base`.
 
-    In state dicts the parameters of `base` keep the keys they had before, and those of the attention module are
-    `attention.*` beside them, so that plain checkpoints load into attended networks and back. Attributes reach through
-    to `base`. As a sequence, an attended `nn.Sequential` is its modules and the attention: whoever runs a stage by
-    iterating over it (timm's gradient checkpointing) runs the attention too.
+    In state dicts, the parameters of `base` keep their keys, and those of the attention module are `attention.*` beside
+    them, so plain checkpoints load into attended networks and back. Attribute access reaches through to `base`. An
+    attended `nn.Sequential` iterates over its modules and the attention, so code that runs a stage by iteration (timm's
+    gradient checkpointing) runs the attention too.
 
     Args:
         base: the module whose output (or first argument) is refined.
-        attention: keeps the shape (N, C, H, W).
+        attention: a module that keeps the shape (N, C, H, W).
         before: refine the first argument of `base`, not its output.
         axes: "NCHW", or "NHWC" for a feature map (N, H, W, C).
         spec: how `attention` was built.
@@ -37,7 +37,7 @@ class Attended(nn.Module):
         super().__init__()
         self.base: Any = base
         self.attention = attention
-        # Names of no other module, since attributes reach through to `base`.
+        # Unique names, because attribute access reaches through to `base`.
         self.attention_before, self.attention_axes, self.attention_enabled = before, axes, True
         self.attention_spec = spec or SiteSpec(AttentionSpec(attention_name(type(attention))), 0)
         self.training = base.training
@@ -67,10 +67,10 @@ class Attended(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set what `base` has and this module has not on `base` (timm switches stages that way)."""
+        """Set an attribute on `base` if only `base` has it (timm switches stages that way), else on this module."""
         base = self.__dict__.get("_modules", {}).get("base")
-        own = base is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
-        if own or not hasattr(base, name):
+        is_own = base is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
+        if is_own or not hasattr(base, name):
             super().__setattr__(name, value)
         else:
             setattr(base, name, value)
@@ -78,10 +78,10 @@ class Attended(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """This module, its parts, and the parts of `base` by the names that they have without attention.
+        """This module, its parts, and the parts of `base` under the names they have without attention.
 
-        Names of parameters follow these, so that rules by name (timm's layer decay) and optimizer states by name hold.
-        `base` itself stays `base`: torch.fx calls modules by their names.
+        Parameter names follow these names, so rules (timm's layer decay) and optimizer states by name still work.
+        `base` itself stays `base`, because torch.fx calls modules by name.
         """
         memo = set() if memo is None else memo
         whole = len(prefix) + len("base.") + bool(prefix)
@@ -90,39 +90,40 @@ class Attended(nn.Module):
             yield (f"{prefix}{'.' if prefix else ''}{name[whole:]}" if inner else name), module
 
     def _fqn_modifiers(self) -> dict[str, str]:
-        """What torch.distributed.checkpoint asks a module whose state-dict hooks take a name out of the keys."""
+        """Tells torch.distributed.checkpoint which name the state-dict hooks remove from the keys."""
         return {"": "base"} if self._is_container else {}
 
     @property
     def _is_container(self) -> bool:
-        """Whether `base` has parts only: tensors of its own are found by their place, `base.weight`."""
+        """Whether `base` has only sub-modules; its own tensors would need the name `base.weight`."""
         return not (self.base._parameters or self.base._buffers or "base" in self.base._modules)
 
     def __getitem__(self, key: Any) -> Any:
-        """A module of the sequence, or whatever `base` holds under `key`."""
+        """A module of the sequence, or `base[key]`."""
         return nn.Sequential(*self)[key] if self._is_sequence else self.base[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Replace a module of the sequence, or what `base` holds under `key`.
+        """Replace a module of the sequence, or set `base[key]`.
 
-        Raises IndexError at the attention's own place.
+        Raises:
+            IndexError: if `key` is the position of the attention.
         """
         if self._is_sequence and isinstance(key, int):
-            place = range(len(self))[key]
-            if place == (0 if self.attention_before else len(self.base)):
-                raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
-            key = place - self.attention_before
+            index = range(len(self))[key]
+            if index == (0 if self.attention_before else len(self.base)):
+                raise IndexError(f"index {key} of this sequence is its attention: bam.detach(model) removes it")
+            key = index - self.attention_before
         self.base[key] = value
 
     def __iter__(self) -> Iterator[Any]:
-        """The modules of the sequence, or what iterating over `base` gives."""
+        """Iterate over the modules of the sequence, or over `base`."""
         if not self._is_sequence:
             return iter(self.base)
         refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
         return iter([refine, *self.base] if self.attention_before else [*self.base, refine])
 
     def __len__(self) -> int:
-        """How many there are of them."""
+        """The number of items in the iteration."""
         return len(self.base) + self._is_sequence
 
     @property
@@ -131,19 +132,19 @@ class Attended(nn.Module):
         return isinstance(self.base, nn.Sequential) and self.attention_enabled
 
     def __bool__(self) -> bool:
-        """A module is true, also when `base` has no length."""
+        """A module is always true, even if `base` has no length."""
         return True
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """`model.named_modules()` as it is without attention: an `Attended` stands for its `base`, which is not listed."""
+    """`model.named_modules()` as without attention: lists each `Attended` in place of its `base`."""
     modules = list(model.named_modules())
     bases = {module.base for _, module in modules if isinstance(module, Attended)}
     yield from ((name, module) for name, module in modules if module not in bases)
 
 
 class _Permuted(nn.Module):
-    """Attention for (N, H, W, C), where somebody iterates over a stage that is such."""
+    """Attention for features (N, H, W, C), used when iterating over a stage."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class _Permuted(nn.Module):
 
 def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
     hidden, shown = f"{prefix}base", prefix.rstrip(".")
-    versions = getattr(state, "_metadata", {})  # stay under the hidden names, too: load_state_dict looks there
+    versions = getattr(state, "_metadata", {})  # also keeps the hidden names, which load_state_dict looks up
     for entries in (state, versions):
         for key in [key for key in entries if key == hidden or key.startswith(hidden + ".")]:
             value = entries[key] if entries is versions else entries.pop(key)
@@ -163,7 +164,7 @@ def _hide_base(module: nn.Module, state: dict[str, Any], prefix: str, local_meta
 
 
 def _restore_base(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    module.attention_prefix = prefix  # for _hide_base_in_report, which is not told it
+    module.attention_prefix = prefix  # for _hide_base_in_report, which does not receive it
     for key in [key for key in state if key.startswith(prefix) and not key.startswith(f"{prefix}attention.")]:
         state[f"{prefix}base.{key[len(prefix) :]}"] = state.pop(key)
 
