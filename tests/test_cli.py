@@ -145,7 +145,7 @@ def test_a_table_of_the_paper(capsys):
     assert cli.main(["paper", "--table", "dilation"]) == 0
     told = capsys.readouterr().out
     assert told.count("###") == 1 and told.count("24,066,909") == 4 and "20.47" in told
-    assert cli.main(["paper", "--table", "KITTI"]) == 1 and "there are: CIFAR-100;" in capsys.readouterr().err
+    assert cli.main(["paper", "--table", "KITTI"]) == 1 and "the tables are: CIFAR-100;" in capsys.readouterr().err
 
 
 def test_models_and_recipes(capsys):
@@ -170,13 +170,14 @@ def test_models_and_recipes(capsys):
         (["sites", "--model", "resnet18", "--sites", "layer7"], 1, "no module 'layer7'; near: 'layer4'"),
         (["sites", "--model", "inception_v3", "--image", "32"], 1, "cannot run on an image of shape (3, 32, 32)"),
         (["train", "--recipe", "digits/small", "--attention", "bim"], 1, "unknown attention 'bim'"),
+        (["train", "--recipe", "digits/small", "--attention", "none(reduction=8)"], 1, "has no options"),
         (["train", "--recipe", "digits/small", "--epochs", "0"], 1, "epochs must be at least 1"),
         (["train", "--recipe", "cifar100/resnet20", "--data-root", "/nowhere"], 1, "--data-root or BAM_DATA"),
         (["report", "--out", "/nowhere"], 1, "holds no comparison"),
         (["compare", "--recipe", "digits/small", "--seeds", "0"], 1, "at least 1"),
         (["compare", "--recipe", "digits/small", "--attention", "none,bam(8)"], 1, "'8' is not OPTION=VALUE"),
         (["compare", "--recipe", "digits/small", "--attention", "bam,bam()"], 1, "each variant once"),
-        (["compare", "--recipe", "digits/small", "--attention", "bam(sites=l?),bam(sites=l*)"], 1, "one name"),
+        (["compare", "--recipe", "digits/small", "--attention", "bam(sites=l?),bam(sites=l*)"], 1, "different folder"),
         (["compare", "--recipe", "digits/small", "--attention", "se(dilation=2)"], 1, "argument 'dilation'"),
         (["compare", "--recipe", "digits/small", "--attention", "bam(reduction=big)"], 1, "whole number, at least 1"),
         (["cost", "--model", "resnet18", "--sites", "layer1"], 1, "give --attention"),
@@ -279,4 +280,4 @@ def test_sites_of_detectors(capsys):
     assert told.count("backbone.stairs.") == 6 and "28,290" in told
     assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
     told = capsys.readouterr().out
-    assert "ssd_resnet8 stands on cifar/resnet8" in told and "layer2" in told
+    assert "ssd_resnet8 is built on cifar/resnet8" in told and "layer2" in told

@@ -1,4 +1,4 @@
-"""Writing files so that nothing that was written is ever lost."""
+"""Writing files without ever losing what was written before."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` under a temporary name, flush it to the disk, then rename: `path` is always whole, old or new.
+    """Write `content` to a temporary file, flush it to disk, then rename it: `path` is never half-written.
 
-    Raises OSError (a full disk, say), naming `path`, with the old file still in place.
+    Raises:
+        OSError: e.g. for a full disk; the message names `path`, and the old file stays in place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _named(path):
@@ -25,7 +26,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add `text` to the end of `path` and flush it to the disk; a failure names `path` and keeps what it held."""
+    """Append `text` to `path` and flush it to disk.
+
+    Raises:
+        OSError: the message names `path`; its earlier content is kept.
+    """
     with _named(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bam.attention.spec import AttentionSpec
-from bam.recipes import Recipe, load
+from bam.recipes import Recipe, load, variant
 
 #: What may also be said beside --attention.
 _PARTS = {
@@ -75,7 +75,9 @@ def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe
         changes["data_options"] = recipe.data_options | changes.get("data_options", {})
     else:  # data options carry over only if the data set is of the same kind
         changes.setdefault("data_options", {})
-    return recipe.replace(**changes)
+    attention = changes.pop("attention", None)
+    recipe = recipe.replace(**changes)
+    return recipe if attention is None else variant(recipe, attention)
 
 
 def _named_recipe(words: list[str]) -> Recipe:

@@ -1,4 +1,4 @@
-"""`record.json`: what a run was, where it ran, what it cost and what came of it."""
+"""`record.json`: the recipe, environment, cost and results of a run."""
 
 import json
 import os
@@ -14,9 +14,9 @@ FILE_NAME = "record.json"
 
 @dataclass(frozen=True)
 class Measure:
-    """A result that networks are compared by, a share of 1 in records."""
+    """A result used to compare networks, stored in records as a share of 1."""
 
-    key: str  #: its name in the history and the final figures of a record
+    key: str  #: its name in a record's history and final figures
     label: str
     meaning: str
     higher_is_better: bool = False
@@ -28,26 +28,26 @@ TEST_ERROR_TOP5 = Measure("test_error_top5", "top-5", "images whose class is not
 
 @dataclass
 class Record:
-    """One run. Errors are shares of 1, times are seconds, rates are images per second."""
+    """The record of one run. Errors are shares of 1, times are in seconds, rates in images per second."""
 
     recipe: dict[str, Any]
     environment: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, int] = field(default_factory=dict)  #: params, macs
     sites: list[str] = field(default_factory=list)
     num_classes: int = 0
-    classes: list[str] = field(default_factory=list)  #: their names; empty in records of the first versions
+    classes: list[str] = field(default_factory=list)  #: class names; empty in records of the first versions
     image_size: list[int] = field(default_factory=list)  #: height, width
-    normalization: dict[str, list[float]] = field(default_factory=dict)  #: mean, std of the channels, from 0 to 1
-    data: str = ""  #: fingerprint of the images, for training and for testing
-    #: One entry per epoch; "unreadable", where there are any: images of training and test that were left out.
+    normalization: dict[str, list[float]] = field(default_factory=dict)  #: per-channel mean and std, from 0 to 1
+    data: str = ""  #: fingerprint of the training and test images
+    #: One entry per epoch; "unreadable" is the number of training and test images left out, if any.
     history: list[dict[str, float]] = field(default_factory=list)
-    final: dict[str, float] = field(default_factory=dict)  #: of the last epoch; empty until the run is complete
-    measures: list[Measure] = field(default_factory=list)  #: of the final figures; the first decides
+    final: dict[str, float] = field(default_factory=dict)  #: figures of the last epoch; empty until the run is complete
+    measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first decides
     format: int = 1
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return bool(self.final)
 
     def write(self, folder: Path) -> None:
@@ -59,8 +59,8 @@ class Record:
         """Read `folder`/record.json.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if it is not a record that this version reads.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or not a record this version can read.
         """
         path = folder / FILE_NAME
         if not path.is_file():
@@ -74,13 +74,13 @@ class Record:
             raise ValueError(f"{path} is not a record of format 1, which this version of bam reads")
         record = cls(**content)
         record.measures = [Measure(**measure) for measure in content.get("measures", [])]
-        if record.final and not record.measures:  # those of the first versions, which were all of classification
+        if record.final and not record.measures:  # a record of the first versions (classification only)
             record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
         return record
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:
-    """The software and hardware that a run depends on."""
+    """The software and hardware of a run."""
     from importlib.metadata import PackageNotFoundError, version
 
     import torch

@@ -1,4 +1,4 @@
-"""Tensors from files that somebody else wrote: read without running anything, and held against a network's own."""
+"""Tensors from untrusted files: reading them without executing code, and checking that they fit a network."""
 
 import re
 import warnings
@@ -16,7 +16,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged.
-        ImportError: without safetensors.
+        ImportError: if safetensors is not installed.
     """
     _need_file(path)
     library = safetensors()
@@ -24,64 +24,70 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with library.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
     except (library.SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from None
+        raise ValueError(f"{path} is damaged, or not a .safetensors file: {error}") from None
 
 
 def read_pickle(path: Path) -> Any:
-    """What `torch.save` wrote to a file: tensors on the CPU, numbers, strings and containers of them.
+    """The content of a `torch.save` file: tensors, on the CPU, numbers, strings and containers of them.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, or reading it would take more than that; nothing of it is then executed.
+        ValueError: if it is damaged, or contains anything else; no code in it is executed.
     """
     _need_file(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats and archives of code, which are refused below
+            warnings.simplefilter("ignore")  # on old formats and TorchScript archives, which are refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
-    except Exception as error:  # a damaged pickle may raise anything at all
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
+    except Exception as error:  # a damaged pickle may raise any exception
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
             lines = str(error).strip().splitlines() or [""]
-            told = next((line for line in lines if "WeightsUnpickler error" in line), lines[0]).strip()
-            raise ValueError(f"{path} is damaged, or no file of torch.save: {type(error).__name__} {told}") from None
+            reason = next((line for line in lines if "WeightsUnpickler error" in line), lines[0]).strip()
+            raise ValueError(
+                f"{path} is damaged, or not a file from torch.save: {type(error).__name__} {reason}"
+            ) from None
         raise ValueError(
-            f"{path} wants to run {wanted[1]!r} while it is read, and only tensors are read from files; to trust it: "
-            'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pth"), and load that'
+            f"{path} would run {refused[1]!r} when read, but only tensors are read from files; if you trust it, run "
+            'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pth") and load that file'
         ) from None
 
 
 def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Give `network` its tensors, all of them and no others; a ValueError says how those of `path` differ."""
-    state = network.state_dict()  # with the versions of its modules: some ask for them, and files of tensors lack them
+    """Load `tensors`, read from `path`, into `network`, which is called `name` in messages.
+
+    Raises:
+        ValueError: if names, shapes or types differ from the network's.
+    """
+    state = network.state_dict()  # has version metadata, which some modules need and tensor files lack
     check_fit(state, tensors, path, name)
     state.update(tensors)
     network.load_state_dict(state)
 
 
-def check_fit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], source: Path | str, network: str) -> None:
-    """Raise a ValueError that lists how the tensors of `source` differ from a network's own in name, shape or kind."""
+def check_fit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Path | str, network: str) -> None:
+    """Raise a ValueError that lists how the tensors of `source` differ from a network's in name, shape or type."""
     misfits = [
-        f"{key} {'meta ' * given[key].is_meta}{_kind(given[key])} (the network has {_kind(own[key])})"
-        for key in own
-        if key in given and not is_like(given[key], own[key])
+        f"{key} {'meta ' * tensors[key].is_meta}{_kind(tensors[key])} (the network has {_kind(state[key])})"
+        for key in state
+        if key in tensors and not is_like(tensors[key], state[key])
     ]
     problems = {
-        "missing": [key for key in own if key not in given],
-        "unknown": [key for key in given if key not in own],
+        "missing": [key for key in state if key not in tensors],
+        "unknown": [key for key in tensors if key not in state],
         "of another shape or type": misfits,
     }
-    told = [f"{title}: {listed(names)}" for title, names in problems.items() if names]
-    if told:
-        raise ValueError(f"{source} does not fit {network}; {'; '.join(told)}")
+    messages = [f"{title}: {listed(names)}" for title, names in problems.items() if names]
+    if messages:
+        raise ValueError(f"{source} does not fit {network}; {'; '.join(messages)}")
 
 
-def is_like(given: Tensor, own: Tensor) -> bool:
-    """Whether `given` may be copied into `own`: of its shape, floating point of any precision or of the same type."""
-    alike = given.dtype == own.dtype or (given.is_floating_point() and own.is_floating_point())
-    return alike and given.shape == own.shape and given.layout == torch.strided and not given.is_meta
+def is_like(source: Tensor, target: Tensor) -> bool:
+    """Whether `source` can be copied into `target`: same shape, and the same type or any two floating-point types."""
+    same_kind = source.dtype == target.dtype or (source.is_floating_point() and target.is_floating_point())
+    return same_kind and source.shape == target.shape and source.layout == torch.strided and not source.is_meta
 
 
 def _kind(tensor: Tensor) -> str:
@@ -91,14 +97,14 @@ def _kind(tensor: Tensor) -> str:
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """Names in a sentence."""
+    """At most `most` names, separated by commas, and the number of those left out."""
     words = [str(name) for name in names]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
 
 
 def safetensors() -> Any:
-    """The library; an ImportError that says what to install if it is missing."""
+    """The safetensors library; raises an ImportError that says what to install."""
     try:
         import safetensors.torch
     except ImportError:

@@ -362,7 +362,7 @@ def test_damaged_weights(saved, tmp_path):
     path = tmp_path / "model.safetensors"
     for content in (b"", b"text", saved[1][:100], saved[1][:-1], saved[1] + b"1"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="model.safetensors is damaged, or no .safetensors file"):
+        with pytest.raises(ValueError, match="model.safetensors is damaged, or not a .safetensors file"):
             from_pretrained(tmp_path)
     for text in ("", "3", "[]", "[" * 100_000):
         safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"bam.config": text})

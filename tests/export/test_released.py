@@ -234,7 +234,7 @@ def test_nothing_is_executed(tmp_path):
     for content in (checkpoint({"x": Harmful()}), {"acc": np.float64(76.8), "state_dict": {}}, nn.Linear(1, 1)):
         for save in (torch.save, old):
             save(content, path)
-            with pytest.raises(ValueError, match=r"wants to run \S+ while it is read, .*weights_only=False") as raised:
+            with pytest.raises(ValueError, match=r"would run \S+ when read, .*weights_only=False") as raised:
                 load_released(path)
             assert "\n" not in str(raised.value)
 

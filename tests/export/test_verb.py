@@ -36,7 +36,7 @@ def test_a_run_becomes_a_folder_and_that_a_file(tmp_path, capsys):
     assert from_pretrained(tmp_path / "copy").bam_config.image_size == (24, 24)
     for flags in (["--attention", "bam"], ["--num-classes", "3"], ["--weights", "x.safetensors"]):
         assert cli.main(["export", "--model", str(folder), "--out", str(file), *flags]) == 1
-        assert "is a saved network, which has its own attention, weights and classes" in capsys.readouterr().err
+        assert "is a saved network with its own attention, weights and classes" in capsys.readouterr().err
     old = json.loads((run / "record.json").read_text()) | {"classes": [], "normalization": {}}
     (run / "record.json").write_text(json.dumps(old))
     assert Record.read(run).normalization == {}
@@ -68,7 +68,7 @@ def test_a_model_becomes_a_folder(tmp_path, capsys):
 def test_a_folder_holds_the_network_as_it_is(precision, tmp_path, capsys):
     words = ["export", "--model", "cifar/resnet8", "--out", str(tmp_path / "net"), "--precision", precision]
     assert cli.main(words) == 1 and not (tmp_path / "net").exists()
-    assert "has no suffix: a folder holds the network as it is" in capsys.readouterr().err
+    assert "has no suffix: a folder keeps the network in fp32" in capsys.readouterr().err
 
 
 def test_a_damaged_folder_is_told(tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_every_entry_counts(tmp_path, trained, change, told):
 def test_attention_in_a_file_is_told(tmp_path):
     torch.save(bam.attach(build(NAME, 10)).state_dict(), tmp_path / "net.pt")
     told = attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
-    assert "unknown: layer1.attention." in told and "It holds attention at layer1, layer2, and" in told
+    assert "unknown: layer1.attention." in told and "It contains attention at layer1, layer2, but" in told
     assert "bam.detach" in told and "from_pretrained" in told and "bam.load_attention" in told
 
 
@@ -169,15 +169,15 @@ def damaged_files(state):
     torch.save(state, old, _use_new_zipfile_serialization=False)
     with_object = io.BytesIO()
     torch.save({"state_dict": state, "made_by": nn.ReLU()}, with_object)
-    text, damaged = b"no weights at all", "is damaged, or no file of torch.save"
+    text, damaged = b"no weights at all", "is damaged, or not a file from torch.save"
     return {
         "empty.pt": (b"", damaged),
         "truncated.pt": (whole.getvalue()[:-3000], damaged),
         "old_and_truncated.pth": (old.getvalue()[:-3000], damaged),
         "text.pth": (text, damaged),
-        "object.pt": (with_object.getvalue(), "wants to run 'torch.nn.modules.activation.ReLU'"),
-        "text.safetensors": (text, "is damaged, or no .safetensors file"),
-        "empty.safetensors": (b"", "is damaged, or no .safetensors file"),
+        "object.pt": (with_object.getvalue(), "would run 'torch.nn.modules.activation.ReLU'"),
+        "text.safetensors": (text, "is damaged, or not a .safetensors file"),
+        "empty.safetensors": (b"", "is damaged, or not a .safetensors file"),
     }
 
 
@@ -320,7 +320,7 @@ def test_classes_of_the_tag_and_several_classifiers_of_timm(monkeypatch):
         (
             "mnasnet0_5x",
             "DEFAULT",
-            "there are no weights 'DEFAULT' of mnasnet0_5x: tags are for torchvision's and timm's",
+            "there are no weights 'DEFAULT' for mnasnet0_5x: tags are for torchvision's and timm's",
         ),
         (NAME, "DEFAULT", "give the path of a file, e.g. weights/DEFAULT.safetensors"),
         ("my_networks:net", "default", "tags are for torchvision's and timm's networks"),

@@ -35,8 +35,8 @@ def test_partial_yaml(tmp_path):
         ("epochs: ten", "epochs must be of type int, got 'ten'"),
         ("- 1", "is not a recipe"),
         ("a: [", "not valid YAML"),
-        ("batch_size: 100\naccumulation: 3", "no multiple"),
-        ("task: detection\nbackbone: a\npretrained: b", "pretrained is for the whole detector: .* --backbone null"),
+        ("batch_size: 100\naccumulation: 3", "not a multiple"),
+        ("task: detection\nbackbone: a\npretrained: b", "pretrained already covers the backbone: .* --backbone null"),
     ],
 )
 def test_bad_yaml_is_told(tmp_path, text, told):

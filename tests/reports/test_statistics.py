@@ -38,5 +38,5 @@ def test_verdicts(baseline, variant, verdict):
 
 @pytest.mark.parametrize(("baseline", "variant"), [([], []), ([1, 2], [1])])
 def test_what_is_no_pair(baseline, variant):
-    with pytest.raises(ValueError, match="pairs wanted"):
+    with pytest.raises(ValueError, match="must come in pairs"):
         paired_difference(baseline, variant)

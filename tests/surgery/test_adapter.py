@@ -60,7 +60,7 @@ class Gate(nn.Module):
 def test_own_modules_are_built_by_the_caller(plain, tmp_path):
     model, path = bam.attach(copy.deepcopy(plain), Gate, slope=2.0), tmp_path / "gate.safetensors"
     bam.save_attention(model, path)
-    with pytest.raises(ValueError, match=r"not in bam.ATTENTION \(tests\S+:Gate\): give what builds them"):
+    with pytest.raises(ValueError, match=r"not in bam.ATTENTION \(tests\S+:Gate\): pass a function that builds them"):
         bam.load_attention(copy.deepcopy(plain), path)
     assert torch.equal(bam.load_attention(copy.deepcopy(plain), path, attention=Gate)(IMAGE), model(IMAGE))
 
@@ -109,7 +109,7 @@ def test_files_that_are_none_of_ours_are_told(plain, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
     safetensors.torch.save_file({"weight": torch.zeros(1)}, tmp_path / "plain.safetensors")
     for name in ("x.safetensors", "plain.safetensors"):
-        with pytest.raises(ValueError, match=f"{name} is no file of bam.save_attention"):
+        with pytest.raises(ValueError, match=f"{name} is not a file from bam.save_attention"):
             bam.load_attention(copy.deepcopy(plain), tmp_path / name)
     damaged = {"layer1": {"attention": "bam", "channels": 64, "options": {}}}
     safetensors.torch.save_file({}, tmp_path / "empty.safetensors", {"bam.attention": json.dumps(damaged)})

@@ -200,7 +200,7 @@ def test_type_and_mode_follow_the_base(plain):
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda m: bam.attach(bam.attach(m)), "'layer1' carries BAM already"),
+        (lambda m: bam.attach(bam.attach(m)), "'layer1' already carries BAM"),
         (lambda m: bam.attach(m, sites=["layer9"]), "'layer9'; near: .*'layer4'"),
         (lambda m: bam.attach(m, sites=["layer1.0.relu"]), "called 2 times"),
         (lambda m: bam.attach(m, sites=["fc"]), r"shape \(1, 10\)"),

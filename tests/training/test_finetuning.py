@@ -203,7 +203,7 @@ def test_all_classifiers_learn_on_a_frozen_backbone(tmp_path):
 
 
 def test_random_weights_are_not_frozen():
-    with pytest.raises(ValueError, match="freeze_backbone would keep random weights: give pretrained, too"):
+    with pytest.raises(ValueError, match="freeze_backbone would freeze random weights: give pretrained too"):
         ClassificationRecipe(freeze_backbone=True)
 
 
@@ -220,7 +220,7 @@ def test_google_nets_are_trained_by_their_main_classifier(tmp_path):
         ClassificationRecipe(model="googlenet", data_options=options, batch_size=4, epochs=1), tmp_path / "run"
     )
     assert record.complete
-    with pytest.raises(ValueError, match="returns a .*OrderedDict, and no class logits"):
+    with pytest.raises(ValueError, match="returns a .*OrderedDict, not class logits"):
         run(
             ClassificationRecipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1),
             tmp_path / "other",

@@ -125,7 +125,7 @@ class _AttendedDict(Attended):
 
 
 class _Permuted(nn.Module):
-    """Attention for (N, H, W, C), where somebody iterates over a stage that is such."""
+    """Attention for features (N, H, W, C), used when iterating over a stage."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()

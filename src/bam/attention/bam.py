@@ -13,7 +13,7 @@ from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
 from bam.private import forward_hooks
 
-# Each of these looks at the shape or the layout of its input: symbolic tracing (torch.fx) must not enter them.
+# These functions branch on the shape or layout of their input, so torch.fx must not trace into them.
 for _name in ("check_features", "gate", "pool_and_reduce"):
     torch.fx.wrap(_name)
 
@@ -24,8 +24,8 @@ _LAYOUTS = ("paper", "released")
 class ChannelBranch(nn.Module):
     """Mc(F) = BN(W1 ReLU(BN(W0 AvgPool(F) + b0)) + b1): "what" (equation 3).
 
-    The closing BN is the paper's; the inner BN and the ReLU are the released code's, kept in both layouts because they
-    reproduce the paper's parameter counts. The average pooling is the caller's.
+    The closing BN comes from the paper. The inner BN and the ReLU come from the released code; both layouts keep them,
+    because they reproduce the paper's parameter counts. The caller does the average pooling.
     """
 
     def __init__(self, channels: int, hidden: int, closing: bool, **factory: Any) -> None:
@@ -43,8 +43,8 @@ class ChannelBranch(nn.Module):
 class SpatialBranch(nn.Module):
     """Ms(F) = BN(f3_1x1(f2_3x3(f1_3x3(f0_1x1(F))))): "where" (equation 5).
 
-    f1 and f2 are dilated; BN and ReLU follow f0, f1 and f2 as in the released code, and the closing BN is the paper's.
-    The reduction f0(F) is computed by the caller.
+    f1 and f2 are dilated; BN and ReLU follow f0, f1 and f2 as in the released code. The closing BN comes from the
+    paper. The caller computes the reduction f0(F).
     """
 
     def __init__(self, channels: int, hidden: int, dilation: int, closing: bool, **factory: Any) -> None:
@@ -60,40 +60,40 @@ class SpatialBranch(nn.Module):
         self.closing = BatchNorm(1, **factory) if closing else nn.Identity()
 
     def forward(self, reduced: Tensor) -> Tensor:
-        """(N, C/r, H, W), the reduced features -> spatial logits (N, 1, H, W)."""
+        """Reduced features (N, C/r, H, W) -> spatial logits (N, 1, H, W)."""
         return self.closing(self.project(self.context(self.norm(reduced).relu())))
 
 
 class BAM(AttentionModule):
     """F' = F + F * M(F), M(F) = sigmoid(Mc(F) + Ms(F)), (N, C, H, W) in and out (equations 1 and 2).
 
-    Any H, W and C work; type and memory layout (channels_last) of the input are kept. A training batch with one value
-    per channel uses the running statistics where the batch statistic is undefined (`BatchNorm` in this room).
+    Any H, W and C work; the type and memory layout (channels_last) of the input are kept. For a training batch with one
+    value per channel, the batch statistic is undefined, and `bam.attention.batchnorm.BatchNorm` uses the running one.
 
     Args:
         channels: C of the feature map.
         reduction: r; both branches work at max(1, C // r) channels.
         dilation: d of the two 3x3 convolutions of the spatial branch.
         combine: "sum" (the paper), "product" (the released code and its weights) or "max".
-        branch: "both", or "channel" or "spatial" alone: M(F) = sigmoid(Mc(F)) or sigmoid(Ms(F)) (the paper's ablation).
+        branch: "both", or only "channel" or "spatial": M(F) = sigmoid(Mc(F)) or sigmoid(Ms(F)) (the paper's ablation).
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
-        recompute: compute the map M(F) again in the backward pass instead of keeping it, which saves memory of the size
-            of F for a tenth of the module's time; under torch.compile the compiler decides.
-        kernel: what computes the gate: "torch", "triton" (on a GPU; an error where it cannot, and torch in exported
-            programs), or "auto", at present torch everywhere. None takes BAM_KERNEL from the environment, when the
-            module is made, or else "auto".
-        identity: weigh the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
+        recompute: recompute the map M(F) in the backward pass instead of keeping it, which saves memory of the size of
+            F and costs a tenth of the module's time; under torch.compile the compiler decides.
+        kernel: implementation of the gate: "torch", "triton" (GPU only: raises elsewhere; exported programs use torch),
+            or "auto", currently torch everywhere. None reads BAM_KERNEL from the environment at construction, or else
+            uses "auto".
+        identity: scale the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
-        device: where the parameters are created.
+        device: device of the parameters.
         dtype: floating-point type of the parameters.
 
     Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
-    `spatial` is None if it is left out.
+    `spatial` is None if `branch` leaves it out.
 
     Raises:
         ValueError: for an unknown option, or an input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
-        RuntimeError: from the forward pass, if the kernel is "triton" where that cannot compute.
+        RuntimeError: from the forward pass, if the kernel is "triton" and cannot run.
     """
 
     is_pointwise: ClassVar[bool] = True
@@ -133,7 +133,7 @@ class BAM(AttentionModule):
         self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
 
     def branches(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return (Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W); None for one left out."""
+        """(Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W); None for a missing branch."""
         return self._branches(features)[1:]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class BAM(AttentionModule):
         return gate(*self._branches(features), scale=self.scale, options=options)
 
     def _branches(self, features: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(F, Mc(F), Ms(F)); the caller goes on with this F, see `pool_and_reduce`."""
+        """(F, Mc(F), Ms(F)); the caller must continue with this F, see `pool_and_reduce`."""
         check_features(features, self.channels, "BAM")
         if self.spatial is None:
             assert self.channel is not None
@@ -150,27 +150,27 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        if type(reduce) is not nn.Conv2d or forward_hooks(reduce):  # it wants to be called
+        if type(reduce) is not nn.Conv2d or forward_hooks(reduce):  # must be called as a module
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
         return features, self.channel(averages), self.spatial(reduced)
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """Mc(F), Ms(F), M(F) = sigmoid(Mc(F) + Ms(F)) and the gain; the identity's scalar is in the gain alone."""
+        """Mc(F), Ms(F), M(F) = sigmoid(Mc(F) + Ms(F)) and the gain; the identity's scalar only affects the gain."""
         channel, spatial = self.branches(features)
         logits = [branch.to(features.dtype) for branch in (channel, spatial) if branch is not None]
         combined = (logits[0] if len(logits) == 1 else COMBINE[self.combine](*logits)).sigmoid()
         return AttentionMaps(gain(features, self(features)), channel, spatial, combined)
 
     def is_constant(self) -> bool:
-        """Whether no logit depends on the image, because the last weights of the branches are zero."""
+        """Whether the logits are the same for every image, because the last weights of the branches are zero."""
         last = [] if self.channel is None else [self.channel.expand.weight]
         last += [] if self.spatial is None else [self.spatial.project.weight]
         return not any(weight.any() for weight in last)
 
     def fused(self) -> "BAM":
-        """A copy in eval mode whose BatchNorms are folded into the layers before them; changed branches stay."""
+        """A copy in eval mode with BatchNorms folded into the preceding layers; modified branches stay as they are."""
         fused = copy.deepcopy(self).eval()
         if fused.channel is not None:
             fold([(fused.channel, "reduce", "norm"), (fused.channel, "expand", "closing")])
@@ -182,13 +182,13 @@ class BAM(AttentionModule):
 
     @property
     def is_fused(self) -> bool:
-        """Whether a branch is without the BatchNorms that it was built with."""
+        """Whether the BatchNorms of a branch have been folded."""
         return any(
             isinstance(branch.norm, nn.Identity) for branch in (self.channel, self.spatial) if branch is not None
         )
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The options that `print(model)` shows."""
         identity = ", identity=True" if self.scale is not None else ""
         identity += ", recompute=True" if self.recompute else ""
         identity += f", kernel={self.kernel!r}" if self.kernel != "auto" else ""

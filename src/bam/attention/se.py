@@ -7,20 +7,21 @@ from torch import Tensor, nn
 
 from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
 
-torch.fx.wrap("check_features")  # looks at the shape of its input: symbolic tracing must not enter it
+torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
 
 class SE(AttentionModule):
     """F' = F * s, s = sigmoid(W2 ReLU(W1 AvgPool(F) + b1) + b2), (N, C, H, W) in and out (equations 2 to 4).
 
-    The paper puts it on the residual branch of every block, before the addition: `sites="every block"` of `bam.attach`.
+    The paper puts it on the residual branch of every block, before the addition: `bam.attach` with
+    `sites="every block"`.
 
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
         identity: blend s in by a learned scalar that starts at 0, F' = F * (1 + w * (s - 1)): at construction the
             output is the (finite) input bit for bit, w gets a gradient from the first step on, and w = 1 is SE.
-        device: where the parameters are created.
+        device: device of the parameters.
         dtype: floating-point type of the parameters.
 
     Sub-modules: `reduce` (W1, b1), `expand` (W2, b2).
@@ -65,11 +66,11 @@ class SE(AttentionModule):
         return self.expand(self.reduce(features.mean((2, 3))).relu())[:, :, None, None]
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """The logits of s, s = sigmoid of them, and the gain; the identity's scalar is in the gain alone."""
+        """The logits of s, s itself and the gain; the identity's scalar only affects the gain."""
         logits = self._logits(features)
         return AttentionMaps(gain(features, self(features)), logits, combined=logits.to(features.dtype).sigmoid())
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows."""
+        """The options that `print(model)` shows."""
         identity = ", identity=True" if self.scale is not None else ""
         return f"{self.channels}, reduction={self.reduction}{identity}"

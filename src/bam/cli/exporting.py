@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network that is no run's.
+    """A network given by name instead of a run.
 
     Attributes:
-        model: network, see `bam models`, or a folder that bam export wrote.
-        weights: a .safetensors file for the model, its attention included (default: random weights).
+        model: network, see `bam models`, or a folder written by bam export.
+        weights: a .safetensors file for the model, including its attention (default: random weights).
         num_classes: outputs of the model (default: its own).
     """
 
@@ -28,14 +28,14 @@ class NamedNetwork:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How a file is written.
+    """Options of the written file.
 
     Attributes:
-        image: side of the image in pixels to trace at (default: that of the run, or the network's own, or 224).
-        dynamic: axes of a file that may differ from call to call, of batch, height and width; "" for none.
+        image: image size in pixels for tracing (default: the run's, or the network's own, or 224).
+        dynamic: axes that may vary from call to call, out of batch, height and width; "" for none.
         precision: fp32; for .onnx also fp16, or int8, which calibrates on 256 training images of the run.
-        latency: time the file beside the network, as it is and compiled.
-        data_root: folder of the data that int8 calibrates on (default: $BAM_DATA, or data).
+        latency: measure the latency of the file and of the network, eager and compiled.
+        data_root: folder of the calibration data for int8 (default: $BAM_DATA, or data).
     """
 
     image: int | None = None
@@ -52,15 +52,16 @@ def export(
     attention: AttentionSpec = AttentionSpec(),
     options: FileOptions = FileOptions(),
 ) -> None:
-    """Write a network to a file for other runtimes, or to a folder that gives it back, checked before it is kept.
+    """Write a network to a file for other runtimes, or to a folder for loading it again, and check the result.
 
     Give either a run (its network and weights) or a model. The file takes batches of normalised images.
 
     Args:
-        out: a file, whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript; without a suffix a folder
-            of weights, classes and normalisation (ImageNet's for a --model) for bam.export.from_pretrained or --model.
+        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript; or, without a suffix, a
+            folder with weights, classes and normalisation (ImageNet's for a --model) for bam.export.from_pretrained or
+            --model.
         run: folder of a complete run.
-        attention: module to put into the model, with its options and sites in brackets:
+        attention: attention module for the model, with its options and sites in brackets:
             'bam(layout=released, sites=every block)'; or "none".
     """
     if (run is None) == (network.model is None):
@@ -71,7 +72,7 @@ def export(
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
         net, description = _named(network, attention, options.image)
     elif attention != AttentionSpec() or network != NamedNetwork():
-        raise ValueError("--attention, its options, --weights and --num-classes are for --model: a run has its own")
+        raise ValueError("--attention, its options, --weights and --num-classes go with --model: a run has its own")
     else:
         from bam.training import training_images
 
@@ -85,7 +86,7 @@ def export(
 
 
 def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
-    """The network of a run, its description (for a file the image size is enough) and the record."""
+    """The network of a run, its description (only the image size, for a file) and its record."""
     from bam.export.description import describe_run
     from bam.tasks import task_of
     from bam.training import trained_model
@@ -93,12 +94,12 @@ def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
     net, record = trained_model(run)
     task = task_of(Recipe.from_dict(record.recipe))
     if task.not_exported:
-        raise ValueError(f"{run} is a run of {task.name}: {task.not_exported}")
+        raise ValueError(f"{run} is a {task.name} run: {task.not_exported}")
     return net, {"image_size": record.image_size} if out.suffix else describe_run(record), record
 
 
 def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -> tuple[Any, "NetworkDescription"]:
-    """The network that the flags name, and what is known about it beside its weights."""
+    """The network named by the flags, and its description."""
     from bam.export import from_pretrained
     from bam.export.description import describe_named, describe_saved
     from bam.models import build
@@ -109,7 +110,9 @@ def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -
     model, weights = network.model, network.weights
     if Path(model, "config.json").is_file():
         if attention != AttentionSpec() or network != NamedNetwork(model):
-            raise ValueError(f"{model} is a saved network, which has its own attention, weights and classes")
+            raise ValueError(
+                f"{model} is a saved network with its own attention, weights and classes: drop those flags"
+            )
         net = from_pretrained(model)
         return net, describe_saved(net)
     check_named(attention)
@@ -120,24 +123,24 @@ def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -
 
 
 def check_named(attention: AttentionSpec) -> None:
-    """Refuse parts of an attention without its name."""
+    """Refuse options of the attention without its name."""
     if attention.is_none and attention != AttentionSpec():
-        raise ValueError("--attention-options, --sites and --identity are for an attention: give --attention, e.g. bam")
+        raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
 
 
 def _save(net: Any, folder: Path, options: FileOptions, description: "NetworkDescription") -> None:
-    """Write the folder that gives the network back."""
+    """Write a folder for loading the network again."""
     from bam.export import save_pretrained
     from bam.export.description import at_image_size
 
     if options.precision != "fp32":
-        raise ValueError(f"{folder} has no suffix: a folder holds the network as it is, --precision is for .onnx files")
+        raise ValueError(f"{folder} has no suffix: a folder keeps the network in fp32; --precision is for .onnx files")
     if options.image:
         description = at_image_size(description, options.image)
     save_pretrained(net, folder, **description)
     size = (folder / "model.safetensors").stat().st_size / 1e6
-    own = ", backbone=<the network>" if ":" in (description.get("backbone") or "") else ""
-    print(f"{folder}: {size:.1f} MB; bam.export.from_pretrained({str(folder)!r}{own}) gives the network back")
+    backbone = ", backbone=<the network>" if ":" in (description.get("backbone") or "") else ""
+    print(f"{folder}: {size:.1f} MB; load the network with bam.export.from_pretrained({str(folder)!r}{backbone})")
 
 
 def _export(net: Any, out: Path, options: FileOptions, size: Any, calibration: Any) -> None:
@@ -148,4 +151,4 @@ def _export(net: Any, out: Path, options: FileOptions, size: Any, calibration: A
     exported = export_model(net, out, size, axes, precision=options.precision, calibration=calibration)
     print(exported)
     if options.latency:
-        print("milliseconds per pass, one image:", format_latency(measure_latency(net, exported)), sep="\n")
+        print("milliseconds per forward pass, one image:", format_latency(measure_latency(net, exported)), sep="\n")

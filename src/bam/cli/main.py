@@ -1,4 +1,4 @@
-"""The command itself: picks the verb, tells errors in one sentence."""
+"""The command itself: runs a verb, and reports errors in one sentence."""
 
 import inspect
 import os
@@ -18,7 +18,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 1 for an error that was told, 2 for a wrong call, 130 if interrupted."""
+    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bam {words[0]}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        go_on = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
-        print(f"bam {words[0]}: {str(stop) or 'stopped'}\ngo on with: bam {shlex.join(go_on)}", file=sys.stderr)
+        command = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
+        print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
         return 130
 
 

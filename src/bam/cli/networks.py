@@ -17,16 +17,16 @@ def sites(
     latency: bool = True,
     num_classes: int | None = None,
 ) -> None:
-    """Show where attention would go in a network and what it would cost there.
+    """Show where attention would go in a network, and what it would cost.
 
     Args:
         model: network, see `bam models`.
-        image: side of the image in pixels (default: the network's own, or 224).
-        attention: module to price, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
+        image: image size in pixels (default: the network's own, or 224).
+        attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
             names (layer1), inputs (before layer2), patterns (layer?.*), positions (-1), strides (stride 8) or
             "every block" (each residual branch).
-        keep: how many bottlenecks to keep, counted from the deepest.
-        latency: measure the forward pass of each module, too.
+        keep: number of bottlenecks to keep, counted from the deepest.
+        latency: also measure the forward pass of each module.
         num_classes: outputs of the network (default: its own).
     """
     from bam.tasks import task_knowing
@@ -48,11 +48,11 @@ def cost(
 
     Args:
         model: network, see `bam models`.
-        attention: module to put into the network, with its options and sites in brackets:
+        attention: attention module, with its options and sites in brackets:
             'bam(layout=released)', 'se(sites=every block)'; or "none".
-        image: side of the image in pixels (default: the network's own, or 224).
-        num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors, whose images
-            have the size to which they resize them).
+        image: image size in pixels (default: the network's own, or 224; detectors are counted at the size to which they
+            resize images).
+        num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors).
     """
     from bam.tasks import task_knowing
 
@@ -62,8 +62,8 @@ def cost(
     print(f"{model}{', ' * bool(price.conditions)}{price.conditions}: {price.plain}")
     if price.attended is not None:
         params, macs = price.attended.params - price.plain.params, price.attended.macs - price.plain.macs
-        more = f"+{params:,} parameters, +{format_count(macs)} MACs"
-        print(f"{model} + {attention.name}: {price.attended} ({more})")
+        difference = f"+{params:,} parameters, +{format_count(macs)} MACs"
+        print(f"{model} + {attention.name}: {price.attended} ({difference})")
 
 
 def _recipe(task: str, model: str, attention: AttentionSpec) -> Recipe:
@@ -71,7 +71,7 @@ def _recipe(task: str, model: str, attention: AttentionSpec) -> Recipe:
 
 
 def models() -> None:
-    """List the networks that every verb takes: what they cost, and which convolution of a bottleneck block strides."""
+    """List the networks for all verbs, with their cost and the strided convolution of their bottleneck blocks."""
     import torch
     from torchvision.models import list_models
 
@@ -91,7 +91,7 @@ def models() -> None:
     for task in available_tasks():
         if task.catalogue():
             print("", *task.catalogue(), sep="\n")
-    print(f"\nand torchvision's {len(list_models())} by their names (resnet50, ...), timm's as timm/<name>,")
+    print(f"\nalso torchvision's {len(list_models())} networks by name (resnet50, ...), timm's as timm/<name>,")
     print("and your own as <module>:<function>, where the function returns the network")
 
 
@@ -103,37 +103,37 @@ def coverage(
     jobs: int = 2,
     timeout: int = 900,
 ) -> None:
-    """Try attention on every network of torchvision and timm, and write a page of what came of it.
+    """Try attention on every network of torchvision and timm, and write the results to a page.
 
-    The same command goes on where an interrupted survey stopped. docs/coverage.md is such a page.
+    Repeat the command to resume an interrupted survey. docs/coverage.md is an example.
 
     Args:
         library: both, torchvision or timm.
-        all: every network of timm, not one of each family.
-        models: only these (timm/<name>), again if they were tried already.
+        all: every network of timm, not just one per family.
+        models: only these networks (timm/<name>), even if they were tried before.
         out: folder for coverage.csv and coverage.md.
-        jobs: how many processes.
-        timeout: seconds after which a network is given up.
+        jobs: number of processes.
+        timeout: time limit per network in seconds.
     """
     from bam.coverage import candidates, survey, write_page
 
-    wanted = candidates(library, all or models is not None)
-    unknown = sorted(set(models or []) - {one.name for one in wanted})
+    networks = candidates(library, all or models is not None)
+    unknown = sorted(set(models or []) - {network.name for network in networks})
     if unknown:
-        raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; timm's are timm/<name>")
+        raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; write timm's as timm/<name>")
     if models:
-        wanted = [one for one in wanted if one.name in models]
-    survey(wanted, out / "coverage.csv", jobs=jobs, timeout=timeout, again=bool(models))
+        networks = [network for network in networks if network.name in models]
+    survey(networks, out / "coverage.csv", jobs=jobs, timeout=timeout, again=bool(models))
     write_page(out / "coverage.md", out / "coverage.csv", f"bam coverage --out {out}")
     print(f"page: {out / 'coverage.md'}")
 
 
 def paper(table: str = "", out: Path | None = None) -> None:
-    """Show the paper's tables beside what this package counts: parameters and multiply-adds of every row.
+    """Show the paper's tables beside this package's counts: parameters and multiply-adds of every row.
 
     Args:
-        table: only those whose title contains this, e.g. SE, ablation, ImageNet (default: all).
-        out: a Markdown page to put all of them into, between its marks (docs/reproducing.md).
+        table: only tables with this in their title, e.g. SE, ablation, ImageNet (default: all).
+        out: write all tables into this Markdown page, between its markers (docs/reproducing.md).
     """
     from bam.paper import TABLES, markdown, write_tables
 
@@ -142,6 +142,6 @@ def paper(table: str = "", out: Path | None = None) -> None:
         return
     titles = [title for title in TABLES if table.lower() in title.lower()]
     if not titles:
-        raise ValueError(f"no table has {table!r} in its title; there are: {'; '.join(TABLES)}")
+        raise ValueError(f"no table has {table!r} in its title; the tables are: {'; '.join(TABLES)}")
     for title in titles:
         print(markdown([title]), flush=True)

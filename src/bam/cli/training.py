@@ -1,4 +1,4 @@
-"""Verbs about training: compare, train, report, recipes."""
+"""Verbs about training: compare, train, report, predict, recipes."""
 
 import inspect
 import json
@@ -20,13 +20,13 @@ def compare(
 ) -> None:
     """Find out whether attention helps: train all variants, paired by seed, and report with intervals.
 
-    The same command goes on where an interrupted comparison stopped and skips the runs that are done.
+    Repeat the command to resume an interrupted comparison; complete runs are skipped.
 
     Args:
-        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
-        attention: variants, the first is the baseline; each may have options (of the module, sites, identity) in
+        recipe: name (see `bam recipes`) or YAML file; the fields below change it.
+        attention: variants, starting with the baseline; each may have options (of the module, sites, identity) in
             brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=every block)'.
-        seeds: how many seeds; 3 or more give intervals worth reading.
+        seeds: number of seeds; use 3 or more for meaningful intervals.
         out: folder of the comparison (default: comparisons/<recipe>).
     """
     from bam import training
@@ -47,9 +47,9 @@ def train(
     """Train one network into a folder with its record, weights and training states.
 
     Args:
-        recipe: name (see `bam recipes`) or YAML file; every field below changes it.
+        recipe: name (see `bam recipes`) or YAML file; the fields below change it.
         out: the run's folder (default: runs/<recipe>-<attention>-seed<seed>).
-        resume: go on where an interrupted run stopped; ends in the same weights bit for bit.
+        resume: continue an interrupted run; it ends with bit-identical weights.
     """
     from bam.training import keep_freed_memory, run
 
@@ -62,7 +62,7 @@ def train(
 
 
 def report(out: Path) -> None:
-    """Write the report of a comparison again, from the runs that are complete so far.
+    """Write the report of a comparison again, from its complete runs.
 
     Args:
         out: folder of the comparison.
@@ -86,13 +86,13 @@ def predict(
     out: Path = Path("predictions"),
     score: float = 0.3,
 ) -> None:
-    """Find objects in images of your own with a trained detector: pictures with boxes, and a file of what was found.
+    """Detect objects in your own images with a trained detector; writes pictures with boxes and a JSON file.
 
     Args:
-        run: folder of a complete run of detection.
-        images: files, or folders of them, separated by commas.
+        run: folder of a complete detection run.
+        images: files or folders, separated by commas.
         out: folder for the pictures (PNG) and predictions.json.
-        score: least score of a detection that is drawn.
+        score: minimum score of a detection.
     """
     from bam.tasks import task_of
     from bam.training import trained_model
@@ -100,29 +100,29 @@ def predict(
     network, record = trained_model(run)
     task = task_of(Recipe.from_dict(record.recipe))
     if task.not_predicted:
-        raise ValueError(f"{run} is a run of {task.name}, and {task.not_predicted}")
+        raise ValueError(f"{run} is a {task.name} run: {task.not_predicted}")
     print(*task.predict(network, record.classes, [Path(image) for image in images], out, score), sep="\n")
 
 
 def recipes() -> None:
-    """List the recipes with what to expect of them."""
+    """List the recipes and what to expect from them."""
     for name, recipe in RECIPES.items():
         print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
     print(
-        "GPU hours are estimated: six operations a multiply-add at 60 TFLOP/s sustained, as large convolutions reach in"
+        "GPU hours are estimates: six operations per multiply-add at a sustained 60 TFLOP/s, which large convolutions\n"
+        "reach in bf16 on one data-centre GPU. Small or depthwise layers and slow image decoding take longer."
     )
-    print("bf16 on one data-centre GPU. Small or depthwise layers and slow decoding of images take longer.")
 
 
 def _compare_command(out: Path, summary: dict[str, Any]) -> str:
-    """The command that repeats a comparison: its recipe, and every field that differs from it."""
+    """The command that repeats a comparison: its recipe, and flags for all changed fields."""
     recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
     words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
     changes = RECIPES[recipe.name]().differences(recipe) if known else {}
-    changes.pop("attention", None)  # its name stands among the variants
+    changes.pop("attention", None)  # the variants already name it
     if known:
         changes |= _parts(RECIPES[recipe.name]().attention, recipe.attention)
     for key, (_, value) in changes.items():
@@ -136,13 +136,13 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
 
 
 def _parts(before: AttentionSpec, after: AttentionSpec) -> dict[str, tuple[Any, Any]]:
-    """The flags that say what two specifications differ in, but for the name: flag -> (before, after)."""
+    """Differences between two specifications, except the name, as recipe fields: field -> (before, after)."""
     parts = {
         "attention_options": (before.options, after.options),
         "sites": (before.sites and list(before.sites), after.sites and list(after.sites)),
         "identity": (before.identity, after.identity),
     }
-    return {name: both for name, both in parts.items() if both[0] != both[1]}
+    return {name: values for name, values in parts.items() if values[0] != values[1]}
 
 
 def _text(value: Any) -> str:

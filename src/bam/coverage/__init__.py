@@ -1,4 +1,4 @@
-"""How far "any CNN" reaches: every network of torchvision and timm is attended, tried and put into a table."""
+"""Coverage of "any CNN": attaches attention to every network of torchvision and timm, and tabulates the checks."""
 
 from bam.coverage.checks import CHECKS, Row, check
 from bam.coverage.page import write_page

@@ -1,4 +1,4 @@
-"""One network put through everything that attaching attention promises."""
+"""The checks of one network: everything that attaching attention promises."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ from bam.placement import NoDownSampling, Sites, find_bottlenecks
 from bam.private import tree_leaves
 from bam.surgery import attach, attended, detach
 
-#: What is checked, in this order, with what it means; each becomes a column.
+#: Check -> its meaning, in order; each is a column.
 CHECKS = {
     "sites": "sites are found",
     "levels": "they are maps that timm's `feature_info` lists: same, or another map of the same stride",
@@ -31,13 +31,13 @@ CHECKS = {
 
 @dataclasses.dataclass
 class Row:
-    """What came of one network: for each check "pass", a qualified pass, "fail" or "" (not reached)."""
+    """The results for one network; each check is "pass", a qualified pass, "fail" or "" (not reached)."""
 
     library: str
     family: str
     name: str
     params: int = 0
-    side: int = 0  #: of the images, in pixels
+    side: int = 0  #: image size in pixels
     found: str = ""  #: the sites
     sites: str = ""  #: "refused" for a network without feature maps
     levels: str = ""
@@ -48,40 +48,40 @@ class Row:
     export: str = ""
     reason: str = ""
     seconds: float = 0.0
-    versions: str = ""  #: of torch and of the network's library
+    versions: str = ""  #: versions of torch and of the network's library
 
     @property
     def refused(self) -> bool:
-        """Whether the network has no feature maps to attend to, so that it does not count."""
+        """Whether the network has no suitable feature maps, and so does not count."""
         return self.sites == "refused"
 
     @property
     def passed(self) -> bool:
-        """Whether every check was passed."""
+        """Whether the network passed every check."""
         return all(getattr(self, name) not in ("", "fail", "refused") for name in CHECKS)
 
 
 class Failure(Exception):
-    """A check found something wrong; the message says what."""
+    """A check failed; the message says why."""
 
 
 def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) -> Row:
-    """Put the network that `build` makes (with random weights) through all checks."""
+    """Run all checks on the network from `build`, which has random weights."""
     row, start = Row(library, family, name, versions=_versions("torch", library)), time.perf_counter()
     current = "sites"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes on sites, and whatever the libraries warn of
+            warnings.simplefilter("ignore")  # notes on sites, and warnings of the libraries
             for current, outcome in _outcomes(row, build):
                 setattr(row, current, outcome)
-                current = next((after for after in CHECKS if not getattr(row, after)), current)
-    except Exception as error:  # whatever goes wrong in somebody's network is what the survey reports
+                current = next((name for name in CHECKS if not getattr(row, name)), current)
+    except Exception as error:  # any error in a network is a result of the survey
         setattr(row, current, "fail")
-        told = (
+        message = (
             " ".join(str(error).split()) if isinstance(error, Failure | ValueError) else str(error).partition("\n")[0]
         )
         kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
-        row.reason = f"{current}: {kind}{told}"[:300]
+        row.reason = f"{current}: {kind}{message}"[:300]
     row.seconds = round(time.perf_counter() - start, 1)
     return row
 
@@ -112,11 +112,11 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
 
 
 def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
-    """The sites of the network, built without memory where that works; None and why, if it has no feature maps."""
+    """The sites of the network, or None and the reason if it has no feature maps; uses the meta device if possible."""
     try:
         with torch.device("meta"):
             model = build()
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # it needs values to be built: not on meta
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # building it needs real values
         model = build()
     try:
         return find_bottlenecks(model), ""
@@ -125,7 +125,7 @@ def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
 
 
 def _without_zeros(model: nn.Module) -> nn.Module:
-    """`model` with noise in the parameters that start at 0: through them nothing would show, and no gradient come."""
+    """Put noise into all-zero parameters, which would hide changes and block gradients; returns `model`."""
     for parameter in model.parameters():
         if parameter.is_floating_point() and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -133,25 +133,25 @@ def _without_zeros(model: nn.Module) -> nn.Module:
 
 
 def _levels(model: nn.Module, sites: Sites) -> str:
-    """How the sites agree with timm's list of stages; a stride that it does not list is not judged."""
+    """Compare the sites with timm's list of stages; ignores sites whose stride is not listed."""
     info = getattr(model, "feature_info", None)
     listed = [(level["reduction"], level["num_chs"]) for level in getattr(info, "info", info) or []]
-    judged = [site for site in sites if site.stride in {stride for stride, _ in listed}]
-    if not judged:
+    comparable = [site for site in sites if site.stride in {stride for stride, _ in listed}]
+    if not comparable:
         return "none listed"
-    same = all((site.stride, site.channels) in listed for site in judged)
+    same = all((site.stride, site.channels) in listed for site in comparable)
     return "pass" if same else "other map"
 
 
 def _small_side(model: nn.Module, sites: Sites) -> int:
-    """A small image at which the network has the same sites, else its own size."""
+    """A small image size with the same sites, or else the network's own size."""
     if getattr(model, "aux_logits", False):
-        return 299  # in training, the auxiliary classifiers of Inception take nothing smaller
+        return 299  # in training, Inception's auxiliary classifiers need this size
     try:
         if [site.label for site in find_bottlenecks(model, 96)] == [site.label for site in sites]:
             return 96
     except ValueError:
-        pass  # it takes no such image
+        pass  # the network does not accept this size
     return image_shape(model)[-1]
 
 
@@ -184,7 +184,7 @@ def _gradients(model: nn.Module, images: Tensor) -> str:
     model.requires_grad_(False)
     for module in attended(model).values():
         module.requires_grad_(True)
-        nn.init.ones_(module.get_parameter("scale"))  # at 0 the branches would get no gradient yet
+        nn.init.ones_(module.get_parameter("scale"))  # at 0, the branches get no gradient
     before = copy.deepcopy(model.state_dict())
     loss: Any = sum(value.square().mean() for value in _outputs(model.train(), images, grad=True))
     loss.backward()
@@ -195,16 +195,16 @@ def _gradients(model: nn.Module, images: Tensor) -> str:
                 raise Failure(f"{site}: {name} has {'no' if gradient is None else 'no finite'} gradient")
         if not any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None):
             raise Failure(f"{site}: all gradients are 0")
-    model.eval().load_state_dict(before)  # the statistics of a batch of noise are no use
+    model.eval().load_state_dict(before)  # discard the BatchNorm statistics of noise
     return "pass"
 
 
 def _export(model: nn.Module, images: Tensor) -> str:
-    more = torch.cat([images, images[:1].flip(-1)])
-    batch = torch.export.Dim.AUTO
-    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},), strict=False).module()
-    for ours, theirs in zip(_outputs(program, more), _outputs(model, more), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+    larger_batch = torch.cat([images, images[:1].flip(-1)])
+    dynamic_shapes = ({0: torch.export.Dim.AUTO},)
+    program = torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes, strict=False).module()
+    for actual, expected in zip(_outputs(program, larger_batch), _outputs(model, larger_batch), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     return "pass"
 
 
@@ -213,5 +213,5 @@ def _outputs(model: Any, images: Tensor, grad: bool = False) -> list[Tensor]:
         return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor)]
 
 
-def _equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+def _equal(before: list[Tensor], after: list[Tensor]) -> bool:
+    return len(before) == len(after) and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -1,4 +1,4 @@
-"""The survey as a page."""
+"""The survey as a Markdown page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,24 +9,24 @@ from bam.files import write_atomically
 
 
 def write_page(path: Path, survey: Path, command: str) -> None:
-    """Write a Markdown page from a survey's CSV file: counts, failures with their reasons, a line for each network."""
+    """Write a Markdown page from a survey's CSV file: counts, failures with reasons, and one line per network."""
     rows = read(survey)
     versions = sorted({version for row in rows for version in row.versions.split(", ") if version})
     lines = ["# Coverage", "", f"Written by `{command}` ({', '.join(versions)}). {_ABOUT}", ""]
     lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
     for library in dict.fromkeys(row.library for row in rows):
-        own = [row for row in rows if row.library == library]
-        lines += ["", f"## {library}", "", *_counts(own)]
-        lines += _section("Failures", [row for row in own if not row.refused and not row.passed], _failure)
+        of_library = [row for row in rows if row.library == library]
+        lines += ["", f"## {library}", "", *_counts(of_library)]
+        lines += _section("Failures", [row for row in of_library if not row.refused and not row.passed], _reason)
         lines += _section(
             "Another map of the same stride than `feature_info` lists: the last one before the down-sampling",
-            [r for r in own if r.levels == "other map"],
-            _found,
+            [row for row in of_library if row.levels == "other map"],
+            _sites,
         )
-        noted = [row for row in own if row.passed and row.reason]
-        lines += _section("Sites that carry a part of the flow only", noted, _failure)
+        with_notes = [row for row in of_library if row.passed and row.reason]
+        lines += _section("Sites that carry a part of the flow only", with_notes, _reason)
         lines += _section(
-            "Refused: no feature maps, or none that is down-sampled", [row for row in own if row.refused], _name
+            "Refused: no feature maps, or none that is down-sampled", [row for row in of_library if row.refused], _name
         )
         lines += [
             "",
@@ -35,7 +35,7 @@ def write_page(path: Path, survey: Path, command: str) -> None:
             "| family | network | where | " + " | ".join(CHECKS) + " |",
             "|---" * (3 + len(CHECKS)) + "|",
         ]
-        for row in own:
+        for row in of_library:
             if not row.refused:
                 cells = [row.family, row.name.removeprefix("timm/"), row.found or row.reason]
                 lines.append("| " + " | ".join([*cells, *(getattr(row, name) for name in CHECKS)]) + " |")
@@ -56,21 +56,21 @@ def _counts(rows: Sequence[Row]) -> list[str]:
     cells = []
     for name in CHECKS:
         values = [getattr(row, name) for row in counting]
-        others = {value: values.count(value) for value in values if value not in ("pass", "fail", "")}
-        cells.append(", ".join([f"{values.count('pass')} pass", *(f"{n} {value}" for value, n in others.items())]))
-    said = f"{len(rows)} networks, of which {len(counting)} count; {passed} of them pass every check{share}."
-    return [said, *table, "| " + " | ".join(cells) + " |"]
+        qualified = {value: values.count(value) for value in values if value not in ("pass", "fail", "")}
+        cells.append(", ".join([f"{values.count('pass')} pass", *(f"{n} {value}" for value, n in qualified.items())]))
+    summary = f"{len(rows)} networks, of which {len(counting)} count; {passed} of them pass every check{share}."
+    return [summary, *table, "| " + " | ".join(cells) + " |"]
 
 
 def _section(title: str, rows: Sequence[Row], describe: Callable[[Row], str]) -> list[str]:
     return ["", f"### {title}", "", *(f"- {describe(row)}" for row in rows)] if rows else []
 
 
-def _failure(row: Row) -> str:
+def _reason(row: Row) -> str:
     return f"{row.name}: {row.reason}"
 
 
-def _found(row: Row) -> str:
+def _sites(row: Row) -> str:
     return f"{row.name}: {row.found}"
 
 

@@ -1,4 +1,4 @@
-"""All networks in turn: in several processes, resumed where a survey stopped."""
+"""The survey of all networks: runs in several processes, and resumes where it stopped."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
 
 class Candidate(typing.NamedTuple):
-    """A network to check: its library, its family there, and its name for `bam.models.build`."""
+    """A network to check: its library, its family in that library, and its name for `bam.models.build`."""
 
     library: str
     family: str
@@ -30,19 +30,19 @@ class Candidate(typing.NamedTuple):
 
 
 def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
-    """torchvision's classification networks, and of timm the first network of each family (or `every` network).
+    """torchvision's classification networks, and the first network of each timm family (or `every` timm network).
 
-    A family of timm is a module of `timm.models`; its first network is that in timm's order of names.
+    A timm family is a module of `timm.models`; its first network is the first name in timm's order.
 
     Raises:
-        ImportError: if timm is wanted and not installed.
+        ImportError: if timm is requested but not installed.
     """
-    found = []
+    networks = []
     if library in ("both", "torchvision"):
         from torchvision import models
 
         names = models.list_models(module=models)
-        found += [
+        networks += [
             Candidate("torchvision", models.get_model_builder(name).__module__.split(".")[-1], name) for name in names
         ]
     if library in ("both", "timm"):
@@ -52,38 +52,43 @@ def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
             raise ImportError("timm's networks need timm: pip install 'bottleneck-attention[timm]'") from None
         for family in sorted(list_modules()):
             names = list_models(module=family)
-            found += [Candidate("timm", family, f"timm/{name}") for name in (names if every else names[:1])]
-    return found
+            networks += [Candidate("timm", family, f"timm/{name}") for name in (names if every else names[:1])]
+    return networks
 
 
 def survey(
     wanted: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
 ) -> list[Row]:
-    """Check each network that has no row in the CSV file `path` yet (or `again`), adding a row for each; return all.
+    """Check the networks and append their rows to a CSV file; returns the rows of all `wanted` networks.
 
-    `timeout` is the number of seconds after which a network is given up.
+    Args:
+        wanted: the networks.
+        path: the CSV file.
+        jobs: number of processes.
+        timeout: time limit per network in seconds.
+        again: also check networks that already have a row.
     """
     from rich.progress import Progress
 
     if not path.exists():
         write_atomically(path, ",".join(COLUMNS) + "\n")
     done = {(row.library, row.name) for row in read(path)}
-    pending = [one for one in wanted if again or (one.library, one.name) not in done]
+    pending = [network for network in wanted if again or (network.library, network.name) not in done]
     with Progress() as display:
         bar = display.add_task("networks", total=len(wanted), completed=len(wanted) - len(pending))
         while pending:
             for row in _run(pending, jobs, timeout):
                 append(path, _line(row))
-                pending = [one for one in pending if (one.library, one.name) != (row.library, row.name)]
-                said = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
-                display.console.print(f"{row.library} {row.name}: {said}", soft_wrap=True, highlight=False)
+                pending = [network for network in pending if (network.library, network.name) != (row.library, row.name)]
+                result = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
+                display.console.print(f"{row.library} {row.name}: {result}", soft_wrap=True, highlight=False)
                 display.advance(bar)
-    names = {(one.library, one.name) for one in wanted}
+    names = {(network.library, network.name) for network in wanted}
     return [row for row in read(path) if (row.library, row.name) in names]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a survey's CSV file, in the order of libraries, families and names; of equal ones the last counts."""
+    """The rows of a survey's CSV file by library, family and name; for repeated networks, the last row counts."""
     kinds = typing.get_type_hints(Row)
     with open(path, newline="", encoding="utf-8") as file:
         rows = [Row(**{key: kinds[key](value) for key, value in line.items()}) for line in csv.DictReader(file)]
@@ -92,15 +97,15 @@ def read(path: Path) -> list[Row]:
 
 
 def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
-    """The rows as they come; ends early when a process dies, after it was found out which network did it."""
+    """Yield rows as they complete; if a process dies, reports the network that caused it and ends early."""
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Row], Candidate] = {}
     waiting = list(wanted)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while waiting or running:
             while waiting and len(running) < jobs:
-                one = waiting.pop(0)
-                running[pool.submit(_check, one, timeout)] = one
+                network = waiting.pop(0)
+                running[pool.submit(_check, network, timeout)] = network
             future = next(as_completed(running))
             try:
                 row = future.result()
@@ -114,14 +119,14 @@ def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
         yield from _run([suspect], 1, timeout)
 
 
-def _check(one: Candidate, timeout: int) -> Row:
+def _check(network: Candidate, timeout: int) -> Row:
     def give_up(number: int, frame: object) -> None:
         raise TimeoutError(f"not done after {timeout} s")
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(timeout)
     try:
-        return check(*one, partial(build, one.name, 1000))
+        return check(*network, partial(build, network.name, 1000))
     finally:
         signal.alarm(0)
 

@@ -1,4 +1,4 @@
-"""Networks by name: the reference networks that torchvision lacks, and doors to torchvision and timm."""
+"""Networks by name: reference networks that torchvision lacks, and those of torchvision and timm."""
 
 import importlib
 import inspect
@@ -17,17 +17,17 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     """Build a network with random weights.
 
     Args:
-        name: a name in `MODELS`, torchvision's name, "timm/<name>", or "<module>:<function>" for a network of your own:
-            the function returns it, and is given `num_classes` if it takes that.
+        name: a name in `MODELS`, a torchvision name, "timm/<name>", or "<module>:<function>" for your own network: the
+            function returns it, and receives `num_classes` if it has that parameter.
         num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones.
+        ValueError: for an unknown name; the message lists similar ones.
         ImportError: for a timm name without timm installed.
     """
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if ":" in name:
-        return _own(name, classes)
+        return _build_with_function(name, classes)
     if name in MODELS:
         builder = MODELS[name]
         return builder(getattr(builder, "num_classes", 100) if num_classes is None else num_classes)
@@ -44,23 +44,23 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
     options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):  # their published weights are for images that they rescale themselves
+    if name in ("googlenet", "inception_v3"):  # with their published weights, they rescale images themselves
         options = {"init_weights": True, "transform_input": True}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
-        options["weights_backbone"] = None  # detectors and segmentation networks would download one
+        options["weights_backbone"] = None  # by default, detectors and segmentation networks download them
     return get_model(name, **classes, **options)
 
 
-def _own(name: str, classes: dict[str, int]) -> nn.Module:
+def _build_with_function(name: str, classes: dict[str, int]) -> nn.Module:
     module, _, function = name.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as python does: modules of the working directory come first
+        sys.path.insert(0, "")  # the working directory comes first, as with `python`
     try:
         builder = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name!r}: {error}; give <module>:<function>, e.g. my_networks:small_net") from None
-    takes = inspect.signature(builder).parameters
-    model = builder(**(classes if "num_classes" in takes else {}))
+    parameters = inspect.signature(builder).parameters
+    model = builder(**(classes if "num_classes" in parameters else {}))
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -71,4 +71,4 @@ def _unknown(name: str, names: list[str]) -> str:
 
     near = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
     known = f"{', '.join(MODELS)}, torchvision's names, timm/<name> and <module>:<function>"
-    return f"unknown model {name!r}; near: {near}. Known are {known}"
+    return f"unknown model {name!r}; near: {near}. Known names: {known}"

@@ -7,19 +7,19 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 
 class SmallResNet(nn.Module):
-    """The CIFAR ResNet: three stages of residual blocks, each half as large and twice as wide as the one before.
+    """The CIFAR ResNet: three stages of residual blocks; each stage halves the size and doubles the width.
 
-    With basic blocks it has 6 * blocks + 2 layers (He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385); with
-    grouped bottleneck blocks and a stem of 64 channels it is ResNeXt of 9 * blocks + 2 layers (Xie et al. 2017,
+    With basic blocks it has 6 * blocks + 2 layers (He et al. 2016, section 4.2, https://arxiv.org/abs/1512.03385). With
+    grouped bottleneck blocks and a stem of 64 channels it is a ResNeXt of 9 * blocks + 2 layers (Xie et al. 2017,
     section 5.3, https://arxiv.org/abs/1611.05431). Shortcuts that change the shape are 1x1 convolutions (option B).
     Names follow torchvision's ResNet.
 
     Args:
-        blocks: residual blocks in each stage.
+        blocks: residual blocks per stage.
         num_classes: outputs.
         block: torchvision's BasicBlock or Bottleneck.
-        channels: of the stem and of the first stage's blocks.
-        groups: ResNeXt's cardinality, for bottleneck blocks: groups of their 3x3 convolution, each with `channels`
+        channels: width of the stem and of the first stage's blocks.
+        groups: ResNeXt's cardinality, for bottleneck blocks: groups of the 3x3 convolution, each with `channels`
             channels in the first stage.
     """
 
@@ -64,13 +64,13 @@ def from_torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def densenet_bc(blocks: int, growth_rate: int, num_classes: int) -> DenseNet:
-    """DenseNet-BC for CIFAR: three dense blocks of `blocks` bottleneck layers, 6 * blocks + 4 layers in all.
+    """DenseNet-BC for CIFAR: three dense blocks of `blocks` bottleneck layers, 6 * blocks + 4 layers in total.
 
-    Huang et al. 2017, sections 3 and 4.2, https://arxiv.org/abs/1608.06993: the stem is a 3x3 convolution to twice the
-    growth rate, with nothing between it and the first dense block; transitions halve the channels.
+    Huang et al. 2017, sections 3 and 4.2, https://arxiv.org/abs/1608.06993. The stem is a 3x3 convolution to twice the
+    growth rate, directly followed by the first dense block; transitions halve the channels.
     """
     stem = 2 * growth_rate
-    model = DenseNet(growth_rate, (blocks,) * 3, stem, num_classes=num_classes)  # type: ignore[arg-type]  # any number
+    model = DenseNet(growth_rate, (blocks,) * 3, stem, num_classes=num_classes)  # type: ignore[arg-type]  # any length
     model.features.conv0 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision's DenseNet does
     for name in ("norm0", "relu0", "pool0"):
@@ -80,7 +80,7 @@ def densenet_bc(blocks: int, growth_rate: int, num_classes: int) -> DenseNet:
 
 
 def initialize(model: nn.Module) -> None:
-    """Draw the convolutions' weights anew: He et al. 2015 (https://arxiv.org/abs/1502.01852), by fan-out."""
+    """Initialise the convolutions by fan-out (He et al. 2015, https://arxiv.org/abs/1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -89,7 +89,7 @@ def initialize(model: nn.Module) -> None:
 def _stage(
     block: type[BasicBlock | Bottleneck], channels: int, width: int, blocks: int, stride: int, groups: int
 ) -> nn.Sequential:
-    """`blocks` residual blocks; the first takes `channels` and may down-sample, all give width * expansion."""
+    """Residual blocks with width * expansion output channels; the first takes `channels` and may down-sample."""
     out = width * block.expansion
     shortcut = None
     if stride != 1 or channels != out:

@@ -1,4 +1,4 @@
-"""MobileNet, first version: depthwise separable convolutions."""
+"""MobileNet v1: depthwise separable convolutions."""
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,13 @@ from bam.models.cifar import initialize
 
 
 class MobileNet(nn.Module):
-    """MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1), its layers grouped by image size.
+    """MobileNet v1 (Howard et al. 2017, https://arxiv.org/abs/1704.04861, table 1), with its layers grouped by size.
 
-    `layer1` works at a half of the image's side, `layer5` at a 32nd. Each block is a depthwise 3x3 and a 1x1
-    convolution, with normalisation and ReLU after both.
+    `layer1` works at 1/2 of the image size, `layer5` at 1/32. Each block is a depthwise 3x3 and a 1x1 convolution, both
+    followed by BatchNorm and ReLU.
 
     Args:
-        width: the paper's width multiplier alpha; channels are rounded down.
+        width: the paper's width multiplier alpha; channel counts are rounded down.
         num_classes: outputs.
     """
 

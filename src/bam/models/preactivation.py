@@ -1,4 +1,4 @@
-"""Residual networks with pre-activation, where normalisation and ReLU come before each convolution."""
+"""Pre-activation residual networks: BatchNorm and ReLU come before each convolution."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -10,10 +10,10 @@ from bam.models.cifar import initialize
 
 
 class PreactivationBasicBlock(nn.Module):
-    """Two 3x3 convolutions, each after normalisation and ReLU.
+    """Two 3x3 convolutions, each after BatchNorm and ReLU.
 
-    He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1b, https://arxiv.org/abs/1603.05027. A
-    projecting shortcut starts from the activated features; what `conv2` returns is added to it.
+    He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1b, https://arxiv.org/abs/1603.05027. The
+    output of `conv2` is added to the shortcut; a projecting shortcut starts from the activated features.
     """
 
     expansion: ClassVar[int] = 1
@@ -35,10 +35,11 @@ class PreactivationBasicBlock(nn.Module):
 
 
 class PreactivationBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, each after normalisation and ReLU.
+    """1x1, 3x3 and 1x1 convolutions, each after BatchNorm and ReLU.
 
-    He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. A projecting shortcut starts from the activated
-    features; what `conv3` returns is added to it. The 3x3 convolution strides, unless `stride_first` moves that.
+    He et al. 2016, figure 1b, https://arxiv.org/abs/1603.05027. The output of `conv3` is added to the shortcut; a
+    projecting shortcut starts from the activated features. The 3x3 convolution has the stride, unless `stride_first`
+    moves it.
     """
 
     expansion: ClassVar[int] = 4
@@ -63,17 +64,17 @@ class PreactivationBottleneck(nn.Module):
 
 
 class PreactivationResNet(nn.Module):
-    """Three stages of pre-activation blocks for small images, and a last normalisation and ReLU after them.
+    """Three stages of pre-activation blocks for small images, followed by a BatchNorm and ReLU.
 
     With bottleneck blocks of widths 16, 32, 64 it is the pre-activation ResNet of 9 * blocks + 2 layers (He et al.
-    2016, https://arxiv.org/abs/1603.05027); with basic blocks k times as wide the wide ResNet of 6 * blocks + 4 layers
-    (Zagoruyko & Komodakis 2016, table 1, https://arxiv.org/abs/1605.07146), without dropout. Names follow torchvision's
-    ResNet.
+    2016, https://arxiv.org/abs/1603.05027). With basic blocks k times as wide it is the wide ResNet of 6 * blocks + 4
+    layers (Zagoruyko & Komodakis 2016, table 1, https://arxiv.org/abs/1605.07146), without dropout. Names follow
+    torchvision's ResNet.
 
     Args:
         block: PreactivationBasicBlock or PreactivationBottleneck.
-        blocks: how many in each stage.
-        widths: of the blocks of the three stages; they return `block.expansion` times as many channels.
+        blocks: blocks per stage.
+        widths: block width in each of the three stages; blocks return `block.expansion` times as many channels.
         num_classes: outputs.
     """
 

@@ -1,4 +1,4 @@
-"""The paper's networks by name, and smaller ones beside them."""
+"""The paper's networks by name, and a few smaller ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ _MOBILENET = "Howard et al., arXiv 1704.04861"
 
 @dataclass(frozen=True)
 class Network:
-    """A network by name: calling it with a number of classes builds it with random weights."""
+    """A named network: calling it with a number of classes builds it with random weights."""
 
     source: str  #: the paper that describes it
     builder: Callable[[int], nn.Module]
-    num_classes: int = 100  #: of the data that it was made for
+    num_classes: int = 100  #: the default, as in the data set it was designed for
 
     def __call__(self, num_classes: int) -> nn.Module:
-        """The network with that many outputs; its `input_size` is that of the images that it was made for."""
+        """Build the network with that many outputs; its `input_size` is its design image size."""
         return self.builder(num_classes)
 
 
@@ -45,7 +45,7 @@ def _original(name: str, classes: int) -> nn.Module:
 
 
 def _preresnet110(classes: int) -> nn.Module:
-    """The paper's "PreResNet110": its counts are those of 3 x 18 bottleneck blocks, which are 164 layers."""
+    """The paper's "PreResNet110": its counts match 3 x 18 bottleneck blocks, which have 164 layers."""
     return PreactivationResNet(PreactivationBottleneck, 18, (16, 32, 64), classes)
 
 
@@ -53,9 +53,9 @@ def _resnext29(groups: int, classes: int) -> nn.Module:
     return SmallResNet(3, classes, block=Bottleneck, channels=64, groups=groups)
 
 
-#: Name -> builder(num_classes). In networks of the suffix _v1, and in all of paper/, the first 1x1 convolution of a
-#: bottleneck block strides, as the BAM paper counts. torchvision's and timm's networks come by their own names, see
-#: `bam.models.build`.
+#: Name -> builder(num_classes). In networks with the suffix _v1, and in all of paper/, the first 1x1 convolution of a
+#: bottleneck block has the stride, which matches the BAM paper's counts. torchvision's and timm's networks have their
+#: own names, see `bam.models.build`.
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar/resnet8": Network(_RESNET, lambda classes: SmallResNet(1, classes)),
     "cifar/resnet20": Network(_RESNET, lambda classes: SmallResNet(3, classes)),

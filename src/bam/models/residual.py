@@ -1,4 +1,4 @@
-"""Residual networks for ImageNet that torchvision lacks, and where a bottleneck block strides."""
+"""ImageNet residual networks that torchvision lacks, and the position of the stride in bottleneck blocks."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from bam.models.preactivation import PreactivationBottleneck
 class WideResNet18(ResNet):
     """ResNet-18 with wider stages (Zagoruyko & Komodakis 2016, section 3, https://arxiv.org/abs/1605.07146).
 
-    The stem keeps its 64 channels, the stages have 64, 128, 256 and 512 times `widen`.
+    The stem keeps its 64 channels; the stages have 64, 128, 256 and 512 times `widen` channels.
     """
 
     input_size = (3, 224, 224)
 
     def __init__(self, widen: float, num_classes: int) -> None:
-        self.widen = widen  # before the constructor, which makes the stages
+        self.widen = widen  # before the constructor, which builds the stages
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes)
         self.fc = nn.Linear(self.inplanes, num_classes)
 
@@ -26,10 +26,10 @@ class WideResNet18(ResNet):
 
 
 def stride_first(model: nn.Module) -> nn.Module:
-    """Let the first 1x1 convolution of each bottleneck block down-sample, not the 3x3; in place, returns `model`.
+    """Move the stride of each bottleneck block from the 3x3 to the first 1x1 convolution, in place; returns `model`.
 
-    He et al. 2016 (https://arxiv.org/abs/1512.03385) and the paper's counts have it so ("v1"); torchvision's networks
-    stride the 3x3 ("v1.5"), which costs more and is more accurate. Parameters and their names are the same.
+    This is "v1", as in He et al. 2016 (https://arxiv.org/abs/1512.03385) and the paper's counts. torchvision has the
+    stride in the 3x3 ("v1.5"), which costs more and is more accurate. Parameters and their names are the same.
     """
     for block in _bottlenecks(model):
         if block.conv2.stride != (1, 1):
@@ -38,7 +38,7 @@ def stride_first(model: nn.Module) -> nn.Module:
 
 
 def strided_kernel(model: nn.Module) -> str:
-    """Which convolution of the bottleneck blocks down-samples, "1x1" or "3x3"; "" for a network without such blocks."""
+    """The convolution that down-samples in the bottleneck blocks, "1x1" or "3x3"; "" if there are no such blocks."""
     strided = [conv for block in _bottlenecks(model) for conv in (block.conv1, block.conv2) if conv.stride != (1, 1)]
     return "{}x{}".format(*strided[0].kernel_size) if strided else ""
 

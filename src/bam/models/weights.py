@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: files, torchvision's and timm's published ones."""
+"""Sources of pretrained weights: files, and the published weights of torchvision and timm."""
 
 import json
 import os
@@ -16,9 +16,9 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin", ".ckpt")
 
 
 def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
-    """What `pretrained` means for the network `name`, in words for messages, and its tensors by their names there.
+    """Read the weights `pretrained` for the network `name`; returns their source, for messages, and tensors by name.
 
-    See `bam.models.load_pretrained`, also for the errors.
+    See `bam.models.load_pretrained` for the arguments and errors.
     """
     if _is_path(pretrained):
         source, content = _from_path(_path(pretrained))
@@ -30,31 +30,32 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
 
 
 def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation of each channel (0 to 1) that the images had with which these weights were trained.
+    """Per-channel mean and standard deviation (0 to 1) that these weights expect; None if unknown.
 
-    torchvision and timm tell them of their weights, record.json of a run, config.json of a saved network; None where
-    nobody does.
+    They come from torchvision or timm, from a run's record.json or from a saved network's config.json.
     """
     if _is_path(pretrained):
         path = _path(pretrained)
         folder = path if path.is_dir() else path.parent
         for file, entry in (("record.json", "normalization"), ("config.json", None)):
             if (folder / file).is_file() and (path.is_dir() or path.name == _WEIGHTS):
-                told = json.loads((folder / file).read_text(encoding="utf-8"))
-                told = told.get(entry, {}) if entry else told
-                return (told["mean"], told["std"]) if told.get("mean") else None
+                content = json.loads((folder / file).read_text(encoding="utf-8"))
+                content = content.get(entry, {}) if entry else content
+                return (content["mean"], content["std"]) if content.get("mean") else None
         return None
     if name.startswith("timm/"):
         import timm
 
-        base, _, named = name.removeprefix("timm/").partition(".")
-        tag = named if pretrained.lower() == "default" else pretrained
+        base, _, name_tag = name.removeprefix("timm/").partition(".")
+        tag = name_tag if pretrained.lower() == "default" else pretrained
         config = timm.get_pretrained_cfg(f"{base}.{tag}".rstrip("."))
         return (list(config.mean), list(config.std)) if config else None
     from torchvision.models import get_model_weights
 
     transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
-    return (list(transform.mean), list(transform.std)) if hasattr(transform, "mean") else None  # detectors do it inside
+    return (
+        (list(transform.mean), list(transform.std)) if hasattr(transform, "mean") else None
+    )  # detectors normalise inside
 
 
 def _is_path(pretrained: str) -> bool:
@@ -78,7 +79,7 @@ def _from_torchvision(name: str, tag: str) -> tuple[str, Any]:
     from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
-        what = f"there are no weights {tag!r} of {name}: tags are for torchvision's and timm's networks"
+        what = f"there are no weights {tag!r} for {name}: tags are for torchvision's and timm's networks"
         raise ValueError(f"{what}; give the path of a file, e.g. weights/{tag}.safetensors")
     weights, tag = get_model_weights(name).__members__, _torchvision_tag(tag)
     if tag not in weights:
@@ -89,21 +90,22 @@ def _from_torchvision(name: str, tag: str) -> tuple[str, Any]:
 
 
 def _torchvision_tag(tag: str) -> str:
-    return "DEFAULT" if tag.lower() == "default" else tag  # as timm calls it
+    return "DEFAULT" if tag.lower() == "default" else tag  # "default" is timm's spelling
 
 
 def _from_timm(name: str, tag: str) -> tuple[str, Any]:
     import timm
 
-    name, _, named = name.partition(".")
+    name, _, name_tag = name.partition(".")
     published = [known.partition(".")[2] for known in timm.list_pretrained(name)]
     config = timm.get_pretrained_cfg(name)
-    wanted = (named or (config.tag if config else "") or "") if tag.lower() == "default" else tag
-    if wanted not in published:
-        raise ValueError(_unknown_tag("timm", name, wanted or tag, ["default", *published] if published else []))
-    full = f"{name}.{wanted}".rstrip(".")
+    actual = (name_tag or (config.tag if config else "") or "") if tag.lower() == "default" else tag
+    if actual not in published:
+        raise ValueError(_unknown_tag("timm", name, actual or tag, ["default", *published] if published else []))
+    full_name = f"{name}.{actual}".rstrip(".")
+    source = f"timm's {full_name}"
     with torch.random.fork_rng(devices=[]):  # timm draws random weights first
-        return f"timm's {full}", _download(f"timm's {full}", lambda: timm.create_model(full, True).state_dict())
+        return source, _download(source, lambda: timm.create_model(full_name, True).state_dict())
 
 
 def _unknown_tag(library: str, name: str, tag: str, known: list[str]) -> str:
@@ -114,9 +116,9 @@ def _unknown_tag(library: str, name: str, tag: str, known: list[str]) -> str:
 def _download(source: str, download: Callable[[], Any]) -> Any:
     try:
         return download()
-    except Exception as error:  # huggingface_hub lets through what its HTTP library raises, torch what a bad file does
+    except Exception as error:  # huggingface_hub passes on any error of its HTTP library, torch any error of a bad file
         raise OSError(
-            f"{source} could not be downloaded or read ({_line(error)}); without a network, "
+            f"{source} could not be downloaded or read ({_line(error)}); without a connection, "
             "download the file elsewhere and give its path"
         ) from error
 
@@ -129,9 +131,11 @@ def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    named = isinstance(content, Mapping) and all(isinstance(key, str) for key in content)
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if named else {}
+    has_names = isinstance(content, Mapping) and all(isinstance(key, str) for key in content)
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)} if has_names else {}
     if not tensors:
-        where = 'alone or as "state_dict" or "model" of a checkpoint'
-        raise ValueError(f"{source} holds no state dict: tensors by their names, {where}")
+        raise ValueError(
+            f"{source} holds no state dict: expected tensors by name, alone or as "
+            '"state_dict" or "model" of a checkpoint'
+        )
     return tensors

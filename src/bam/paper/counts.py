@@ -1,4 +1,4 @@
-"""What this package counts for a row of the paper's tables."""
+"""This package's counts for the rows of the paper's tables."""
 
 import copy
 import dataclasses
@@ -28,11 +28,11 @@ class Counts:
     params: int
     released_params: int  #: with BAM in the layout of the authors' code
     macs: int  #: with the strides of the paper's network
-    modern_macs: int  #: with the strides of torchvision's bottleneck blocks; the same for networks without such blocks
+    modern_macs: int  #: with the strides of torchvision's bottleneck blocks; equals `macs` without such blocks
 
 
 def count(row: Row) -> Counts | None:
-    """Build the row's network (on the meta device: nothing is computed) and count; None without its task."""
+    """Build the row's network and count; None if its task is not installed."""
     if RECIPES[row.recipe]().task not in {task.name for task in available_tasks()}:
         return None
     return _count(row.recipe, row.variant)
@@ -57,7 +57,7 @@ def _count(name: str, text: str) -> Counts:
 
 
 def _count_by_task(recipe: Recipe) -> Counts:
-    """The task builds and counts; strides are torchvision's, and the image size is the network's own."""
+    """Let the task build and count, with torchvision's strides and the network's own image size."""
     task = task_of(recipe)
     network = task.network(Classes(_NUM_CLASSES[recipe.data]), to_train=False)
     counted = task.cost(network, (0, 0))
@@ -65,7 +65,7 @@ def _count_by_task(recipe: Recipe) -> Counts:
 
 
 def _more_than_released(net: nn.Module) -> int:
-    """How many parameters more the network's BAMs have than in the layout of the authors' code."""
+    """The number of parameters the network's BAMs have beyond the layout of the authors' code."""
     more = 0
     for site, carrier in attended_modules(net).items():
         spec = carrier.attention_spec.attention
@@ -76,10 +76,10 @@ def _more_than_released(net: nn.Module) -> int:
 
 
 def unmet(row: Row, counts: Counts | None) -> dict[str, str]:
-    """Printed digits that the counts do not round to -> the reason, as far as one is known.
+    """Printed numbers that the counts do not round to -> the reason, if known.
 
     Raises:
-        KeyError: for one without an entry in `NOTES`.
+        KeyError: for a number without an entry in `NOTES`.
     """
     if counts is None:
         return {}
@@ -89,12 +89,12 @@ def unmet(row: Row, counts: Counts | None) -> dict[str, str]:
 
 
 def rounds_to(printed: str, value: float) -> bool:
-    """Whether `value` is printed so."""
+    """Whether `value`, rounded to as many decimals as `printed`, equals it."""
     return f"{value:.{len(printed.partition('.')[2])}f}" == printed
 
 
 def _modern(model: str) -> str:
-    """The same network with strides on the 3x3 convolution of bottleneck blocks, by its name; itself without such."""
+    """The name of the same network with the stride in the 3x3 convolution of its bottleneck blocks, if any."""
     return model.removeprefix("paper/") if model.startswith("paper/res") else model.removesuffix("_v1")
 
 
@@ -103,7 +103,7 @@ def _params(module: nn.Module) -> int:
 
 
 def _add_blocks(net: nn.Module, side: int) -> None:
-    """At each bottleneck, after a stage, put one more block like the stage's last."""
+    """Append a copy of the last block to the stage at each bottleneck."""
     sites = find_bottlenecks(net, side)
     last = {site.channels: net.get_submodule(site.name)[-1] for site in sites}  # type: ignore[index]  # stages are sequences
     attach(net, lambda channels: copy.deepcopy(last[channels]), sites=sites)

@@ -16,7 +16,7 @@ _HEAD = (
 
 
 def markdown(titles: Iterable[str] = tuple(TABLES)) -> str:
-    """The tables of these titles; a printed count that is not met has a star, and its reason below the table."""
+    """The tables with these titles; a star marks a printed count that ours differs from, explained below the table."""
     parts = []
     for title in titles:
         rows = [(row, count(row)) for row in TABLES[title]]
@@ -28,16 +28,17 @@ def markdown(titles: Iterable[str] = tuple(TABLES)) -> str:
 
 
 def write_tables(path: Path) -> None:
-    """Put all tables between the marks of the Markdown page at `path`.
+    """Write all tables between the markers in the Markdown page at `path`.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such page, or it has no marks.
+        FileNotFoundError: if there is no such page.
+        ValueError: if it has no markers.
     """
     text = path.read_text(encoding="utf-8")
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not (begin and end):
-        raise ValueError(f"{path} has no place for the tables: two lines, {_BEGIN!r} and {_END!r}")
+        raise ValueError(f"{path} has no place for the tables: add two lines, {_BEGIN!r} and {_END!r}")
     write_atomically(path, f"{before}{_BEGIN}\n\n{markdown()}\n{_END}{after}")
 
 
@@ -61,7 +62,7 @@ def _cells(row: Row, counts: Counts | None) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as a Markdown table that is aligned, too; the first three columns to the left."""
+    """The rows as a Markdown table with aligned columns: the first three to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from bam.recipes.recipe import Recipe
 from bam.recipes.running import RunOptions
 from bam.recipes.variants import folder_name, variant
 
-#: Name -> function returning the recipe; its docstring says what to expect of it.
+#: Name -> function that returns the recipe; its docstring says what to expect.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits/small": digits.small,
     "digits/full": digits.full,
@@ -49,11 +49,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def load(name: str) -> Recipe:
-    """The recipe of that name in `RECIPES`, or read from a YAML file at that path.
+    """The recipe with this name in `RECIPES`, or from the YAML file at this path.
 
     Raises:
-        ValueError: for an unknown name or a file that is no recipe.
-        FileNotFoundError: for a YAML file that is not there.
+        ValueError: for an unknown name, or a file that is not a recipe.
+        FileNotFoundError: for a missing YAML file.
     """
     if name in RECIPES:
         return RECIPES[name]().replace(name=name)

@@ -1,16 +1,16 @@
 """Recipes on CIFAR-100.
 
-The paper tells no schedule for CIFAR-100. The recipes of its rows use the one that is usual for such networks, and for
-the training code that its block structure and its counts point at: SGD with momentum 0.9, weight decay 5e-4, batch 128,
-300 epochs, learning rate 0.1, a tenth of it after a half and after three quarters; crops of 4 pixels and flips.
-Bottleneck blocks stride their first 1x1 convolution, as the paper's counts show.
+The paper does not give its schedule for CIFAR-100. The recipes for its rows use the usual one for these networks, and
+for the training code that its block structure and counts suggest: SGD with momentum 0.9, weight decay 5e-4, batch 128,
+300 epochs, learning rate 0.1, a tenth of it after 1/2 and after 3/4 of the epochs; crops of 4 pixels and flips.
+Bottleneck blocks have the stride in their first 1x1 convolution, as the paper's counts show.
 """
 
 from bam.recipes.classification import ClassificationRecipe
 
 
 def resnet20() -> ClassificationRecipe:
-    """ResNet-20, 0.28 M parameters: the small one, 60 epochs with a cosine; no row of the paper.
+    """ResNet-20, 0.28 M parameters: the smallest CIFAR-100 recipe, 60 epochs with a cosine; not in the paper.
 
     bam compare --recipe cifar100/resnet20 --attention none,bam --seeds 3
     """
@@ -20,7 +20,7 @@ def resnet20() -> ClassificationRecipe:
 
 
 def resnet18() -> ClassificationRecipe:
-    """ResNet-18 with a CIFAR stem, 11.2 M parameters, 200 epochs with a cosine; no row of the paper.
+    """ResNet-18 with a CIFAR stem, 11.2 M parameters, 200 epochs with a cosine; not in the paper.
 
     bam compare --recipe cifar100/resnet18 --attention none,bam --seeds 3
     """
@@ -36,9 +36,9 @@ def _row(model: str) -> ClassificationRecipe:
 def resnet50() -> ClassificationRecipe:
     """CIFAR-100 table, ResNet50: top-1 error 21.49 %, with BAM 20.00 % (printed, one run each).
 
-    Also its ablations (printed): dilation 1, 2, 4, 6: 20.47, 20.28, 20.00, 20.08; reduction 4, 8, 16, 32: 20.46, 20.56,
-    20.00, 21.24; channel branch 21.29, spatial branch 21.24; maximum 20.28, product 20.21; BAM in every block 20.88;
-    SE in every block 20.72. Schedule: usual for CIFAR, the paper's is unknown. About 0.5 GPU hours a run (estimated).
+    Ablations (printed): dilation 1, 2, 4, 6: 20.47, 20.28, 20.00, 20.08; reduction 4, 8, 16, 32: 20.46, 20.56, 20.00,
+    21.24; channel branch 21.29, spatial branch 21.24; maximum 20.28, product 20.21; BAM in every block 20.88; SE in
+    every block 20.72. Schedule: usual for CIFAR, the paper's is unknown. About 0.5 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/resnet50 --attention none,bam --seeds 3
     bam compare --recipe cifar100/resnet50 --attention 'bam,bam(dilation=1),bam(dilation=2),bam(dilation=6)'
@@ -53,7 +53,7 @@ def resnet50() -> ClassificationRecipe:
 def resnet101() -> ClassificationRecipe:
     """CIFAR-100 table, ResNet101: top-1 error 20.00 %, with BAM 19.61 % (printed, one run each).
 
-    Schedule: usual for CIFAR, the paper's is unknown. About 1.0 GPU hours a run (estimated).
+    Schedule: usual for CIFAR, the paper's is unknown. About 1.0 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/resnet101 --attention none,bam --seeds 3
     """
@@ -63,8 +63,8 @@ def resnet101() -> ClassificationRecipe:
 def preresnet110() -> ClassificationRecipe:
     """CIFAR-100 table, PreResNet110: top-1 error 22.22 %, with BAM 21.96 % (printed, one run each).
 
-    By its counts it has 164 layers. BAM in every block is printed with 21.29, SE in every block with 21.85. Schedule:
-    usual for CIFAR, the paper's is unknown. About 0.1 GPU hours a run (estimated).
+    By its counts it has 164 layers. Printed: BAM in every block 21.29, SE in every block 21.85. Schedule: usual for
+    CIFAR, the paper's is unknown. About 0.1 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/preresnet110 --attention none,bam --seeds 3
     bam compare --recipe cifar100/preresnet110 --attention 'bam,bam(sites=every block),se(sites=every block)'
@@ -75,8 +75,8 @@ def preresnet110() -> ClassificationRecipe:
 def wide_resnet28_8() -> ClassificationRecipe:
     """CIFAR-100 table, WideResNet28 (w=8): top-1 error 20.40 %, with BAM 19.06 % (printed, one run each).
 
-    BAM in every block is printed with 20.06, SE in every block with 19.85. Schedule: usual for CIFAR, the paper's is
-    unknown. About 1.4 GPU hours a run (estimated).
+    Printed: BAM in every block 20.06, SE in every block 19.85. Schedule: usual for CIFAR, the paper's is unknown. About
+    1.4 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/wide_resnet28_8 --attention none,bam --seeds 3
     bam compare --recipe cifar100/wide_resnet28_8 --attention 'bam,bam(sites=every block),se(sites=every block)'
@@ -87,7 +87,7 @@ def wide_resnet28_8() -> ClassificationRecipe:
 def wide_resnet28_10() -> ClassificationRecipe:
     """CIFAR-100 table, WideResNet28 (w=10): top-1 error 18.89 %, with BAM 18.56 % (printed, one run each).
 
-    Schedule: usual for CIFAR, the paper's is unknown. About 2.2 GPU hours a run (estimated).
+    Schedule: usual for CIFAR, the paper's is unknown. About 2.2 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/wide_resnet28_10 --attention none,bam --seeds 3
     """
@@ -97,8 +97,8 @@ def wide_resnet28_10() -> ClassificationRecipe:
 def resnext29_8x64d() -> ClassificationRecipe:
     """CIFAR-100 table, ResNeXt29 8x64d: top-1 error 18.18 %, with BAM 16.71 % (printed, one run each).
 
-    BAM in every block is printed with 18.15. Schedule: usual for CIFAR, the paper's is unknown. About 2.1 GPU hours a
-    run (estimated).
+    Printed: BAM in every block 18.15. Schedule: usual for CIFAR, the paper's is unknown. About 2.1 GPU hours per run
+    (estimated).
 
     bam compare --recipe cifar100/resnext29_8x64d --attention none,bam --seeds 3
     bam compare --recipe cifar100/resnext29_8x64d --attention 'bam,bam(sites=every block)'
@@ -109,8 +109,8 @@ def resnext29_8x64d() -> ClassificationRecipe:
 def resnext29_16x64d() -> ClassificationRecipe:
     """CIFAR-100 table, ResNeXt29 16x64d: top-1 error 17.25 %, with BAM 16.39 % (printed, one run each).
 
-    SE in every block is printed with 16.52. Schedule: usual for CIFAR, the paper's is unknown. About 4.1 GPU hours a
-    run (estimated).
+    Printed: SE in every block 16.52. Schedule: usual for CIFAR, the paper's is unknown. About 4.1 GPU hours per run
+    (estimated).
 
     bam compare --recipe cifar100/resnext29_16x64d --attention none,bam --seeds 3
     bam compare --recipe cifar100/resnext29_16x64d --attention 'bam,se(sites=every block)'
@@ -121,7 +121,7 @@ def resnext29_16x64d() -> ClassificationRecipe:
 def densenet100_bc() -> ClassificationRecipe:
     """CIFAR-100 table, DenseNet100-BC (k=12): top-1 error 21.95 %, with BAM 20.65 % (printed, one run each).
 
-    Schedule: usual for CIFAR, the paper's is unknown. About 0.1 GPU hours a run (estimated).
+    Schedule: usual for CIFAR, the paper's is unknown. About 0.1 GPU hours per run (estimated).
 
     bam compare --recipe cifar100/densenet100_bc --attention none,bam --seeds 3
     """

@@ -1,4 +1,4 @@
-"""The recipe of classification: one class per image."""
+"""Recipes for classification: one class per image."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,15 +8,19 @@ from bam.recipes.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationRecipe(Recipe):
-    """One training run of a classifier. `data` is a name in `bam.data.DATA`, or folder:PATH, see `bam.data.folder`.
+    """One training run of a classifier; `data` is a name in `bam.data.DATA`, or folder:PATH (see `bam.data.folder`).
 
     Attributes:
-        crop_padding: random crops after padding by so many pixels; 0 for none.
+        crop_padding: pixels of padding before random crops; 0 for no crops.
         flip: mirror training images at random.
-        freeze_backbone: train the attention and the classifier alone.
+        freeze_backbone: train only the attention and the classifier.
         label_smoothing: share of the target spread over all classes.
-        compile: run the network through torch.compile (minutes of compiling; pays in long runs).
-        compile_mode: of torch.compile; "reduce-overhead" replays CUDA graphs, which small networks on a GPU need.
+        compile: use torch.compile (takes minutes; pays off in long runs).
+        compile_mode: mode of torch.compile; "reduce-overhead" uses CUDA graphs, which speeds up small networks on a
+            GPU.
+
+    Raises:
+        ValueError: for an invalid value or combination.
     """
 
     task: ClassVar[str] = "classification"
@@ -30,16 +34,16 @@ class ClassificationRecipe(Recipe):
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Check values and combinations."""
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"recipe: label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.freeze_backbone and self.pretrained is None:
-            raise ValueError("recipe: freeze_backbone would keep random weights: give pretrained, too")
+            raise ValueError("recipe: freeze_backbone would freeze random weights: give pretrained too")
         if self.compile_mode != "default" and not self.compile:
-            raise ValueError(f"recipe: compile_mode {self.compile_mode} without compile does nothing: set compile, too")
+            raise ValueError(f"recipe: compile_mode {self.compile_mode} has no effect without compile: set compile too")
         if self.compile_mode != "default" and self.accumulation > 1:
             raise ValueError(
-                f"recipe: with compile_mode {self.compile_mode} CUDA graphs reuse the memory of gradients, which "
-                "then cannot be accumulated: choose accumulation 1, or compile_mode default"
+                f"recipe: compile_mode {self.compile_mode} uses CUDA graphs, which reuse the memory of gradients, so "
+                "that gradients cannot be accumulated: choose accumulation 1, or compile_mode default"
             )

@@ -1,8 +1,8 @@
 """Detection on MS COCO 2017: the paper's table, and a small run.
 
-The schedule is that which Faster R-CNN with a feature pyramid is usually compared by ("1x"): 12 epochs, batch 16,
-learning rate 0.02 and a tenth of it after 2/3 and 8/9 of them, weight decay 1e-4, BatchNorms of the backbone frozen,
-images of 800 pixels. The paper's own numbers are lower than what this schedule gives: it had no feature pyramid.
+This is the usual schedule for Faster R-CNN with a feature pyramid ("1x"): 12 epochs, batch 16, learning rate 0.02 and a
+tenth of it after 2/3 and 8/9 of the epochs, weight decay 1e-4, frozen BatchNorms in the backbone, images of 800 pixels.
+The paper's numbers are lower than this schedule's, because the paper had no feature pyramid.
 """
 
 from bam.attention.spec import AttentionSpec
@@ -30,9 +30,9 @@ def _row(model: str) -> DetectionRecipe:
 
 
 def fasterrcnn_resnet50_fpn() -> DetectionRecipe:
-    """Faster R-CNN, ResNet-50 with a feature pyramid; the paper's table has no such row.
+    """Faster R-CNN, ResNet-50 with a feature pyramid; not in the paper.
 
-    torchvision's own weights of this detector have AP 37.0 %. About 7 GPU hours a run (estimated).
+    torchvision's own weights for this detector have AP 37.0 %. About 7 GPU hours per run (estimated).
 
     bam compare --recipe coco/fasterrcnn_resnet50_fpn --attention none,bam --seeds 3
     """
@@ -42,10 +42,9 @@ def fasterrcnn_resnet50_fpn() -> DetectionRecipe:
 def fasterrcnn_resnet101_fpn() -> DetectionRecipe:
     """COCO table, Faster R-CNN, ResNet101: AP 29.1 %, with BAM 30.4 % (printed).
 
-    AP50 48.4 and 50.2, AP75 30.7 and 32.5 %. The paper's backbones were trained on ImageNet with and without BAM: give
-    such runs as 'none(backbone=runs/plain),bam(backbone=runs/bam,identity=false)'; otherwise BAM begins as the exact
-    identity.
-    About 9.5 GPU hours a run (estimated).
+    AP50 48.4 and 50.2, AP75 30.7 and 32.5 %. The paper's backbones were trained on ImageNet with and without BAM; to
+    use such runs, write 'none(backbone=runs/plain),bam(backbone=runs/bam,identity=false)'. Otherwise BAM starts as the
+    exact identity. About 9.5 GPU hours per run (estimated).
 
     bam compare --recipe coco/fasterrcnn_resnet101_fpn --attention none,bam --seeds 3
     """
@@ -53,9 +52,9 @@ def fasterrcnn_resnet101_fpn() -> DetectionRecipe:
 
 
 def small() -> DetectionRecipe:
-    """Faster R-CNN on MobileNetV3 from random weights with images of 320 pixels, for trying the pipeline.
+    """Faster R-CNN on MobileNetV3 from random weights with images of 320 pixels, to try the pipeline.
 
-    It finds next to nothing in so short a time.
+    The run is too short to learn to detect anything.
 
     bam compare --recipe coco/small --attention none,bam --seeds 2
     """

@@ -1,4 +1,4 @@
-"""The recipe of object detection: boxes and their classes."""
+"""Recipes for object detection: boxes and their classes."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -8,14 +8,18 @@ from bam.recipes.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionRecipe(Recipe):
-    """One training run of a detector. `data` is a name in `bam.data.BOXES`.
+    """One training run of a detector; `data` is a name in `bam.data.BOXES`.
 
     Attributes:
         model_options: passed to the detector's constructor, e.g. {"min_size": [640, 800], "max_size": 1333}.
-        backbone: weights for the backbone: a file or the folder of a run of classification, which may hold this
-            attention already, or a tag of torchvision; null beside `pretrained`.
-        batchnorm: BatchNorms of the backbone: "batch" statistics; "frozen" as they are, also in weight and bias, while
-            those of attention only scale and shift; "sync" over all GPUs. Small batches want "frozen".
+        backbone: weights for the backbone: a torchvision tag, a file, or the folder of a classification run, which may
+            include this attention; must be null if `pretrained` is set.
+        batchnorm: BatchNorms of the backbone: "batch" uses batch statistics; "frozen" keeps statistics, weight and bias
+            (BatchNorms of the attention keep their statistics); "sync" uses statistics over all GPUs. Choose "frozen"
+            for small batches.
+
+    Raises:
+        ValueError: for an invalid value or combination.
     """
 
     task: ClassVar[str] = "detection"
@@ -27,7 +31,7 @@ class DetectionRecipe(Recipe):
     batchnorm: Literal["batch", "frozen", "sync"] = "batch"
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Check values and combinations."""
         super().__post_init__()
         if self.backbone is not None and self.pretrained is not None:
-            raise ValueError("recipe: pretrained is for the whole detector: with it give --backbone null")
+            raise ValueError("recipe: pretrained already covers the backbone: add --backbone null")

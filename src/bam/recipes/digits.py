@@ -1,13 +1,13 @@
-"""Recipes on the embedded digits: for trying everything on any machine."""
+"""Recipes for the embedded digits: they run on any machine."""
 
 from bam.recipes.classification import ClassificationRecipe
 from bam.recipes.detection import DetectionRecipe
 
 
 def small() -> ClassificationRecipe:
-    """The demo: ResNet-8, 20,000 images of 32 x 32 a run, about half a minute on 2 CPU cores.
+    """The demo: ResNet-8, 20,000 images of 32 x 32 per run, about half a minute on 2 CPU cores.
 
-    It shows that the pipeline works, not what BAM is worth: such short runs seldom tell two networks apart.
+    It shows that the pipeline works, not whether BAM helps: runs this short rarely separate two networks.
 
     bam compare --recipe digits/small --attention none,bam --seeds 3
     """
@@ -23,9 +23,9 @@ def small() -> ClassificationRecipe:
 
 
 def full() -> ClassificationRecipe:
-    """72,000 images of 40 x 40 a run, a few minutes on 2 CPU cores.
+    """ResNet-8, 72,000 images of 40 x 40 per run, a few minutes on 2 CPU cores.
 
-    A prototype went from 6.6 to 5.6 % error with BAM in two seeds; here five show no difference
+    In a prototype, BAM lowered the error from 6.6 to 5.6 % in two seeds; here, five seeds show no difference
     (4.25 and 4.21 %, docs/reproducing.md).
 
     bam compare --recipe digits/full --attention none,bam --seeds 5
@@ -34,7 +34,7 @@ def full() -> ClassificationRecipe:
 
 
 def detection() -> DetectionRecipe:
-    """Find and read the digits: a small SSD on ResNet-8, 20,000 images of 64 x 64 a run, minutes on 2 CPU cores.
+    """Detect digits: a small SSD on ResNet-8, 20,000 images of 64 x 64 per run, a few minutes on 2 CPU cores.
 
     bam compare --recipe digits/detection --attention none,bam --seeds 3
     """

@@ -1,15 +1,15 @@
-"""Recipes for images of your own, in a folder for each class."""
+"""Recipes for your own images, with one folder per class."""
 
 from bam.attention.spec import AttentionSpec
 from bam.recipes.classification import ClassificationRecipe
 
 
 def finetune() -> ClassificationRecipe:
-    """Fine-tune torchvision's ResNet-50, pretrained on ImageNet, on a folder of yours; no row of the paper.
+    """Fine-tune torchvision's ResNet-50, pretrained on ImageNet, on your own folder; not in the paper.
 
-    Attention starts as the exact identity, so that both variants begin with the pretrained features. Give the folder
-    (train/ and val/ with a folder for each class, or the class folders alone), and another network or weights as you
-    like. --freeze-backbone trains the attention and the classifier alone.
+    Attention starts as the exact identity, so both variants begin with the pretrained features. The folder contains
+    train/ and val/ with one folder per class, or just the class folders. You can choose another network or other
+    weights. --freeze-backbone trains only the attention and the classifier.
 
     bam compare --recipe folder/finetune --data folder:PATH --attention none,bam --seeds 3
     bam compare --recipe folder/finetune --data folder:PATH --model timm/convnext_tiny --pretrained default

@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what a training run computes, as plain data."""
+"""A recipe: everything that determines the result of a training run, as plain data."""
 
 import dataclasses
 import typing
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from bam.attention.spec import AttentionSpec
 
-#: What a field of a type may hold.
+#: Declared type of a field -> types of values it accepts.
 _TYPES: dict[Any, tuple[type, ...]] = {
     float: (float, int),
     int: (int,),
@@ -20,49 +20,49 @@ _TYPES: dict[Any, tuple[type, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run of any task. Runs that differ in `attention` alone, or in `seed` alone, are comparable.
+    """One training run of any task; runs that differ only in `attention` or only in `seed` are comparable.
 
-    Each task has a subclass with the fields of its own.
+    Each task has a subclass with its own fields.
 
     Attributes:
-        name: of the recipe it came from.
-        data: data set, see the task's own recipe.
+        name: name of the original recipe.
+        data: data set, see the task's own recipe class.
         data_options: passed to the data set's loader, e.g. {"canvas": 40}.
         model: network, see `bam models`.
-        pretrained: weights to start from: a file, the folder of a run, or a tag of torchvision or timm ("default").
-        attention: what attention, with which options, where; "none" for the network as it is.
-        seed: of initial weights, data order and augmentation.
+        pretrained: weights to start from: a file, the folder of a run, or a torchvision or timm tag ("default").
+        attention: the attention module with its options and sites; "none" for the plain network.
+        seed: seed of initial weights, data order and augmentation.
         epochs: passes over the training images.
         batch_size: images per optimisation step, over all devices and accumulated parts together.
-        accumulation: parts in which a batch is computed, to save memory.
+        accumulation: number of parts in which a batch is computed, to save memory.
         lr: peak learning rate.
-        schedule: "cosine" to zero, or "step" by `gamma` at `milestones`; once per step.
-        milestones: where "step" drops, as shares of the epochs.
+        schedule: "cosine" to zero, or "step" by `gamma` at `milestones`; updated at every step.
+        milestones: points where "step" drops, as shares of the epochs.
         gamma: factor of each drop of "step".
-        warmup_epochs: linear warm-up from zero.
-        momentum: of SGD.
-        nesterov: Nesterov's form of the momentum.
-        weight_decay: of SGD.
-        decay_weights_only: spare biases, normalisation layers and scalars the weight decay.
-        clip_norm: scale gradients down to this norm; 0 to leave them.
-        evaluate_every: epochs between evaluations on the test images; the last epoch always ends with one.
-        precision: "auto" is bf16 where the device has fast bf16 arithmetic, else fp32 (full float32, on GPUs too);
+        warmup_epochs: epochs of linear warm-up from zero.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum.
+        weight_decay: weight decay of SGD.
+        decay_weights_only: no weight decay for biases, normalisation layers and scalars.
+        clip_norm: maximum norm of the gradient; 0 for no limit.
+        evaluate_every: epochs between evaluations on the test images; the last epoch is always evaluated.
+        precision: "auto" is bf16 if the device has fast bf16 arithmetic, else fp32 (full float32, on GPUs too);
             "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
-        deterministic: bit-equal results on the same machine; a little slower on a GPU.
+        deterministic: bit-identical results on the same machine; a little slower on a GPU.
 
     Raises:
-        ValueError: for a value that cannot be meant.
+        ValueError: for an invalid value or combination.
     """
 
-    #: Name of the task; empty here, where there is none.
+    #: Name of the task; empty in this base class.
     task: ClassVar[str] = ""
-    #: Task -> its recipe class, of all subclasses there are.
+    #: Task -> recipe class, for all subclasses.
     TASKS: ClassVar[dict[str, type["Recipe"]]] = {}
-    #: Fields that a variant of a comparison may set, besides its attention.
+    #: Fields besides the attention that a variant of a comparison may set.
     VARIANT_FIELDS: ClassVar[tuple[str, ...]] = ()
-    #: Field -> the name it had in version 0.1.
+    #: Field -> its name in version 0.1.
     RENAMED: ClassVar[dict[str, str]] = {}
-    #: Field -> its least value.
+    #: Field -> minimum value.
     LEAST: ClassVar[dict[str, float]] = {
         "epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "clip_norm": 0, "evaluate_every": 1,
     }  # fmt: skip
@@ -96,11 +96,11 @@ class Recipe:
         Recipe.TASKS[cls.task] = cls
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Check values and combinations."""
         if isinstance(self.attention, str):
             object.__setattr__(self, "attention", AttentionSpec.parse(self.attention))
         if AttentionSpec.parse(str(self.attention)) != self.attention:
-            raise ValueError(f"recipe: attention {self.attention} cannot be written: give plain values as options")
+            raise ValueError(f"recipe: attention {self.attention} cannot be written as text: use plain option values")
         for name, kind in self.types().items():
             value = getattr(self, name)
             types = _TYPES.get(kind)
@@ -114,22 +114,23 @@ class Recipe:
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("recipe: lr must be positive and weight_decay not negative")
         if self.batch_size % self.accumulation:
-            raise ValueError(f"recipe: batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+            sizes = f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
+            raise ValueError(f"recipe: {sizes}")
 
     @classmethod
     def types(cls) -> dict[str, Any]:
         """Field -> its type."""
         hints = typing.get_type_hints(cls)
-        return {each.name: hints[each.name] for each in dataclasses.fields(cls)}
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Recipe":
-        """The recipe that `as_dict` wrote, of the class of its task; fields that are left out have their defaults.
+        """The recipe that `as_dict` wrote, in the class of its task; missing fields get their defaults.
 
-        Version 0.1 wrote the fields of all tasks, and attention as four fields: both are read.
+        Also reads files of version 0.1, which wrote the fields of all tasks, and attention as four fields.
 
         Raises:
-            ValueError: for an unknown task or field, a field of another task, or a value that cannot be meant.
+            ValueError: for an unknown task or field, a field of another task, or an invalid value.
         """
         content = dict(content)
         task = content.pop("task", cls.task or "classification")
@@ -140,16 +141,17 @@ class Recipe:
             if old in content:
                 content[name] = content.pop(old)
         foreign = _foreign_defaults(kind)
-        own = {name: value for name, value in content.items() if name not in foreign or value != foreign[name]}
-        return kind().replace(**own)
+        changes = {name: value for name, value in content.items() if name not in foreign or value != foreign[name]}
+        return kind().replace(**changes)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; `attention_options`, `sites` and `identity` change parts of the attention.
 
-        Attention as text counts more than its parts, and keeps what it leaves out: "bam" has this recipe's options.
+        Attention given as text overrides these parts. Parts the text leaves out come from this recipe: "bam" keeps its
+        options.
 
         Raises:
-            ValueError: for an unknown field, or a value that cannot be meant.
+            ValueError: for an unknown field, or an invalid value.
         """
         attention = changes.pop("attention", self.attention)
         names = {"options": "attention_options", "sites": "sites", "identity": "identity"}
@@ -159,32 +161,33 @@ class Recipe:
         _refuse_foreign(type(self), changes)
         unknown = set(changes) - self.types().keys()
         if unknown:
-            raise ValueError(f"a recipe has no field {', '.join(sorted(unknown))}; it has {', '.join(self.as_dict())}")
+            raise ValueError(f"a recipe has no field {', '.join(sorted(unknown))}; fields: {', '.join(self.as_dict())}")
         return dataclasses.replace(self, attention=attention, **changes)
 
     def as_dict(self) -> dict[str, Any]:
         """Field -> value, ready for JSON and YAML."""
-        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {"name": self.name, "task": self.task} | values | {"attention": str(self.attention)}
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
-        """Field -> (own value, other's), where they differ; `name` apart, which changes nothing."""
+        """Fields that differ, except `name`: field -> (this value, the other's)."""
         mine, theirs = self.as_dict(), other.as_dict()
         names = [name for name in mine | theirs if name != "name" and mine.get(name) != theirs.get(name)]
         return {name: (mine.get(name), theirs.get(name)) for name in names}
 
     def to_yaml(self) -> str:
-        """The recipe as YAML, which `from_yaml` reads back."""
+        """The recipe as YAML, for `from_yaml`."""
         import yaml
 
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, path: Path) -> "Recipe":
-        """Read a YAML file; fields that it leaves out have their defaults.
+        """Read a YAML file; missing fields get their defaults.
 
         Raises:
-            FileNotFoundError, ValueError: if there is no such file, or it is no recipe.
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a recipe.
         """
         import yaml
 
@@ -197,7 +200,7 @@ class Recipe:
         try:
             for name, kind in Recipe.types().items():
                 if kind is float and isinstance(content.get(name), str):
-                    content[name] = float(content[name])  # YAML takes 5e-4 for a word
+                    content[name] = float(content[name])  # YAML reads 5e-4 as text
             return cls.from_dict({"name": path.stem} | content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None
@@ -209,10 +212,10 @@ def _refuse_foreign(kind: type[Recipe], changes: dict[str, Any]) -> None:
 
 
 def _foreign_defaults(kind: type[Recipe]) -> dict[str, Any]:
-    """The fields that only the recipes of other tasks have, with their defaults; also under their old names."""
-    own = kind.types().keys()
+    """Defaults of the fields that only other tasks' recipes have; also under their old names."""
+    names = kind.types().keys()
     defaults: dict[str, Any] = {}
     for other in Recipe.TASKS.values():
-        values = {name: getattr(other(), name) for name in other.types().keys() - own}
+        values = {name: getattr(other(), name) for name in other.types().keys() - names}
         defaults |= values | {old: values[name] for name, old in other.RENAMED.items() if name in values}
     return defaults

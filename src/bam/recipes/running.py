@@ -1,4 +1,4 @@
-"""How a run is carried out, as opposed to what it computes."""
+"""Options of a run that do not affect its result."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of a run that change nothing of its result.
+    """Options of a run that do not affect its result.
 
     Attributes:
         data_root: folder of the data (default: $BAM_DATA, or data).
-        device: cpu or cuda (default: a GPU if there is one; which: CUDA_VISIBLE_DEVICES).
-        save_minutes: minutes between saved states, besides one after every epoch.
+        device: cpu or cuda (default: a GPU if there is one; CUDA_VISIBLE_DEVICES chooses which).
+        save_minutes: minutes between saved states; every epoch also ends with one.
     """
 
     data_root: Path | None = None

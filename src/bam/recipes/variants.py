@@ -1,4 +1,4 @@
-"""Variants of a recipe: its attention and a few fields changed by a text such as "bam(dilation=1)"."""
+"""Variants of a recipe: a text such as "bam(dilation=1)" changes its attention and a few fields."""
 
 import re
 
@@ -7,17 +7,17 @@ from bam.recipes.recipe import Recipe
 
 
 def variant(recipe: Recipe, text: str) -> Recipe:
-    """`recipe` with the attention that `text` names; what the text leaves out stays as the recipe has it.
+    """`recipe` with the attention that `text` describes; parts the text leaves out stay as in the recipe.
 
-    Among the options may be the recipe's own `VARIANT_FIELDS`, e.g. none(backbone=runs/plain).
+    The options may include the recipe's `VARIANT_FIELDS`, e.g. none(backbone=runs/plain).
 
     Raises:
-        ValueError: if the text cannot be read, or gives options to a network without attention.
+        ValueError: if the text is invalid, or "none" has options.
     """
-    alone = AttentionSpec.parse(text)
+    spec = AttentionSpec.parse(text)
     names = [name for kind in Recipe.TASKS.values() for name in kind.VARIANT_FIELDS]
-    fields = {name: alone.options[name] for name in names if name in alone.options}
-    if alone.is_none and (alone.options.keys() - fields.keys() or alone.sites or alone.identity):
+    fields = {name: spec.options[name] for name in names if name in spec.options}
+    if spec.is_none and (spec.options.keys() - fields.keys() or spec.sites or spec.identity):
         raise ValueError(f"attention {text!r}: a network without attention has no options")
     changed = recipe.replace(attention=text, **fields)
     options = {name: value for name, value in changed.attention.options.items() if name not in fields}
@@ -25,5 +25,5 @@ def variant(recipe: Recipe, text: str) -> Recipe:
 
 
 def folder_name(text: str) -> str:
-    """The variant as a part of a file name: "bam(dilation=1)" -> "bam-dilation=1"."""
+    """The variant as part of a folder name: "bam(dilation=1)" -> "bam-dilation=1"."""
     return re.sub(r"[^\w=.-]+", "-", text).strip("-")

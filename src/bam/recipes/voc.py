@@ -1,9 +1,9 @@
 """Detection on PASCAL VOC 2007: the paper's table, and a small run.
 
 The schedule is that of SSD's paper (arXiv 1512.02325): SGD with momentum 0.9 and weight decay 5e-4, batch 32, 120,000
-steps with learning rate 1e-3 and a tenth of it from 80,000 and from 100,000 on, its augmentation; a linear warm-up and
-a limit on the gradient's norm are added. What the BAM paper did beyond that is not known. Training is on the trainval
-parts of 2007 and 2012, testing on that of 2007, by its 11-point rule. `--data voc2007` trains on 2007 alone.
+steps, learning rate 1e-3, divided by 10 at steps 80,000 and 100,000, and SSD's augmentation. We add a linear warm-up
+and a limit on the gradient's norm. The BAM paper's own schedule is unknown. Training uses the trainval sets of 2007 and
+2012; testing uses the test set of 2007 and its 11-point rule. `--data voc2007` trains on 2007 alone.
 """
 
 from bam.recipes.detection import DetectionRecipe
@@ -30,7 +30,7 @@ def _row(model: str, backbone: str) -> DetectionRecipe:
 def ssd300_vgg16() -> DetectionRecipe:
     """VOC 2007 table, VGG16 SSD: 77.8 % mAP (printed; no row with BAM), 26.5 M parameters printed, 26.3 M here.
 
-    About 3.3 GPU hours a run (estimated). Weights of the backbone: torchvision's for ImageNet.
+    About 3.3 GPU hours per run (estimated). Backbone weights: torchvision's for ImageNet.
 
     bam compare --recipe voc2007/ssd300_vgg16 --attention none,bam --seeds 3
     """
@@ -40,8 +40,8 @@ def ssd300_vgg16() -> DetectionRecipe:
 def stairnet300_vgg16() -> DetectionRecipe:
     """VOC 2007 table, VGG16 StairNet: 78.9 % mAP, with BAM 79.3 % (printed), 32.0 and 32.1 M parameters.
 
-    Here 28.7 and 28.8 M, because StairNet's layers are a reading of its abstract. BAM sits before each of the six
-    prediction heads. About 3.4 GPU hours a run (estimated). Weights of the backbone: torchvision's for ImageNet.
+    Here 28.7 and 28.8 M, because StairNet's layers are reconstructed from its abstract. BAM sits before each of the six
+    prediction heads. About 3.4 GPU hours per run (estimated). Backbone weights: torchvision's for ImageNet.
 
     bam compare --recipe voc2007/stairnet300_vgg16 --attention none,bam --seeds 3
     """
@@ -51,7 +51,7 @@ def stairnet300_vgg16() -> DetectionRecipe:
 def ssd300_mobilenet() -> DetectionRecipe:
     """VOC 2007 table, MobileNet SSD: 68.1 % mAP (printed; no row with BAM), 5.81 M parameters, as here.
 
-    About 0.1 GPU hours a run (estimated; decoding takes longer). The backbone comes from bam train --recipe
+    About 0.1 GPU hours per run (estimated; decoding takes longer). Train the backbone first: bam train --recipe
     imagenet/mobilenet.
 
     bam compare --recipe voc2007/ssd300_mobilenet --attention none,bam --seeds 3
@@ -62,8 +62,8 @@ def ssd300_mobilenet() -> DetectionRecipe:
 def stairnet300_mobilenet() -> DetectionRecipe:
     """VOC 2007 table, MobileNet StairNet: 70.1 % mAP, with BAM 70.6 % (printed), 5.98 and 6.00 M parameters, as here.
 
-    BAM sits before each of the six prediction heads. About 0.1 GPU hours a run (estimated; decoding takes longer). The
-    backbone comes from bam train --recipe imagenet/mobilenet.
+    BAM sits before each of the six prediction heads. About 0.1 GPU hours per run (estimated; decoding takes longer).
+    Train the backbone first: bam train --recipe imagenet/mobilenet.
 
     bam compare --recipe voc2007/stairnet300_mobilenet --attention none,bam --seeds 3
     """
@@ -71,9 +71,9 @@ def stairnet300_mobilenet() -> DetectionRecipe:
 
 
 def overfit() -> DetectionRecipe:
-    """Learn 16 images by heart and find their objects again: a check of the whole pipeline, minutes on 2 CPU cores.
+    """Overfit 16 images and detect their objects: a check of the whole pipeline, a few minutes on 2 CPU cores.
 
-    Any copy of VOC 2007 will do; AP50 is to come out above 90 %.
+    Any copy of VOC 2007 will do; AP50 should end above 90 %.
 
     bam compare --recipe voc2007/overfit --attention none,bam --seeds 1
     """
@@ -91,9 +91,9 @@ def overfit() -> DetectionRecipe:
 
 
 def small() -> DetectionRecipe:
-    """StairNet on MobileNet, from random weights on VOC 2007, for trying the pipeline; no row of the paper.
+    """StairNet on MobileNet, from random weights on VOC 2007, to try the pipeline; not in the paper.
 
-    It finds next to nothing in so short a time.
+    The run is too short to learn to detect anything.
 
     bam compare --recipe voc2007/small --attention none,bam --seeds 2
     """

@@ -1,4 +1,4 @@
-"""Reports: from records to statistics, tables, plots and pages. Reads records, never models."""
+"""Reports: statistics, tables, plots and pages from records. Reads records, never models."""
 
 from bam.reports.report import write_report
 from bam.reports.statistics import Difference, paired_difference

@@ -1,4 +1,4 @@
-"""Plots as SVG text, to stand inside a page."""
+"""Plots as SVG text, for embedding in a page."""
 
 import io
 from typing import Any
@@ -7,12 +7,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Told apart by the colour-blind.
+# Distinguishable by colour-blind readers.
 _COLOURS = ("#5b6770", "#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45")
 
 
 def learning_curves(variants: list[dict[str, Any]], measure: str) -> str:
-    """The measure (%) by epoch: a thin line a seed, a thick one for their mean."""
+    """The measure (%) by epoch: one thin line per seed, and a thick line for the mean."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for variant, colour in zip(variants, _cycle(len(variants)), strict=True):
@@ -29,7 +29,7 @@ def learning_curves(variants: list[dict[str, Any]], measure: str) -> str:
 
 
 def differences(comparisons: list[dict[str, Any]], measure: dict[str, Any]) -> str:
-    """Paired differences of the measure (percentage points): a dot a seed, the mean and its interval."""
+    """Paired differences of the measure (percentage points): one dot per seed, the mean and its interval."""
     figure = Figure(figsize=(6.4, 0.9 + 0.6 * len(comparisons)), layout="constrained")
     axes = figure.add_subplot()
     for row, (comparison, colour) in enumerate(zip(comparisons, _cycle(len(comparisons) + 1)[1:], strict=True)):

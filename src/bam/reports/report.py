@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
-    """Write the four files into `out`; `command` is what made the comparison, for whoever wants to repeat it."""
+    """Write the four files into `out`; `command` is the command that repeats the comparison."""
     templates = Environment(
         loader=PackageLoader("bam", "reports"),
         autoescape=True,
@@ -47,7 +47,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
 
 
 def table(summary: dict[str, Any]) -> list[str]:
-    """The result in a few lines, for a terminal."""
+    """The results as lines for a terminal."""
     label = summary["measures"][0]["label"]
     lines = [
         f"{v['name']}: {_percent(v['mean'], v['std'])} {label}, {v['params']:,} parameters, "

@@ -1,4 +1,4 @@
-"""The paired comparison: differences seed by seed, their mean and its confidence interval."""
+"""Statistics of a paired comparison: differences per seed, their mean and its confidence interval."""
 
 import math
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus baseline, seed by seed, of something that is better when smaller (an error), or when larger."""
+    """Variant minus baseline, seed by seed, for a measure where lower (or, if stated, higher) is better."""
 
     differences: tuple[float, ...]
     mean: float
-    interval: tuple[float, float] | None  #: None where the spread cannot be estimated
+    interval: tuple[float, float] | None  #: None if the spread cannot be estimated
     confidence: float
     higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say, in plain words."""
+        """The conclusion that the interval supports, in words."""
         n = len(self.differences)
         if n == 1:
             return "no verdict: one seed has no spread"
@@ -32,13 +32,13 @@ class Difference:
 def paired_difference(
     baseline: Sequence[float], variant: Sequence[float], confidence: float = 0.95, *, higher_is_better: bool = False
 ) -> Difference:
-    """Mean of variant - baseline over pairs, with Student's t interval for it (n - 1 degrees of freedom).
+    """The mean of variant - baseline over pairs, with its Student's t interval (n - 1 degrees of freedom).
 
     Raises:
-        ValueError: if there are no pairs, or unequal numbers.
+        ValueError: if there are no pairs, or the lengths differ.
     """
     if len(baseline) != len(variant) or not baseline:
-        raise ValueError(f"pairs wanted: {len(baseline)} baseline values against {len(variant)}")
+        raise ValueError(f"values must come in pairs, got {len(baseline)} for the baseline and {len(variant)}")
     differences = tuple(v - b for b, v in zip(baseline, variant, strict=True))
     n, mean = len(differences), math.fsum(differences) / len(differences)
     interval = None

@@ -1,4 +1,4 @@
-"""What the records of a comparison say, as plain data: measures in percent, differences in percentage points."""
+"""The records of a comparison as plain data: measures in percent, differences in percentage points."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,19 +13,19 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     """Summarise the complete records of each variant; the first variant is the baseline.
 
     Raises:
-        ValueError: if a variant has no complete record, or none of a seed that the baseline has.
+        ValueError: if a variant has no complete record, or shares no seed with the baseline.
     """
-    done = {name: {r.recipe["seed"]: r for r in runs if r.complete} for name, runs in records.items()}
-    for name, runs in done.items():
+    complete = {name: {r.recipe["seed"]: r for r in runs if r.complete} for name, runs in records.items()}
+    for name, runs in complete.items():
         if not runs:
             raise ValueError(f"no run of {name!r} is complete yet: nothing to report")
-    baseline = next(iter(done))
-    first = next(iter(done[baseline].values()))
-    all_runs = [run for of_variant in done.values() for run in of_variant.values()]
-    # A top-5 error that some runs lack, say, is not compared.
+    baseline = next(iter(complete))
+    first = next(iter(complete[baseline].values()))
+    all_runs = [run for runs in complete.values() for run in runs.values()]
+    # Measures that some runs lack (e.g. top-5 error) are not compared.
     measures = [measure for measure in first.measures if all(measure.key in run.final for run in all_runs)]
-    variants = [_variant(name, runs, measures, (latency_ms or {}).get(name)) for name, runs in done.items()]
-    comparisons = [_comparison(baseline, name, done, measures[0]) for name in done if name != baseline]
+    variants = [_variant(name, runs, measures, (latency_ms or {}).get(name)) for name, runs in complete.items()]
+    comparisons = [_comparison(baseline, name, complete, measures[0]) for name in complete if name != baseline]
     return {
         "baseline": baseline,
         "recipe": first.recipe,
@@ -40,18 +40,18 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
 def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latency: float | None) -> dict[str, Any]:
     values = {measure.key: [100 * run.final[measure.key] for run in runs.values()] for measure in measures}
     decisive = values[measures[0].key]
-    some = next(iter(runs.values()))
+    first = next(iter(runs.values()))
     return {
         "name": name,
-        "params": some.cost["params"],
-        "macs": some.cost["macs"],
-        "sites": some.sites,
+        "params": first.cost["params"],
+        "macs": first.cost["macs"],
+        "sites": first.sites,
         "seeds": list(runs),
         "results": decisive,
         "all_results": values,
         "mean": fmean(decisive),
         "std": standard_deviation(decisive),
-        "means": {key: fmean(of_runs) for key, of_runs in values.items()},
+        "means": {key: fmean(results) for key, results in values.items()},
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
         "latency_ms": latency,
         "curves": [_curve(run, measures[0].key) for run in runs.values()],
@@ -59,16 +59,16 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
 
 
 def _curve(run: Record, key: str) -> list[list[float]]:
-    """Epoch, measure in percent and training loss of each epoch that was evaluated."""
+    """Epoch, measure in percent and training loss, for each evaluated epoch."""
     return [[row["epoch"], 100 * row[key], row["train_loss"]] for row in run.history if key in row]
 
 
-def _comparison(baseline: str, name: str, done: dict[str, dict[int, Record]], measure: Measure) -> dict[str, Any]:
-    seeds = [seed for seed in done[baseline] if seed in done[name]]
+def _comparison(baseline: str, name: str, runs: dict[str, dict[int, Record]], measure: Measure) -> dict[str, Any]:
+    seeds = [seed for seed in runs[baseline] if seed in runs[name]]
     if not seeds:
         raise ValueError(f"{name!r} and the baseline {baseline!r} have no seed in common: nothing to compare")
-    mine, theirs = ([100 * done[v][seed].final[measure.key] for seed in seeds] for v in (name, baseline))
-    difference = paired_difference(theirs, mine, higher_is_better=measure.higher_is_better)
+    baseline_results, results = ([100 * runs[v][seed].final[measure.key] for seed in seeds] for v in (baseline, name))
+    difference = paired_difference(baseline_results, results, higher_is_better=measure.higher_is_better)
     return {
         "name": name,
         "baseline": baseline,

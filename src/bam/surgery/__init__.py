@@ -1,4 +1,4 @@
-"""Attention goes into a network, is trained, saved alone, switched off, fused for inference and taken out again."""
+"""Surgery on networks: attach attention, train it, save it alone, switch it off, fuse it, and detach it again."""
 
 from bam.surgery.adapter import load_attention, save_attention
 from bam.surgery.finetuning import attention_groups, extend_optimizer, freeze_backbone

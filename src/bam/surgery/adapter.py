@@ -1,4 +1,4 @@
-"""The attention alone in a file: a few hundred kB that turn any copy of the backbone into the attended network."""
+"""Adapter files: the attention alone, a few hundred kB that turn any copy of the backbone into the attended network."""
 
 import json
 from collections.abc import Callable
@@ -18,18 +18,18 @@ _METADATA = "bam.attention"
 
 
 def save_attention(model: nn.Module, path: Path | str) -> None:
-    """Write the attention of `model`, and where it sits, to a safetensors file; the backbone is not in it.
+    """Write the attention of `model` and its sites to a safetensors file, without the backbone.
 
     Raises:
-        ValueError: if the model carries no attention, or a fused one, or options of it cannot be written as JSON.
-        ImportError: without safetensors.
+        ValueError: if the model carries no attention, the attention is fused, or an option cannot be written as JSON.
+        ImportError: if safetensors is not installed.
     """
     save = safetensors().torch.save
     modules = attended_modules(model)
     if not modules:
         raise ValueError("the model carries no attention to save: bam.attach(model) first")
     if any(is_fused(module.attention) for module in modules.values()):
-        raise ValueError("the attention is fused, and no file gives it back: save the model that bam.fuse was given")
+        raise ValueError("the attention is fused and cannot be saved: save the model that bam.fuse was given")
     tensors = {
         f"{site.name}.attention.{key}": value.detach().cpu().contiguous()
         for site, module in modules.items()
@@ -46,18 +46,18 @@ def load_attention(
     attention: Callable[..., nn.Module] | None = None,
     image: Image | None = None,
 ) -> nn.Module:
-    """Give `model` the attention of a file that `save_attention` wrote, in place, and return `model`.
+    """Load the attention from a `save_attention` file into `model`, in place; returns `model`.
 
-    A plain copy of the backbone gets the modules attached; one that carries them already gets their values.
+    Modules the model does not have yet are attached; those it already carries get the saved values.
 
     Args:
-        model: the backbone.
+        model: the backbone, with or without the attention.
         path: the file. Nothing in it is executed.
-        attention: what builds the modules (`channels -> nn.Module`), needed if they are not of `bam.ATTENTION`.
+        attention: a function that builds the modules (`channels -> nn.Module`); needed if `bam.ATTENTION` lacks them.
         image: an image or a size for the forward pass that checks the sites.
 
     Raises:
-        ValueError: if the file is none of `save_attention`, or does not fit the model; the model is then unchanged.
+        ValueError: if the file is not from `save_attention`, or does not fit the model; the model is then unchanged.
         FileNotFoundError: if there is no such file.
     """
     path = Path(path)
@@ -68,7 +68,7 @@ def load_attention(
     labels = [label for label in specs if label not in {site.label for site in present}]
     new = select_sites(model, labels, image) if labels else []
     if {site.label for site in new} != set(labels):
-        raise ValueError(f"{path} holds sites that are no names: {', '.join(labels)}")
+        raise ValueError(f"{path} contains sites that are not module names: {', '.join(labels)}")
     modules = {site: _build(site, specs[site.label], attention, path) for site in new}
     for site, module in modules.items():
         _check_fit(site, module, _of_site(tensors, site), path)
@@ -86,26 +86,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, SiteSpec]]:
         tensors, metadata = read_safetensors(path)
         content = json.loads(metadata[_METADATA])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no file of bam.save_attention ({error})") from None
+        raise ValueError(f"{path} is not a file from bam.save_attention ({error})") from None
     try:
         specs = {label: SiteSpec.from_dict(entry) for label, entry in content.items()}
     except (AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: its description of the sites cannot be read ({error})") from None
     sites = tuple(f"{label.removeprefix('before ')}.attention." for label in specs)
     if not sites or not all(key.startswith(sites) for key in tensors):
-        raise ValueError(f"{path} is damaged: its description of the sites does not fit its tensors")
+        raise ValueError(f"{path} is damaged: its description of the sites does not match its tensors")
     return tensors, specs
 
 
-def _check_spec(site: Site, own: SiteSpec, saved: SiteSpec | None, path: Path) -> None:
+def _check_spec(site: Site, present: SiteSpec, saved: SiteSpec | None, path: Path) -> None:
     if saved is None:
-        raise ValueError(f"{path} holds nothing for the attention at {site.label}; bam.detach(model) first")
-    ours, theirs = own.to_dict(), saved.to_dict()
-    same_module = ours["attention"] == theirs["attention"] or (own.is_own and saved.is_own)
-    if not same_module or ours["options"] != theirs["options"]:
+        raise ValueError(f"{path} holds nothing for the attention at {site.label}; call bam.detach(model) first")
+    present_dict, saved_dict = present.to_dict(), saved.to_dict()
+    same_module = present_dict["attention"] == saved_dict["attention"] or (present.is_own and saved.is_own)
+    if not same_module or present_dict["options"] != saved_dict["options"]:
         raise ValueError(
-            f"{path} holds {saved.attention} for {site.label!r}, this model has {own.attention}; "
-            "bam.detach(model) first"
+            f"{path} holds {saved.attention} for {site.label!r}, this model has {present.attention}; "
+            "call bam.detach(model) first"
         )
 
 
@@ -113,11 +113,11 @@ def _build(site: Site, spec: SiteSpec, attention: Callable[..., nn.Module] | Non
     if attention is None and spec.is_own:
         name = spec.attention.name
         raise ValueError(
-            f"{path} holds modules that are not in bam.ATTENTION ({name}): give what builds them, attention="
+            f"{path} holds modules that are not in bam.ATTENTION ({name}): pass a function that builds them, attention="
         )
     if spec.channels != site.channels:
-        channels = f"{spec.channels} channels at {site.label!r}, this model has {site.channels} there"
-        raise ValueError(f"{path} was saved for {channels}")
+        mismatch = f"{spec.channels} channels at {site.label!r}, this model has {site.channels} there"
+        raise ValueError(f"{path} was saved for {mismatch}")
     try:
         return spec.attention.build(site.channels, attention)
     except ValueError as error:
@@ -130,10 +130,10 @@ def _of_site(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
 
 
 def _check_fit(site: Site, module: nn.Module, values: dict[str, Tensor], path: Path) -> None:
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in values.items()}
-    if own != theirs:
-        differing = sorted(key for key in own.keys() | theirs.keys() if own.get(key) != theirs.get(key))
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    saved = {key: tuple(value.shape) for key, value in values.items()}
+    if expected != saved:
+        differing = sorted(key for key in expected.keys() | saved.keys() if expected.get(key) != saved.get(key))
         raise ValueError(
             f"{path} does not fit the {type(module).__name__} at {site.label!r}: they differ in {', '.join(differing)}"
         )

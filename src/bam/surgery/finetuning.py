@@ -1,4 +1,4 @@
-"""Training attention on a pretrained backbone: parameter groups, extending an optimizer, freezing."""
+"""Fine-tuning attention on a pretrained backbone: parameter groups, extending an optimizer, freezing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from bam.surgery.insertion import attended
 def attention_groups(
     model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """Parameter groups of the attention alone, for a torch optimizer: one with weight decay, one without.
+    """Parameter groups with the attention only, for a torch optimizer: one with weight decay, one without.
 
-    Scalars and vectors (the identity scalar, biases, normalisation) get no weight decay. For None, the optimizer's
-    default applies.
+    Scalars and vectors (the identity scalar, biases, BatchNorms) get no weight decay. None means the optimizer's
+    default.
 
         torch.optim.SGD([{"params": backbone}, *bam.attention_groups(model, lr=0.1, weight_decay=1e-4)], lr=0.01)
 
@@ -45,7 +45,8 @@ def extend_optimizer(
         lr: learning rate of the attention; default: the optimizer's.
         weight_decay: weight decay of the attention's weights; default: the optimizer's.
 
-    Returns: the number of parameter tensors added. The optimizer's own are skipped, so a second call returns 0.
+    Returns: the number of parameter tensors added. Parameters already in the optimizer are skipped, so a second call
+        returns 0.
 
     Raises:
         ValueError: if the model carries no attention, or the optimizer already has a learning-rate scheduler.
@@ -66,14 +67,14 @@ def extend_optimizer(
 
 
 def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: bool = True) -> nn.Module:
-    """Freeze `model`, in place, except its attention and the modules named in `trainable` (a new classifier, say).
+    """Freeze `model`, in place, except its attention and the modules in `trainable` (e.g. a new classifier).
 
     Frozen parameters get no gradient. Frozen BatchNorms use their running statistics and do not update them, even
-    after `model.train()`. Each call starts from an unfrozen model. `frozen=False` unfreezes everything. Returns
+    after `model.train()`. Each call starts from an unfrozen model; `frozen=False` unfreezes everything. Returns
     `model`.
 
     Raises:
-        ValueError: if `trainable` names a module that does not exist, or nothing would be left to train.
+        ValueError: if `trainable` names a missing module, or nothing would be left to train.
     """
     trained = set(_parameters(model).values()) if attended(model) else set()
     unfrozen = {part for module in attended(model).values() for part in module.modules()}

@@ -1,4 +1,4 @@
-"""The inference form of a network: what its attention computes, with fewer layers."""
+"""The inference form of a network: the same attention in fewer layers."""
 
 import copy
 import warnings
@@ -15,25 +15,25 @@ from bam.surgery.wrapping import refuse_wrapped
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of `model` for inference, with the same output up to rounding: `model = bam.fuse(model.eval())`.
 
-    Each attention module, attached or placed by other means, becomes its own `fused()` form: in a BAM the BatchNorms
-    are folded into the layers before them (computed in float32 at least, kept in the type of the layer). Branches with
-    hooks or parametrizations stay as they are. Attached modules that are the identity are left out, which changes no
-    bit for finite features. All else is copied, so that a network without attention comes back as it is.
+    Each attention module, attached or not, is replaced by its `fused()` form: a BAM folds its BatchNorms into the
+    preceding layers (computed at least in float32, stored in the type of the layer). Branches with hooks or
+    parametrizations stay as they are. Attached modules that are the identity are left out; for finite features the
+    output stays bit-identical. Everything else is copied unchanged.
 
-    Fuse last, before compiling or exporting: what is folded has no statistics to learn, also after `.train()`, and has
-    other state-dict keys, so train and save `model` itself.
+    Fuse last, before compiling or exporting. Folded layers have no statistics to learn, even after `.train()`, and
+    different state-dict keys, so train and save `model` itself.
 
-    Warns of attention that training has not used: sites that were left out, and modules whose map is the same for every
-    image because the last weights of their branches are zero.
+    Warns of attention that training has not used: modules that are the identity, and modules whose map is the same for
+    every image because the last weights of their branches are zero.
 
     Raises:
-        ValueError: if the model, or an attention module in it, is in training mode; if it is wrapped or compiled.
+        ValueError: if the model or an attention module is in training mode, or the model is wrapped or compiled.
     """
     refuse_wrapped(model, "fuse")
     modules = [module for _, module in contract.attention_modules(model)]
     if model.training or any(part.training for module in modules for part in module.modules()):
         raise ValueError(
-            "the model is in training mode, whose batch statistics cannot be folded: call model.eval() first"
+            "the model is in training mode, and batch statistics cannot be folded: call model.eval() first"
         )
     fused = copy.deepcopy(model)
     dropped = []
@@ -51,7 +51,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def _constant(model: nn.Module) -> list[str]:
-    """The attention modules of `model` whose map does not depend on the image, by site or name."""
+    """Sites (or names) of the attention modules whose map does not depend on the image."""
     names: dict[nn.Module, str] = {module: name for name, module in contract.attention_modules(model)}
     names |= {carrier.attention: site.label for site, carrier in attended_modules(model).items()}
     return [name or type(module).__name__ for module, name in names.items() if contract.is_constant(module)]

@@ -1,4 +1,4 @@
-"""Put attention modules into a network, switch them off and on, and take them out again."""
+"""Attach attention modules to a network, switch them off and on, and detach them."""
 
 import contextlib
 import dataclasses
@@ -27,37 +27,37 @@ def attach(
     identity: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """Put an attention module at each site of `model`, in place, and return `model`.
+    """Put an attention module at each site of `model`, in place; returns `model`.
 
-    Attach before `torch.compile` and before wrapping the model for several devices; if the optimizer is built already,
-    see `extend_optimizer`. A plain checkpoint loads before, or afterwards with `strict=False`; new keys are
+    Attach before `torch.compile` and before wrapping the model for several devices; if you already have an optimizer,
+    see `extend_optimizer`. Load a plain checkpoint before, or afterwards with `strict=False`; the new keys are
     `<site>.attention.*`.
 
     Args:
         model: any CNN.
         attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8, sites=layer2)"; "none"
-            changes nothing), or any callable `channels -> nn.Module` that keeps (N, C, H, W).
-        sites: names of modules, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block" or
-            `Site`s, see `select_sites`; default: `find_bottlenecks(model, image)`.
+            changes nothing), or any callable `channels -> nn.Module` whose module keeps (N, C, H, W).
+        sites: module names, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block" or `Site`s, see
+            `select_sites`; default: `find_bottlenecks(model, image)`.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
-        identity: start with the model's own output bit for bit (passed on to the attention module).
-        **options: passed on to the attention module, e.g. `reduction=8`.
+        identity: keep the model's output bit for bit at the start (passed to the attention module).
+        **options: passed to the attention module, e.g. `reduction=8`.
 
     Raises:
-        ValueError: for a site that does not exist, carries attention already or is no single feature map; a model
-            already wrapped or compiled; an unknown attention name or option. The model is then unchanged.
+        ValueError: for a site that does not exist, already carries attention or is not a single feature map; a model
+            that is wrapped or compiled; an unknown attention name or option. The model is then unchanged.
     """
     refuse_wrapped(model, "attach to")
     factory, spec = _specified(attention, identity, options)
     if spec.is_none:
         return model
-    wanted = spec.sites if sites is None else sites
-    if wanted is None:
+    selection = spec.sites if sites is None else sites
+    if selection is None:
         chosen = find_bottlenecks(model, image)
         for note in chosen.notes:
             warnings.warn(note, stacklevel=2)
     else:
-        chosen = select_sites(model, wanted, image)
+        chosen = select_sites(model, selection, image)
     modules = {site: spec.build(site.channels, factory) for site in chosen}
     specs = {site: SiteSpec(dataclasses.replace(spec, sites=None), site.channels) for site in chosen}
     insert(model, modules, specs, chosen.image if image is None else image)
@@ -67,22 +67,22 @@ def attach(
 def _specified(
     attention: str | AttentionSpec | Callable[..., nn.Module], identity: bool, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], AttentionSpec]:
-    """What builds the modules, and the specification of all that `attach` was told."""
+    """The factory of the modules, and the specification that combines all arguments of `attach`."""
     if isinstance(attention, str):
         attention = AttentionSpec.parse(attention)
     spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
-    given = spec.name if isinstance(attention, AttentionSpec) else attention
-    factory = nn.Identity if spec.is_none else attention_factory(given)
+    builder = spec.name if isinstance(attention, AttentionSpec) else attention
+    factory = nn.Identity if spec.is_none else attention_factory(builder)
     return factory, dataclasses.replace(spec, options=spec.options | options, identity=identity or spec.identity)
 
 
 def insert(
     model: nn.Module, modules: Mapping[Site, nn.Module], specs: Mapping[Site, SiteSpec], image: Image | None
 ) -> None:
-    """Put each module at its site, on the device, with the floating type and in the mode of the module there.
+    """Put each module at its site, with the device, floating-point type and mode of the module there.
 
     Raises:
-        ValueError: if a site is occupied, or its attention would not run; the model is then unchanged.
+        ValueError: if a site is occupied, or the attention would never run; the model is then unchanged.
     """
     refuse_occupied(model, list(modules))
     placed: list[nn.Module] = []
@@ -103,7 +103,7 @@ def insert(
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Take all attention out of `model`, in place: what remains is the original. Returns `model`."""
+    """Remove all attention from `model`, in place, which restores the original modules; returns `model`."""
     refuse_wrapped(model, "detach from")
     for module in [m for m in model.modules() if isinstance(m, Attended)]:
         release(module)
@@ -111,12 +111,12 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 def attended(model: nn.Module) -> dict[str, nn.Module]:
-    """The attention modules of `model` by site, in the order of its modules: {"layer1": BAM(...), ...}."""
+    """The attention modules of `model` by site, in module order: {"layer1": BAM(...), ...}."""
     return {site.label: module.attention for site, module in attended_modules(model).items()}
 
 
 def attended_modules(model: nn.Module) -> dict[Site, Attended]:
-    """The modules of `model` that carry attention, by their sites (whose height and width are unknown, 0)."""
+    """The modules of `model` that carry attention, by site; the height and width of these sites are unknown (0)."""
     return {
         Site(
             name,
@@ -133,7 +133,7 @@ def attended_modules(model: nn.Module) -> dict[Site, Attended]:
 
 @contextlib.contextmanager
 def without_attention(model: nn.Module) -> Iterator[nn.Module]:
-    """Within this context, `model` is the plain network bit for bit: its attention modules are not run."""
+    """Switch off the attention within this context: `model` computes the plain network's output bit for bit."""
     modules = [module for module in model.modules() if isinstance(module, Attended)]
     before = [module.attention_enabled for module in modules]
     try:
@@ -146,9 +146,9 @@ def without_attention(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn.Module:
-    """`attention` on the device, with the floating type and in the mode of the module it follows."""
+    """Give `attention` the device, floating-point type and mode of the module at its site."""
     if not isinstance(attention, nn.Module):
-        raise ValueError(f"attention: what builds it returned a {type(attention).__name__}, not a torch.nn.Module")
+        raise ValueError(f"attention: its factory returned a {type(attention).__name__}, not a torch.nn.Module")
     for module in (base, model):
         like = next((p for p in module.parameters() if p.is_floating_point()), None)
         if like is not None:
@@ -158,7 +158,7 @@ def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` hangs in `model` (a module may hang in several places)."""
+    """Replace `old` by `new` everywhere in `model` (a module may have several parents)."""
     for parent in list(model.modules()):
         for name, child in own_modules(parent).items():
             if child is old and parent is not new:
@@ -166,18 +166,18 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def refuse_occupied(model: nn.Module, sites: Sequence[Site]) -> None:
-    """Raise ValueError if a module at `sites` carries attention already, or its state-dict keys would collide."""
+    """Raise ValueError if a module at `sites` already carries attention, or its state-dict keys would collide."""
     chosen: dict[nn.Module, str] = {}
     for site in sites:
         base = model.get_submodule(site.name)
         if base in chosen:
-            raise ValueError(f"{chosen[base]!r} and {site.label!r} are one module, which carries attention only once")
+            raise ValueError(f"{chosen[base]!r} and {site.label!r} are one module, which can carry attention only once")
         chosen[base] = site.label
         if isinstance(base, Attended):
             kind = type(base.attention).__name__
-            raise ValueError(f"site {site.name!r} carries {kind} already; bam.detach(model) first")
+            raise ValueError(f"site {site.name!r} already carries {kind}; call bam.detach(model) first")
         if "attention" in own_modules(base) or "attention" in own_parameters(base):
             raise ValueError(
-                f"site {site.name!r} ({type(base).__name__}) has a part named 'attention' of its own, with which the "
-                f"key '{site.name}.attention' would collide; choose a neighbouring site"
+                f"site {site.name!r} ({type(base).__name__}) has a part named 'attention', so the key "
+                f"'{site.name}.attention' would collide; choose a neighbouring site"
             )

@@ -1,8 +1,8 @@
-"""Models that somebody has wrapped: for compiling, for several devices."""
+"""Models wrapped for compiling or for several devices."""
 
 from torch import nn
 
-#: A class that wraps a network -> the attribute that is the network itself, if there is one.
+#: Wrapper class -> the attribute that holds the network itself, if any.
 _WRAPPERS = {
     "DistributedDataParallel": "module",
     "DataParallel": "module",
@@ -14,7 +14,7 @@ _WRAPPERS = {
 
 
 def refuse_wrapped(model: nn.Module, verb: str) -> None:
-    """Raise ValueError if `model` is wrapped for compiling or for several devices; `verb` is what was to be done."""
+    """Raise ValueError if `model` is wrapped for compiling or several devices; `verb` names the refused action."""
     wrapper = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in _WRAPPERS), None)
     if wrapper is not None:
         inner = _WRAPPERS[wrapper]

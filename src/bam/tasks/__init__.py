@@ -1,4 +1,4 @@
-"""What a network is trained for: equal rooms, each removable, each imported when it is asked for."""
+"""Training tasks: independent packages, each removable and imported on demand."""
 
 import importlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from bam.recipes import Recipe
 from bam.tasks.task import Classes, Evaluation, Price, Subject, Task, count_classes
 
-#: Name -> where its class is.
+#: Task name -> module and class.
 TASKS = {
     "classification": "bam.tasks.classification.task:Classification",
     "detection": "bam.tasks.detection.task:Detection",
@@ -14,11 +14,11 @@ TASKS = {
 
 
 def task_class(name: str) -> type[Task]:
-    """The task by its name.
+    """The task class with this name.
 
     Raises:
         ValueError: for an unknown name.
-        ImportError: if the task, or a package that it needs, is not installed.
+        ImportError: if the task, or a package it needs, is not installed.
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}")
@@ -30,7 +30,7 @@ def task_class(name: str) -> type[Task]:
 
 
 def task_of(recipe: Recipe) -> Task:
-    """The task of a recipe, which it holds."""
+    """The task for a recipe."""
     return task_class(recipe.task)(recipe)
 
 
@@ -39,12 +39,12 @@ def available_tasks() -> Iterator[type[Task]]:
     for name in TASKS:
         try:
             yield task_class(name)
-        except ImportError:  # whoever needs that one is told so by name
+        except ImportError:  # `task_class` reports it to callers who ask for this task
             continue
 
 
 def task_knowing(model: str) -> type[Task]:
-    """The task that alone builds the network `model`; classification for all others."""
+    """The task that provides the network `model`; classification if no task claims it."""
     return next((task for task in available_tasks() if task.knows(model)), task_class("classification"))
 
 

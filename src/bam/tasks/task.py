@@ -1,4 +1,4 @@
-"""What a task is: everything that the training loop and the commands do not know about it."""
+"""The task interface: everything the training loop and the commands leave to a task."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -19,125 +19,128 @@ from bam.records import Measure, Record
 
 @dataclass(frozen=True)
 class Classes:
-    """So many classes, in images of this height and width."""
+    """A number of classes and an image size (height, width)."""
 
     num_classes: int
     image_size: tuple[int, int] = (224, 224)
     classes: tuple[str, ...] = ()
 
 
-#: What a network is built for: a data set, the record of a run on one, or a number of classes.
+#: What a network is built for: a data set, the record of a run, or a number of classes.
 Subject = Images | Record | Classes
 
 
 class Price(NamedTuple):
-    """What a network costs: without attention, with the attention of its recipe (if any), and for which images."""
+    """The cost of a network without attention, and with its recipe's attention (if any)."""
 
     plain: Cost
     attended: Cost | None
-    conditions: str = ""  #: the number of classes and the size, where the task chooses them
+    conditions: str = ""  #: number of classes and image size, if the task chooses them
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came of the test images."""
+    """Results on the test images."""
 
-    figures: dict[str, float]  #: the measures, and what else is worth keeping; names begin with "test_"
-    measures: list[Measure]  #: by which networks are compared, the first decides
-    output: Any = field(default=None, repr=False)  #: what `Task.results` needs besides
+    figures: dict[str, float]  #: the measures and other results worth keeping; names begin with "test_"
+    measures: list[Measure]  #: used to compare networks; the first decides
+    output: Any = field(default=None, repr=False)  #: extra data for `Task.results`
 
 
 class Task(abc.ABC):
-    """A kind of training. It holds its recipe and keeps nothing else between calls."""
+    """A kind of training. It holds its recipe and no other state between calls."""
 
     name: ClassVar[str]
-    #: Whether there are pictures of what its networks do.
+    #: Whether `illustrate` writes pictures.
     illustrates: ClassVar[bool] = False
-    #: Why `bam export` takes no network of this task, and `bam predict` none; empty where they do.
+    #: Why `bam export` and `bam predict` refuse this task's networks; empty if they accept them.
     not_exported: ClassVar[str] = ""
-    not_predicted: ClassVar[str] = "bam predict has nothing to show for it"
+    not_predicted: ClassVar[str] = "bam predict does not support this task"
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
     @classmethod
     def knows(cls, model: str) -> bool:
-        """Whether `model` is the name of a network that this task alone builds."""
+        """Whether only this task can build the network named `model`."""
         return False
 
     @classmethod
     def catalogue(cls) -> list[str]:
-        """A heading and a line for each network that this task alone builds."""
+        """A heading, then one line per network that only this task can build."""
         return []
 
     @abc.abstractmethod
     def load(self, root: Path | None) -> tuple[Any, Any]:
-        """The data for training and for testing."""
+        """The training data and the test data."""
 
     @abc.abstractmethod
     def network(self, subject: Subject, *, to_train: bool = True) -> nn.Module:
-        """The recipe's network with its attention, on which its other initial weights do not depend.
+        """The recipe's network with its attention; the backbone's initial weights do not depend on the attention.
 
-        Without `to_train` weights will be loaded into it: pretrained ones need not be there, nothing is frozen.
+        Pass `to_train=False` if you will load weights into it: pretrained weights are not read and nothing is frozen.
         """
 
     def prepared(self, network: nn.Module) -> nn.Module:
-        """The network as the loop calls it, compiled, say."""
+        """The network the training loop calls, e.g. compiled."""
         return network
 
     @abc.abstractmethod
     def normalization(self, network: nn.Module, train: Any) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel that images are normalised by, 0 to 255: float32 (3,) each."""
+        """Per-channel mean and standard deviation for normalising images, on the scale 0 to 255: float32 (3,) each."""
 
     @abc.abstractmethod
     def batches(self, data: Any, size: int, normalization: tuple[Tensor, Tensor], placement: Any) -> BatchSource:
-        """The images of `data` in batches of `size` over all processes together, placed as `bam.data` says."""
+        """The images of `data` in batches of `size`, counted over all processes.
+
+        `placement` is the device and this process's (index, number of processes).
+        """
 
     @abc.abstractmethod
     def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
-        """Parameters, and multiply-adds for one image."""
+        """Parameters and multiply-adds per image."""
 
     @abc.abstractmethod
     def price(self, num_classes: int | None, image: Image | None) -> Price:
-        """What the recipe's network costs without and with its attention; None are the network's own."""
+        """The cost of the recipe's network with and without attention; None means the network's own default."""
 
     @abc.abstractmethod
     def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
-        """Where the recipe's attention would go, of its bottlenecks the last `keep`; and a remark, or ""."""
+        """The sites of the recipe's attention (by default the last `keep` bottlenecks), and a remark or ""."""
 
     @abc.abstractmethod
     def loss(self, network: nn.Module, images: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss to minimise, and figures to show by name, summed over the images; the first is the loss."""
+        """The loss to minimise, and named figures to show, summed over the images; the first is the loss."""
 
     @abc.abstractmethod
     def evaluate(self, network: nn.Module, batches: BatchSource, test: Any) -> Evaluation:
-        """Try the network on the test images, over all processes."""
+        """Evaluate the network on the test images, over all processes."""
 
     @abc.abstractmethod
     def describe(self, row: Mapping[str, float]) -> str:
-        """The training figures of an epoch in a few words."""
+        """A short summary of an epoch's training figures."""
 
     def results(self, evaluation: Evaluation, test: Any) -> dict[str, str]:
-        """What belongs beside the weights of a complete run: name of a file -> its content."""
+        """Files to write beside the weights of a complete run: file name -> content."""
         return {}
 
     def illustrate(self, networks: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
-        """Write pictures of what networks do with the same test images; name of the file and caption of each."""
+        """Draw the networks' output on the same test images; returns the file name and caption of each picture."""
         return []
 
     def predict(
         self, network: nn.Module, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
     ) -> list[str]:
-        """Write what the network finds in images into `out`; a line for each image.
+        """Write predictions for `images` into `out`; returns lines to print.
 
         Raises:
-            ValueError: if there is a reason in `not_predicted`.
+            ValueError: if the task does not support prediction (see `not_predicted`).
         """
         raise ValueError(self.not_predicted)
 
 
 def count_classes(subject: Subject) -> int:
-    """How many classes there are to tell apart."""
+    """The number of classes of a subject."""
     if isinstance(subject, Record | Classes) and not subject.classes:
         return subject.num_classes
     return len(subject.classes)

@@ -1,4 +1,4 @@
-"""Training: one readable loop, exact resume, and the paired comparison."""
+"""Training: one readable loop, exact resume and paired comparison."""
 
 from bam.training.comparison import compare
 from bam.training.memory import keep_freed_memory

@@ -1,4 +1,4 @@
-"""The main job: the same network with and without attention, seed by seed."""
+"""Paired comparison: the same network with and without attention, seed by seed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,21 @@ from bam.training.session import WEIGHTS, check_data
 from bam.training.trained import trained_model
 
 PLAN = "comparison.json"
-PICTURES = "pictures"  #: folder of what `Task.illustrate` writes
+PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
 def compare(
     recipe: Recipe, attentions: Sequence[str], num_seeds: int, out: Path, options: RunOptions | None = None
 ) -> None:
-    """Run `recipe` with each of `attentions` for `num_seeds` seeds from the recipe's own on, into folders of `out`.
+    """Train `recipe` with each of `attentions` for `num_seeds` seeds, starting at the recipe's; results go to `out`.
 
-    Attentions are variants as `bam.recipes.variant` reads them: "none", "bam", "bam(reduction=8)".
-
-    Runs are paired: with the same seed, all variants start from the same backbone weights and see the same images in
-    the same order. Complete runs are skipped and unfinished ones go on, so that the same call resumes the whole. Seeds
-    are the outer loop: an early stop leaves whole pairs. The latency of all variants is measured at the end.
+    Attentions are variants for `bam.recipes.variant`: "none", "bam", "bam(reduction=8)". Runs are paired: for the same
+    seed, all variants start from the same backbone weights and see the same images in the same order. Complete runs are
+    skipped and unfinished ones continue, so repeating the call resumes the comparison. Seeds are the outer loop: an
+    early stop leaves whole pairs. Latency is measured at the end.
 
     Raises:
-        ValueError: for fewer than one seed or an attention given twice, and what `run` raises.
+        ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     options = options or RunOptions()
@@ -47,22 +46,22 @@ def compare(
     ]
     with accelerate_afresh(options.device):
         _check(recipe, runs, options)
-    earlier = read_comparison(out)[1] if (out / PLAN).exists() else {}
+    old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
     plan: dict[str, Any] = {
         "recipe": recipe.as_dict(),
         "attention": list(attentions),
         "seeds": list(seeds),
-        "latency_ms": earlier.get("latency_ms", {}),
-        "pictures": earlier.get("pictures", []),
+        "latency_ms": old_plan.get("latency_ms", {}),
+        "pictures": old_plan.get("pictures", []),
     }
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
-    for number, one in enumerate(runs, start=1):
-        run(one.recipe, one.folder, options, resume=True, title=f"[{number}/{len(runs)}] {one.folder.name}")
+    for number, (run_recipe, folder) in enumerate(runs, start=1):
+        run(run_recipe, folder, options, resume=True, title=f"[{number}/{len(runs)}] {folder.name}")
     with accelerate_afresh(options.device):
         if PartialState().is_main_process:
-            firsts = {text: _folder(out, text, seeds[0]) for text in attentions}
-            plan |= _latency_and_pictures(recipe, out / PICTURES, firsts, options)
+            folders = {text: _folder(out, text, seeds[0]) for text in attentions}
+            plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
             write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
@@ -72,21 +71,22 @@ class _Run(NamedTuple):
 
 
 def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]:
-    """(variant -> its records so far, the plan) of the comparison in `out`.
+    """Read the comparison in `out`; returns (variant -> its records so far, the plan).
 
-    The plan has "latency_ms", variant -> milliseconds; where it tells it, "recipe", as it was before the variants
-    changed it; and, of a complete comparison of detectors, "pictures".
+    The plan has "latency_ms" (variant -> milliseconds), "recipe" (before the variants change it; missing in old files)
+    and "pictures" (of a complete comparison of detectors).
 
     Raises:
         FileNotFoundError: if `out` holds no comparison.
+        ValueError: if its plan is damaged.
     """
     path = out / PLAN
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: {out} holds no comparison; make one with bam compare")
+        raise FileNotFoundError(f"{path} does not exist: {out} holds no comparison; run bam compare first")
     try:
         plan = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it: bam compare writes it anew") from None
+        raise ValueError(f"{path} is damaged ({error}); delete it, and bam compare writes it again") from None
     records: dict[str, list[Record]] = {}
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
@@ -99,23 +99,24 @@ def _check_variants(recipe: Recipe, attentions: Sequence[str], num_seeds: int) -
         raise ValueError(f"seeds: at least 1, got {num_seeds}")
     folders = {folder_name(text) for text in attentions}
     recipes = [variant(recipe, text) for text in attentions]
-    if not attentions or len(folders) < len(attentions) or any(one in recipes[:k] for k, one in enumerate(recipes)):
-        listed = ", ".join(attentions) or "none at all"
-        raise ValueError(f"attention: each variant once, and no two whose folders have one name; got {listed}")
+    duplicates = any(recipe in recipes[:k] for k, recipe in enumerate(recipes))
+    if not attentions or len(folders) < len(attentions) or duplicates:
+        listed = ", ".join(attentions) or "no variants"
+        raise ValueError(f"attention: give each variant once, with different folder names; got {listed}")
 
 
 def _check(recipe: Recipe, runs: Sequence[_Run], options: RunOptions) -> None:
-    """Raise what any of the runs would raise at its start, before the first one trains for hours."""
-    for one in runs:
-        check_folder(one.recipe, one.folder, options.device)
+    """Fail early: raise the error any run would raise at its start, before the first one trains for hours."""
+    for run_recipe, folder in runs:
+        check_folder(run_recipe, folder, options.device)
     with PartialState().main_process_first():  # it may download
         train, test = task_of(recipe).load(options.data_root)
-    for one in runs:
-        if (one.folder / "record.json").exists():
-            check_data(Record.read(one.folder), train, test, one.folder)
-    for one in runs:
-        if one.recipe.seed == recipe.seed:
-            task_of(one.recipe).network(train)
+    for _, folder in runs:
+        if (folder / "record.json").exists():
+            check_data(Record.read(folder), train, test, folder)
+    for run_recipe, _ in runs:
+        if run_recipe.seed == recipe.seed:
+            task_of(run_recipe).network(train)
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:
@@ -140,7 +141,7 @@ def _latency_and_pictures(recipe: Recipe, out: Path, runs: Mapping[str, Path], o
 
 
 def _latency(networks: Mapping[str, nn.Module], image: Tensor, record: Record) -> dict[str, float]:
-    """Milliseconds per image, of the networks in the precision that they were trained in."""
+    """Milliseconds per image for each network, in the precision they were trained in."""
     networks = {name: network.to(memory_format=torch.channels_last) for name, network in networks.items()}
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(record.environment["precision"])
     with torch.autocast(image.device.type, precision, enabled=precision is not None):

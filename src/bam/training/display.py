@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a progress bar, and a line an epoch."""
+"""Progress on the terminal: a bar, and one line per epoch."""
 
 import time
 from types import TracebackType
@@ -8,9 +8,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Display:
-    """A progress bar on a terminal with loss, error, images a second and time left; elsewhere a line an epoch.
+    """On a terminal, a progress bar with loss, error, images per second and time left; elsewhere one line per epoch.
 
-    Reading a loss from a GPU waits for it; the bar therefore reads it twice a second at the most.
+    Reading a loss from a GPU waits for the GPU, so the bar reads it at most twice per second.
     """
 
     def __init__(self, title: str, total_steps: int, done: int, visible: bool = True) -> None:
@@ -37,24 +37,24 @@ class Display:
         self.progress.stop()
 
     def due(self) -> bool:
-        """Whether the bar wants fresh figures."""
+        """Whether the bar needs new figures."""
         return not self.progress.disable and time.perf_counter() - self.shown_at > 0.5
 
     def step(self, done: int, figures: dict[str, float], rate: float) -> None:
-        """Show the state after `done` steps: losses, and shares in percent."""
+        """Show the progress after `done` steps: losses as they are, other figures in percent."""
         self.shown_at = time.perf_counter()
-        shown = [
+        texts = [
             f"{name.replace('_', ' ')} {value:.3f}" if name.startswith("loss") else f"{name} {100 * value:.1f} %"
             for name, value in figures.items()
         ]
-        self.progress.update(self.task, completed=done, status="  ".join([*shown, _rate(rate)]))
+        self.progress.update(self.task, completed=done, status="  ".join([*texts, _rate(rate)]))
 
-    def epoch(self, epoch: int, epochs: int, told: str, rate: float) -> None:
-        """One line for a finished epoch."""
-        self.console.print(f"{self.title}  epoch {epoch}/{epochs}  {told}  {_rate(rate)}", soft_wrap=True)
+    def epoch(self, epoch: int, epochs: int, description: str, rate: float) -> None:
+        """Print one line for a finished epoch."""
+        self.console.print(f"{self.title}  epoch {epoch}/{epochs}  {description}  {_rate(rate)}", soft_wrap=True)
 
     def say(self, message: str) -> None:
-        """One line of news; file names in it may be in no encoding."""
+        """Print a message; it may contain file names with undecodable bytes."""
         self.console.print(message.encode(errors="backslashreplace").decode(), soft_wrap=True)
 
 

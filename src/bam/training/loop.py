@@ -1,4 +1,4 @@
-"""The loop: an epoch of training."""
+"""The training loop: one epoch."""
 
 import contextlib
 import dataclasses
@@ -18,31 +18,31 @@ from bam.training.optimization import learning_rate
 
 
 class Progress:
-    """How far a run has come, with sums kept on the device so that no step waits for the host."""
+    """The progress of a run; its sums stay on the device, so that no step waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.epoch = self.step = 0  #: finished epochs, finished optimisation steps
         self.step_in_epoch = 0
-        self.seconds = 0.0  #: of training in this epoch, up to when the clock was last read
-        self.images = 0  #: seen by this process in this epoch
-        self.unreadable = Unreadable()  #: left out of the batches of this process in this epoch
-        self.names: list[str] = []  #: of the figures that a step gives; the first is the loss
-        self.sums = torch.zeros(0, device=device, dtype=torch.float64)  # of each figure over these images
+        self.seconds = 0.0  #: training time in this epoch, up to the last reading of the clock
+        self.images = 0  #: images seen by this process in this epoch
+        self.unreadable = Unreadable()  #: images this process left out in this epoch
+        self.names: list[str] = []  #: names of a step's figures; the first is the loss
+        self.sums = torch.zeros(0, device=device, dtype=torch.float64)  #: sum of each figure over `images`
         self._losses: list[tuple[int, float, Tensor]] = []
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Training time counts from here; what came since the clock was last read does not."""
+        """Start counting training time now; the time since the last reading does not count."""
         self._since = time.perf_counter()
 
     def read_clock(self) -> float:
-        """Seconds of training in this epoch. True only when the device has been waited for."""
+        """Seconds of training in this epoch; exact only after waiting for the device."""
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
         return self.seconds
 
     def add(self, lr: float, figures: dict[str, Tensor], images: int) -> None:
-        """Count one optimisation step: the sum of each of its figures over its images."""
+        """Count one optimisation step, given its figures as sums over its images."""
         if not self.names:
             self.names = list(figures)
             self.sums = self.sums.new_zeros(len(figures))
@@ -55,11 +55,11 @@ class Progress:
 
     @property
     def losses(self) -> list[str]:
-        """Names of the losses among the figures; the first is that which is minimised."""
+        """Names of the losses among the figures; the first one is minimised."""
         return [name for name in self.names if name.startswith("loss")]
 
     def take_losses(self) -> list[list[str]]:
-        """Step, learning rate and losses of the steps since the last call, as text."""
+        """Rows of text for the steps since the last call: step, learning rate and losses."""
         losses = torch.stack([values for *_, values in self._losses]).tolist() if self._losses else []
         self.read_clock()
         rows = [
@@ -70,13 +70,13 @@ class Progress:
         return rows
 
     def means(self) -> dict[str, float]:
-        """Each figure so far in this epoch; waits for the device."""
+        """Mean of each figure so far in this epoch; waits for the device."""
         return dict(zip(self.names, (self.sums / self.images).tolist(), strict=True))
 
     def finish_epoch(self, accelerator: Accelerator) -> dict[str, float]:
-        """The figures of the epoch that ends here, over all processes; the next one begins."""
-        seen = torch.tensor([self.images], device=self.sums.device)  # not all processes could read all of their images
-        *sums, images = accelerator.reduce(torch.cat([self.sums, seen]).float(), "sum").tolist()
+        """End the epoch; returns its figures over all processes."""
+        count = torch.tensor([self.images], device=self.sums.device)  # differs if a process could not read some images
+        *sums, images = accelerator.reduce(torch.cat([self.sums, count]).float(), "sum").tolist()
         seconds = self.read_clock()
         self.epoch += 1
         row = {"epoch": self.epoch} | {
@@ -88,7 +88,7 @@ class Progress:
         return row
 
     def take_unreadable(self) -> Unreadable:
-        """The images that were left out in this epoch, over all processes; counting begins anew."""
+        """The images left out in this epoch, over all processes; resets the count."""
         total = Unreadable()
         for count, example in gather_object([dataclasses.astuple(self.unreadable)]):
             total.add(Unreadable(count, example))
@@ -96,15 +96,15 @@ class Progress:
         return total
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs to go on from here."""
+        """The state `load` resumes from."""
         names = ("epoch", "step", "step_in_epoch", "seconds", "images", "names")
         unreadable = dataclasses.asdict(self.unreadable)
         return {name: getattr(self, name) for name in names} | {"sums": self.sums.cpu(), "unreadable": unreadable}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.sums = state.pop("sums").to(self.sums.device)
-        # States of the first versions, which were all of classification, lack some entries.
+        # States of the first versions (classification only) lack some entries.
         self.unreadable = Unreadable(**state.pop("unreadable", {}))
         self.names = state.pop("names", ["loss", "error"])
         self.__dict__.update(state)
@@ -112,7 +112,7 @@ class Progress:
 
 @dataclasses.dataclass
 class Trainer:
-    """What an epoch needs beside its batches: the task with its recipe, and what learns."""
+    """Runs the epochs of a task: holds its network, optimiser and accelerator."""
 
     task: Task
     network: nn.Module
@@ -120,9 +120,9 @@ class Trainer:
     accelerator: Accelerator
 
     def epoch(self, batches: BatchSource, progress: Progress, display: Display) -> Generator[None, None, None]:
-        """Train from where `progress` stands to the end of its epoch; yields after every optimisation step.
+        """Train from `progress` to the end of the epoch; yields after every optimisation step.
 
-        When it is closed, processes that decode images end.
+        Closing the generator ends the processes that decode images.
         """
         recipe = self.task.recipe
         self.network.train()
@@ -142,23 +142,23 @@ class Trainer:
                 yield
 
     def _step(self, stream: Iterator[tuple[Any, Any]], step: int) -> tuple[dict[str, Tensor], int]:
-        """One optimisation step: the sums of its figures, and how many images it saw."""
+        """Take one optimisation step; returns its figures as sums over its images, and the number of images."""
         recipe, accelerator = self.task.recipe, self.accelerator
         figures: dict[str, Tensor] = {}
         images = 0
         for part in range(recipe.accumulation):
-            # Each part has its own seed: nothing random is left to save, and a resumed run draws the same.
+            # Each part has its own seed: no random state needs saving, and a resumed run draws the same numbers.
             seed = (recipe.seed * 1_000_003 + step) * 1_009 + accelerator.process_index
             torch.manual_seed(seed + part * 1_000_003**2)
-            image, target = next(stream)
+            batch, targets = next(stream)
             with accelerator.accumulate(self.network):
-                loss, added = self.task.loss(self.network, image, target)
+                loss, part_figures = self.task.loss(self.network, batch, targets)
                 accelerator.backward(loss)
                 if recipe.clip_norm and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            for name, value in added.items():
+            for name, value in part_figures.items():
                 figures[name] = figures[name] + value if name in figures else value
-            images += len(target)
+            images += len(targets)
         return figures, images

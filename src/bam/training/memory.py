@@ -1,15 +1,14 @@
-"""Memory that training has freed and will ask for again in the next step."""
+"""Keeps freed memory in the process, because the next training step needs it again."""
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Keep what this process frees, to its end, where the C library is glibc; returns whether it is.
+    """Make glibc keep memory this process frees until it ends; returns whether that worked.
 
-    By default large tensors go back to Linux in every step and come again as fresh pages, one fault each. A process
-    that trains on a CPU will need them again.
+    By default, glibc returns large tensors to the system in every step, and the next step pays a page fault per page.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -9,9 +9,9 @@ from bam.recipes import Recipe
 
 
 def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD on what is not frozen; with `decay_weights_only`, weight decay for parameters of two or more axes only.
+    """SGD for the parameters that are not frozen; on a GPU, one fused kernel.
 
-    On a GPU one fused kernel makes the step.
+    With `decay_weights_only`, only parameters with two or more axes get weight decay.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": parameters, "weight_decay": recipe.weight_decay}]
@@ -21,12 +21,12 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
     nesterov = recipe.nesterov and recipe.momentum > 0
-    fused = all(p.is_cuda for p in parameters) or None  # None: what torch finds best elsewhere
+    fused = all(p.is_cuda for p in parameters) or None  # None: torch chooses
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of optimisation step number `step`, counted from 0."""
+    """The learning rate of optimisation step `step`, counted from 0."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr * (step + 1) / warmup

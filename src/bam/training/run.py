@@ -1,4 +1,4 @@
-"""One training run, from a recipe to a folder with its record and weights."""
+"""One training run: from a recipe to a folder with record and weights."""
 
 import contextlib
 import os
@@ -16,36 +16,36 @@ from bam.tasks import task_of
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
 
-#: Options of a folder that change nothing of what a run has computed so far: who decodes, and whether an image that
-#: cannot be read ends it.
+#: Data options that may change when a run resumes, because they do not affect the results so far: the number of
+#: decoding processes, and whether an unreadable image ends the run.
 READING = ("workers", "unreadable")
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  #: without which cuBLAS is not deterministic
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  #: cuBLAS needs it to be deterministic
 
 
 def run(
     recipe: Recipe, out: Path, options: RunOptions | None = None, *, resume: bool = False, title: str | None = None
 ) -> Record:
-    """Train `recipe` into the folder `out`; a run that is complete there already is returned as it is.
+    """Train `recipe` into the folder `out`, and return the run's record; a complete run is not repeated.
 
     `out` then holds recipe.yaml (resolved), record.json, steps.csv (loss and learning rate of every step),
-    model.safetensors and the last two training states. An interrupted run goes on from its newest state with
-    `resume=True` and ends in the same weights, bit for bit, as if nothing had happened (same machine).
+    model.safetensors and the last two training states. With `resume=True`, an interrupted run continues from its newest
+    state and ends with bit-identical weights on the same machine.
 
     Args:
         recipe: what to train.
         out: the run's folder.
         options: where data and device are, and how often to save.
-        resume: go on from the newest state; start from the beginning if there is none.
-        title: the name of the run on the screen.
+        resume: continue from the newest state, or start from the beginning if there is none.
+        title: the run's name on the screen.
 
     Raises:
-        ValueError: if `out` holds a run of another recipe, or an unfinished one and `resume` is False.
+        ValueError: if `out` holds a run of another recipe, or an unfinished run and `resume` is False.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     options = options or RunOptions()
     with settings(recipe, options.device) as (accelerator, recipe):
         record = _earlier(recipe, out, resume)
-        accelerator.wait_for_everyone()  # all processes have seen the same folder before one writes into it
+        accelerator.wait_for_everyone()  # every process reads the folder before one writes into it
         if record and record.complete:
             return record
         task = task_of(recipe)
@@ -63,10 +63,10 @@ def run(
 def settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
     """The accelerator, and the recipe with its precision resolved.
 
-    Afterwards torch's global switches, the environment and Accelerate's state are as they were before.
+    On exit, torch's global switches, the environment and Accelerate's state are restored.
     """
-    with accelerate_afresh(device) as found:
-        recipe = _resolved(recipe, found)
+    with accelerate_afresh(device) as actual:
+        recipe = _resolved(recipe, actual)
         accelerator = Accelerator(
             mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
             cpu=device == "cpu",
@@ -78,21 +78,21 @@ def settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, 
 
 @contextlib.contextmanager
 def accelerate_afresh(device: str | None) -> Iterator[torch.device]:
-    """Let Accelerate choose device and precision anew, which it does once per process; then give its state back.
+    """Let Accelerate choose device and precision again, which it does once per process; restore its state on exit.
 
     Raises:
-        ValueError: if it does not find the kind of device that was asked for.
+        ValueError: if the requested kind of device is not available.
     """
     with accelerate_without_state():
-        found = PartialState(cpu=device == "cpu").device
-        if device and device.split(":")[0] != found.type:
-            raise ValueError(f"device {device!r} is not available here: Accelerate found {found.type!r}")
-        yield found
+        actual = PartialState(cpu=device == "cpu").device
+        if device and device.split(":")[0] != actual.type:
+            raise ValueError(f"device {device!r} is not available here: Accelerate found {actual.type!r}")
+        yield actual
 
 
 @contextlib.contextmanager
 def _switched(recipe: Recipe) -> Iterator[None]:
-    """torch's global switches as the recipe wants them."""
+    """Set torch's global switches as the recipe requires; restore them on exit."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     switches: list[tuple[Any, str, bool]] = [
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
@@ -101,32 +101,32 @@ def _switched(recipe: Recipe) -> Iterator[None]:
     if recipe.precision in ("fp32", "tf32"):
         products = (torch.backends.cudnn, torch.backends.cuda.matmul)
         switches += [(product, "allow_tf32", recipe.precision == "tf32") for product in products]
-    before = [getattr(place, name) for place, name, _ in switches]
+    before = [getattr(module, name) for module, name, _ in switches]
     workspace = os.environ.get(_WORKSPACE)
     try:
         os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(recipe.deterministic)
-        for place, name, value in switches:
-            setattr(place, name, value)
+        for module, name, value in switches:
+            setattr(module, name, value)
         yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
-        for (place, name, _), value in zip(switches, before, strict=True):
-            setattr(place, name, value)
+        for (module, name, _), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
 
 
 def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
-    """Raise ValueError if `out` holds anything but a run of `recipe`."""
-    with accelerate_afresh(device) as found:
-        _earlier(_resolved(recipe, found), out, resume=True)
+    """Raise ValueError if `out` holds a run that is not of `recipe`."""
+    with accelerate_afresh(device) as actual:
+        _earlier(_resolved(recipe, actual), out, resume=True)
 
 
 def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
     """`recipe` with the precision that suits the device."""
     if recipe.precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision tf32 is one of NVIDIA GPUs, and this is {device.type!r}: choose fp32 or bf16")
+        raise ValueError(f"precision tf32 needs an NVIDIA GPU, and this is {device.type!r}: choose fp32 or bf16")
     if recipe.precision != "auto":
         return recipe
     return recipe.replace(precision="bf16" if _has_fast_bf16(device) else "fp32")
@@ -139,19 +139,19 @@ def _has_fast_bf16(device: torch.device) -> bool:
 
 
 def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
-    """The record that `out` holds, if it is this recipe's; else say why it cannot be used."""
+    """The record in `out`, if any; raises ValueError if this recipe cannot use the folder."""
     path = out / "recipe.yaml"
     if not path.exists():
         if has_state(out):
-            raise ValueError(f"{out} holds training states but no recipe.yaml to say whose; move it away")
+            raise ValueError(f"{out} holds training states but no recipe.yaml for them; move it away")
         return None
     differences = _without_reading(recipe).differences(_without_reading(Recipe.from_yaml(path)))
     if differences:
-        listed = "; ".join(f"{key} is {held!r} there, not {asked!r}" for key, (asked, held) in differences.items())
+        listed = "; ".join(f"{key} is {there!r} there, not {here!r}" for key, (here, there) in differences.items())
         raise ValueError(f"{out} holds a run of another recipe ({listed}); choose another --out, or move it away")
     record = Record.read(out) if (out / "record.json").exists() else None
     if not resume and has_state(out) and not (record and record.complete):
-        raise ValueError(f"{out} holds an unfinished run: add --resume to go on, or choose another --out")
+        raise ValueError(f"{out} holds an unfinished run: add --resume to continue it, or choose another --out")
     return record
 
 

@@ -1,4 +1,4 @@
-"""The parts of one run, and how they are saved, restored and finished together."""
+"""The parts of one run: saved, restored and finished together."""
 
 import contextlib
 import dataclasses
@@ -27,12 +27,12 @@ from bam.training.states import load_state, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
-_SHOWN = 3  #: measures in the line of an epoch
-_SMALL = 64  #: side of images that are evaluated in larger batches than they are trained in, in pixels
+_SHOWN = 3  #: measures shown per epoch
+_SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved its state; the message says how to go on."""
+    """The run was asked to stop and has saved its state; the message says where."""
 
 
 class Session:
@@ -76,16 +76,16 @@ class Session:
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         part = recipe.batch_size // recipe.accumulation
         if part % processes:
-            raise ValueError(f"batch_size {part} (after accumulation) is no multiple of the {processes} processes")
+            raise ValueError(f"batch_size {part} (after accumulation) is not a multiple of the {processes} processes")
         placement = self.accelerator.device, (self.accelerator.process_index, processes)
-        tested = part if max(test.image_size) > _SMALL else max(part, 256)
+        test_size = part if max(test.image_size) > _SMALL else max(part, 256)
         return (
             self.task.batches(train, part, normalization, placement),
-            self.task.batches(test, tested, normalization, placement),
+            self.task.batches(test, test_size, normalization, placement),
         )
 
     def restore(self) -> None:
-        """Load the newest state, if there is one."""
+        """Load the newest saved state, if any."""
         state = load_state(self.out)
         if state is None:
             return
@@ -97,7 +97,7 @@ class Session:
         self.record.history = json.loads(state["history"])
 
     def save(self) -> None:
-        """Save the state of this moment, and the figures of the steps before it."""
+        """Save the current state, and the figures of the steps so far."""
         losses = self.progress.take_losses()
         if not self.main:
             return
@@ -119,8 +119,12 @@ class Session:
         self.progress.start_clock()
 
     def train(self, save_seconds: float) -> Record:
-        """Train to the end, saving on the way."""
-        self.accelerator.wait_for_everyone()  # all have read what there is
+        """Train to the end, saving along the way.
+
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        """
+        self.accelerator.wait_for_everyone()  # every process has read the saved state
         if self.main:
             write_atomically(self.out / "recipe.yaml", self.recipe.to_yaml())
             set_aside_after(self.out, self.progress.step)
@@ -144,35 +148,35 @@ class Session:
                 self.save()
                 saved_at = time.monotonic()
         self._finish()
-        if stop:  # too late for this run, but not for those that a comparison would start next
+        if stop:  # this run is complete, but a comparison must not start the next one
             raise Interrupted(f"stopped; {self.out} is complete")
         return self.record
 
     def _finish_epoch(self, display: Display) -> None:
-        """Evaluate, and enter and show what came of the epoch."""
+        """Evaluate, then record and show the epoch's results."""
         row = self.progress.finish_epoch(self.accelerator)
         description = self.task.describe(row)
         last = self.progress.epoch == self.recipe.epochs
         if last or self.progress.epoch % self.recipe.evaluate_every == 0:
             self.evaluation = self._evaluate()
             row |= self.evaluation.figures
-            shown = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
-            description = "  ".join([description, *shown])
+            results = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
+            description = "  ".join([description, *results])
         self.progress.unreadable.add(self.test_batches.take_unreadable())
-        left_out = self.progress.take_unreadable()
-        if left_out.count:
-            row["unreadable"] = left_out.count
+        unreadable = self.progress.take_unreadable()
+        if unreadable.count:
+            row["unreadable"] = unreadable.count
         self.record.history.append(row)
         self.progress.start_clock()
         display.epoch(self.progress.epoch, self.recipe.epochs, description, row["images_per_second"])
-        if left_out.count:
-            display.say(f"unreadable images left out in this epoch: {left_out.count}, e.g. {left_out.example}")
+        if unreadable.count:
+            display.say(f"unreadable images left out in this epoch: {unreadable.count}, e.g. {unreadable.example}")
 
     def _evaluate(self) -> Evaluation:
         return self.task.evaluate(self.trainer.network, self.test_batches, self.test)
 
     def _all_stop(self, stop: list[int]) -> bool:
-        """Whether to stop now; several processes must agree on the step, and ask each other every 20 steps."""
+        """Whether to stop now. Several processes must stop at the same step, so they agree every 20 steps."""
         if self.accelerator.num_processes == 1:
             return bool(stop)
         if self.progress.step % 20:
@@ -185,7 +189,7 @@ class Session:
         last = self.record.history[-1]
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
-        evaluation = self.evaluation or self._evaluate()  # none if the run was stopped after its last epoch
+        evaluation = self.evaluation or self._evaluate()  # missing if the run was stopped after its last epoch
         self.record.final = {name: value for name, value in last.items() if name.startswith(("test_", "train_"))}
         self.record.measures = evaluation.measures
         self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
@@ -198,47 +202,47 @@ class Session:
         self.accelerator.wait_for_everyone()
 
     def _keep_steps_before(self, step: int) -> None:
-        """Cut from steps.csv, if it is there, what came after the state that the run goes on from."""
+        """Remove the rows of steps.csv from `step` on, which the resumed run writes again."""
         path = self.out / STEPS
         header, *rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()] or [[]]
-        # The last row may have been cut short by a kill, or damaged by a power failure.
+        # A kill may have truncated the last row, or a power failure damaged it.
         kept = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) < step]
         if kept:
             write_atomically(path, "".join(",".join(row) + "\n" for row in [header, *kept]))
-        else:  # the first rows come with their header
+        else:  # `save` writes the header again
             path.unlink()
 
 
 def fingerprint(train: Images, test: Images) -> str:
-    """Of all images of a run."""
+    """The fingerprint of all images of a run."""
     return f"{train.fingerprint} {test.fingerprint}"
 
 
 def check_data(record: Record, train: Images, test: Images, out: Path) -> None:
-    """Raise ValueError if the run in `out` had other images than these."""
+    """Raise ValueError if the run in `out` used other images than these."""
     if record.data and record.data != fingerprint(train, test):
         raise ValueError(
             f"{out} holds a run on other images: files were added, removed or renamed, or the classes have changed; "
-            "bring them back, or choose another --out"
+            "restore them, or choose another --out"
         )
 
 
 @contextlib.contextmanager
 def _stop_request() -> Iterator[list[int]]:
-    """A list that fills when Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
-    asked: list[int] = []
+    """A list of received stop signals (Ctrl-C, SIGTERM), empty at first; a second signal stops at once."""
+    received: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are somebody else's
+        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, which alone may handle signals
         before = {}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

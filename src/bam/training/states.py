@@ -1,4 +1,4 @@
-"""Training states on disk: the last two, each whole or not there at all."""
+"""Training states on disk: the last two, each written atomically."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ KEEP = 2
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the state after `step` steps; the digest of its bytes is part of the file's name. Keeps the last two."""
+    """Write the state after `step` steps, with a digest of its bytes in the file name; keeps the last two states."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
@@ -24,24 +24,24 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest undamaged state, or None. A damaged one is passed over with a warning that names it."""
+    """The newest undamaged state, or None; warns of each damaged file it skips."""
     for path in reversed(_states(folder)):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:
             return torch.load(io.BytesIO(content), weights_only=True)
-        warnings.warn(f"{path} is damaged; falling back to the state before it", stacklevel=2)
+        warnings.warn(f"{path} is damaged; falling back to the previous state", stacklevel=2)
     return None
 
 
 def set_aside_after(folder: Path, step: int) -> None:
-    """Rename the states of later steps to *.damaged: they could not be read, and would pass for newer ones."""
+    """Rename the states after `step`, which are damaged, to *.damaged, so that they do not count as the newest."""
     for path in _states(folder):
         if int(path.name.split("-")[1]) > step:
             path.rename(path.with_suffix(".damaged"))
 
 
 def has_state(folder: Path) -> bool:
-    """Whether any state, damaged or not, lies in `folder`."""
+    """Whether `folder` contains a state, damaged or not."""
     return bool(_states(folder))
 
 

@@ -1,4 +1,4 @@
-"""The network that a run has trained, and images as it saw them."""
+"""The trained network of a run, and its training images."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from bam.training.session import WEIGHTS
 
 
 def trained_model(folder: Path) -> tuple[nn.Module, Record]:
-    """The network of a complete run, on the CPU and in eval mode, and the run's record.
+    """The network of a complete run, on the CPU in eval mode, and the run's record.
 
     Raises:
         FileNotFoundError: if `folder` holds no complete run.
-        ValueError: if its record or its weights are damaged.
+        ValueError: if the record or the weights are damaged.
     """
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
@@ -29,12 +29,12 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
 
 
 def training_images(record: Record, data_root: Path | None = None, count: int = 256) -> Tensor:
-    """Random training images of a run's data, (count, 3, H, W), normalised as in training, not augmented."""
+    """A random sample of a run's training images (count, 3, H, W), normalised as in training but not augmented."""
     train, _ = load(record.recipe["data"], data_root, **record.recipe["data_options"])
-    chosen = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
+    indices = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
     if record.normalization:
         mean, std = (255 * torch.tensor(record.normalization[name]) for name in ("mean", "std"))
     else:  # a record of an earlier version
         mean, std = train.normalization()
-    images, _ = next(train.subset(chosen).batches(count, (mean, std)).test())
+    images, _ = next(train.subset(indices).batches(count, (mean, std)).test())
     return images

@@ -110,8 +110,8 @@ def test_what_is_not_of_the_backbone_does_not_depend_on_it(folders):
 @pytest.mark.parametrize(
     ("weights", "fields", "told"),
     [
-        ("bam", {}, "was trained with attention at layer1, layer2, and is another network without it: train the"),
-        ("resnet20", {}, "is a run of cifar/resnet20, and the backbone of this detector is cifar/resnet8"),
+        ("bam", {}, "was trained with attention at layer1, layer2, and is a different network without it: train the"),
+        ("resnet20", {}, "is a run of cifar/resnet20, but the backbone of this detector is cifar/resnet8"),
         ("se", {"attention": "bam"}, "does not fit cifar/resnet8; missing: .*layer1.attention.channel"),
         ("one", {"attention": "bam"}, "does not fit cifar/resnet8; missing: layer2.attention"),
         ("bam", {"attention": "bam", "sites": ["layer1"]}, "does not fit cifar/resnet8; unknown: layer2.attention"),
@@ -128,7 +128,7 @@ def test_what_is_not_there_is_told(folders, tmp_path):
         detector(backbone=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="holds no complete run: model.safetensors is missing"):
         detector(backbone=str(tmp_path))
-    with pytest.raises(ValueError, match="there are no weights 'IMAGENET1K_V1' of cifar/resnet8"):
+    with pytest.raises(ValueError, match="there are no weights 'IMAGENET1K_V1' for cifar/resnet8"):
         detector(backbone="IMAGENET1K_V1")
 
 

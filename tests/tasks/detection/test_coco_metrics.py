@@ -179,17 +179,20 @@ def test_a_missing_tool_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics([objects(BOX)], []), "1 images, the detections are of 0"),
+        (lambda: metrics([objects(BOX)], []), "1 images, but the detections have 0"),
         (lambda: metrics([objects(BOX, labels=[2])], [detections()]), "the label 2, but classes go from 1 to 1"),
         (lambda: metrics([objects(BOX)], [detections((BOX, 1), labels=[0])]), "a detection in image 0 has the label 0"),
         (lambda: metrics([objects(BOX)], [detections((BOX, math.nan))]), "not finite"),
         (lambda: coco_metrics([objects(BOX)], [detections()], [], ["cat"]), "1 numbers of images, but sizes has 0"),
         (lambda: coco_results([detections((BOX, 1), labels=[0])], [4], [1]), "a detection in image 4 has the label 0"),
         (lambda: coco_results([detections(((0, 0, 1, math.inf), 1))], [4], [1]), "image 4 .* not finite"),
-        (lambda: coco_results([detections()] * 2, [4, 4], [1]), "the numbers of the images must differ"),
-        (lambda: coco_results([detections()], [4, 5], [1]), "2 numbers of images, but found has 1"),
+        (lambda: coco_results([detections()] * 2, [4, 4], [1]), "the numbers of the images must be unique"),
+        (lambda: coco_results([detections()], [4, 5], [1]), "2 numbers of images, but detections has 1"),
         (lambda: coco_ground_truth([objects(BOX)], [1], ["a"], [(9, 9)], ["cat"], [1, 2]), "but classes has 1"),
-        (lambda: coco_ground_truth([], [], [], [], ["cat", "dog"], [1, 1]), "the numbers of the classes must differ"),
+        (
+            lambda: coco_ground_truth([], [], [], [], ["cat", "dog"], [1, 1]),
+            "the numbers of the classes must be unique",
+        ),
         (lambda: coco_ground_truth([objects(BOX)], [1], [], [(9, 9)], ["cat"], [1]), "file_names has 0"),
         (
             lambda: coco_ground_truth([objects(BOX, labels=[0])], [3], ["a"], [(9, 9)], ["cat"], [1]),

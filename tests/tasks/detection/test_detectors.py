@@ -273,7 +273,7 @@ def test_other_detectors_of_torchvision():
 
 @pytest.mark.parametrize("name", ["resnet18", "cifar/resnet8", "lraspp_mobilenet_v3_large"])
 def test_what_is_no_detector_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is no detector: choose fasterrcnn_resnet50_fpn, "):
+    with pytest.raises(ValueError, match=f"{name} is not a detector: choose fasterrcnn_resnet50_fpn, "):
         build_detector(DetectionRecipe().replace(model=name), 4)
 
 
@@ -337,7 +337,7 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = DetectionRecipe().replace(model="my_detectors:fixed")
     assert build_detector(recipe, 2).roi_heads.box_predictor.cls_score.out_features == 3
-    with pytest.raises(ValueError, match="tells 3 classes apart, and the data have 5 with the background"):
+    with pytest.raises(ValueError, match="has 3 classes, but the data have 5 with the background"):
         build_detector(recipe, 4)
 
 

@@ -79,7 +79,7 @@ def test_files_and_folders_together(trained, photos, tmp_path, capsys):
     assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out", "--score", "0.9") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "predictions.json"]
     told = capsys.readouterr().out
-    assert told.count("nothing of score 0.9 or more") == 2  # so little training is sure of nothing
+    assert told.count("nothing with a score of 0.9 or more") == 2  # so little training is sure of nothing
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
     assert read_rgb(str(tmp_path / "out" / "b.png")).size == (360, 300)
 
@@ -99,7 +99,7 @@ def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):
         ("nowhere", "there is no image {0}/nowhere"),
         ("photos/nothing.png", "there is no image {0}/photos/nothing.png"),
         ("empty", "the folder {0}/empty holds no images (.jpg, "),
-        ("photos/a.png,{0}/twice/a.jpg", "several images would be drawn into {0}/out/a.png: {0}/photos/a.png"),
+        ("photos/a.png,{0}/twice/a.jpg", "several images would be written to {0}/out/a.png: {0}/photos/a.png"),
     ],
 )
 def test_what_cannot_be_meant_is_told(trained, photos, tmp_path, capsys, words, told):
@@ -118,7 +118,9 @@ def test_other_runs_are_refused(photos, tmp_path, capsys):
     capsys.readouterr()
     assert predict(tmp_path / "run", photos, tmp_path / "out") == 1
     told = capsys.readouterr().err
-    assert f"{tmp_path / 'run'} is a run of classification, and predict draws boxes; for classes: bam export" in told
+    assert (
+        f"{tmp_path / 'run'} is a classification run: predict draws boxes; to predict classes, use bam export" in told
+    )
     assert predict(tmp_path, photos, tmp_path / "out") == 1
     assert "holds no complete run" in capsys.readouterr().err
 

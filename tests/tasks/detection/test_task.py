@@ -445,10 +445,10 @@ def test_the_background_is_no_detection():
 def test_test_images_without_objects_are_refused(tmp_path):
     folder = tmp_path / "VOCdevkit" / "VOC2007"
     write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=["a"], test=["b"])
-    with pytest.raises(ValueError, match="voc2007: the 1 test images hold no object that could be found"):
+    with pytest.raises(ValueError, match="voc2007: the 1 test images contain no objects to detect"):
         run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
 
 
 def test_frozen_normalisation_wants_weights():
-    with pytest.raises(ValueError, match="would keep BatchNorms that have seen nothing: give backbone or pretrained"):
+    with pytest.raises(ValueError, match="would freeze untrained BatchNorms: give backbone or pretrained"):
         Detection(TINY.replace(batchnorm="frozen")).network(record_of(TINY))

@@ -244,14 +244,14 @@ def test_inputs_stay_as_they_are():
 @pytest.mark.parametrize(
     ("truth", "found", "options", "message"),
     [
-        ([objects(BOX)], [], {}, "the ground truth has 1 images, the detections are of 0"),
+        ([objects(BOX)], [], {}, "the ground truth has 1 images, but the detections have 0"),
         ([objects(BOX, labels=[2])], [detections()], {}, "an object of image 0 has the label 2"),
         ([objects(BOX)], [detections((BOX, 0.5), labels=[-1])], {}, "a detection in image 0 has the label -1"),
         ([objects(BOX)], [detections((BOX, math.nan))], {}, "a detection in image 0 .* not finite"),
         ([objects(BOX)], [detections(((0, 0, math.inf, 1), 0.5))], {}, "a detection in image 0 .* not finite"),
-        ([objects(BOX)], [detections()], {"iou": 0}, "more than 0 and at most 1, not 0"),
+        ([objects(BOX)], [detections()], {"iou": 0}, "more than 0 and at most 1, got 0"),
         ([objects(BOX)], [detections()], {"rule": "12 points"}, "not '12 points'"),
-        ([objects(BOX)], [detections()], {"num_classes": 0}, "a class at least, not 0"),
+        ([objects(BOX)], [detections()], {"num_classes": 0}, "at least one class, got 0"),
     ],
 )
 def test_refuses_in_a_sentence(truth, found, options, message):

@@ -1,1 +1,1 @@
-"""Training for one class per image."""
+"""Classification: one class per image."""

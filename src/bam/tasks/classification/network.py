@@ -1,4 +1,4 @@
-"""The network of a classification recipe, ready to be trained."""
+"""The network of a classification recipe, ready for training."""
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,14 @@ def build_model(
     """The recipe's network with its attention. The backbone's initial weights do not depend on the attention.
 
     Args:
-        recipe: which network; its seed draws the weights that are not pretrained.
+        recipe: names the network; its seed draws the weights that are not pretrained.
         num_classes: outputs of the network.
-        image_size: height and width at which the sites are looked for.
-        to_train: start from the recipe's pretrained weights and freeze what it freezes; False where weights will be
-            loaded anyway, and the pretrained ones need not be there.
+        image_size: height and width at which the sites are measured.
+        to_train: start from the recipe's pretrained weights, and freeze the layers it freezes. Pass False if you will
+            load weights: the pretrained ones are then not read.
 
     Raises:
-        ValueError: for a recipe that cannot be built; what `load_pretrained` raises.
+        ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
     """
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, num_classes)
@@ -32,7 +32,7 @@ def build_model(
         model = load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
     trainable: list[str] = []
     if to_train and recipe.freeze_backbone:
-        classifier_name(model, num_classes)  # raises if there is none
+        classifier_name(model, num_classes)  # raises if the network has no classifier
         trainable = classifier_names(model, num_classes)
     torch.manual_seed(recipe.seed + 1)
     attach(model, recipe.attention, image=image_size)
@@ -40,10 +40,10 @@ def build_model(
 
 
 def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
-    """Mean and deviation that images are normalised by, on the scale 0 to 255: float32 (3,) each.
+    """Per-channel mean and standard deviation for normalising images, on the scale 0 to 255: float32 (3,) each.
 
-    They are those that the recipe's pretrained weights were trained with, where that is known and its data options say
-    nothing else; otherwise those of the training set.
+    Uses the values that the recipe's pretrained weights were trained with, if known and not overridden by the data
+    options; otherwise those of the training set.
     """
     known = None
     if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():

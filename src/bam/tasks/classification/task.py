@@ -1,4 +1,4 @@
-"""Classification as a task of training."""
+"""The classification task."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +26,8 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     not_predicted: ClassVar[str] = (
-        "predict draws boxes; for classes: bam export --run RUN --out FOLDER, then bam.export.from_pretrained and "
-        "preprocessing"
+        "predict draws boxes; to predict classes, use bam export --run RUN --out FOLDER, then "
+        "bam.export.from_pretrained and preprocessing"
     )
     recipe: ClassificationRecipe
 
@@ -41,11 +41,11 @@ class Classification(Task):
         return build_model(self.recipe, count_classes(subject), (height, width), to_train=to_train)
 
     def prepared(self, network: nn.Module) -> nn.Module:
-        """The network, compiled if the recipe says so."""
+        """The network, compiled if the recipe asks for it."""
         if not self.recipe.compile:
             return network
-        torch.compiler.reset()  # its limit on compilations is one for all runs of a process
-        return torch.compile(network, mode=self.recipe.compile_mode)  # type: ignore[return-value]  # it is a module, too
+        torch.compiler.reset()  # the limit on recompilations is shared by all runs of a process
+        return torch.compile(network, mode=self.recipe.compile_mode)  # type: ignore[return-value]  # it is a module too
 
     def normalization(self, network: nn.Module, train: LabelledImages) -> tuple[Tensor, Tensor]:
         """See `pixel_normalization`."""
@@ -54,7 +54,7 @@ class Classification(Task):
     def batches(
         self, data: LabelledImages, size: int, normalization: tuple[Tensor, Tensor], placement: Any
     ) -> BatchSource:
-        """Images and classes in batches."""
+        """Batches of images and classes."""
         device, shard = placement
         recipe = self.recipe
         return data.batches(
@@ -66,7 +66,7 @@ class Classification(Task):
         return cost(network, image_size)
 
     def price(self, num_classes: int | None, image: Image | None) -> Price:
-        """Counted without data: by default for the network's own classes and image size."""
+        """The cost, counted without data; by default for the network's own number of classes and image size."""
         network = build(self.recipe.model, num_classes)
         plain = cost(network, image)
         if self.recipe.attention.is_none:
@@ -75,46 +75,46 @@ class Classification(Task):
 
     def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
         """The bottlenecks, or the sites of the recipe's attention."""
-        network, wanted = build(self.recipe.model, num_classes), self.recipe.attention.sites
-        if wanted is None:
+        network, selection = build(self.recipe.model, num_classes), self.recipe.attention.sites
+        if selection is None:
             return find_bottlenecks(network, image, keep=keep), ""
-        return select_sites(network, wanted, image), ""
+        return select_sites(network, selection, image), ""
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of a batch; its sum over the images, and the number of errors."""
+        """Mean cross-entropy of a batch, and figures: its sum over the images and the number of errors."""
         logits = _logits(network(images))
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
         return loss, {"loss": loss.detach() * len(targets), "error": (logits.argmax(1) != targets).sum()}
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Evaluation:
-        """Mean cross-entropy, top-1 and (of more than 5 classes) top-5 error over all images that can be read."""
+        """Mean cross-entropy, top-1 and (for more than 5 classes) top-5 error over all readable images."""
         network.eval()
         sums = torch.zeros(3, device=next(network.parameters()).device)
-        classes = seen = 0
-        for image, target in batches.test():
-            logits = _logits(network(image)).float()
-            loss = F.cross_entropy(logits, target, reduction="sum")
-            classes = logits.shape[1]
-            missed = (logits.topk(min(5, classes)).indices != target[:, None]).all(1)
-            sums += torch.stack([loss, (logits.argmax(1) != target).sum(), missed.sum()])
-            seen += len(target)
-        total = torch.cat([sums, torch.tensor([seen], device=sums.device)])
-        loss_sum, errors, missed_sum, images = reduce(total, "sum").tolist()
-        figures = {"test_loss": loss_sum / images, "test_error": errors / images}
-        if classes > 5:
-            figures["test_error_top5"] = missed_sum / images
+        num_classes = num_images = 0
+        for images, targets in batches.test():
+            logits = _logits(network(images)).float()
+            loss = F.cross_entropy(logits, targets, reduction="sum")
+            num_classes = logits.shape[1]
+            top5_errors = (logits.topk(min(5, num_classes)).indices != targets[:, None]).all(1)
+            sums += torch.stack([loss, (logits.argmax(1) != targets).sum(), top5_errors.sum()])
+            num_images += len(targets)
+        totals = torch.cat([sums, torch.tensor([num_images], device=sums.device)])
+        loss_sum, error_sum, top5_error_sum, count = reduce(totals, "sum").tolist()
+        figures = {"test_loss": loss_sum / count, "test_error": error_sum / count}
+        if num_classes > 5:
+            figures["test_error_top5"] = top5_error_sum / count
         return Evaluation(figures, [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures])
 
     def describe(self, row: Mapping[str, float]) -> str:
-        """Loss and error."""
+        """Training loss and error."""
         return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
 
 
 def _logits(output: Any) -> Tensor:
-    """The class logits (N, num_classes) of a network's output; GoogLeNet's and Inception's auxiliary ones are left."""
+    """The class logits (N, num_classes) in a network's output; drops the auxiliary ones of GoogLeNet and Inception."""
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the network returns {what}, and no class logits (N, classes): it is no classifier of images")
+        raise ValueError(f"the network returns {what}, not class logits (N, classes): it is not an image classifier")
     return logits

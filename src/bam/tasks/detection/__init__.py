@@ -1,1 +1,1 @@
-"""Object detection: detectors that carry attention, their metrics, and pictures of what they find."""
+"""Object detection: detectors that carry attention, their metrics, and pictures of their detections."""

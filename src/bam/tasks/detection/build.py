@@ -1,4 +1,4 @@
-"""The detector of a recipe, ready to be trained."""
+"""The detector of a recipe, ready for training."""
 
 import dataclasses
 import difflib
@@ -20,7 +20,7 @@ from bam.tasks.detection.precision import predict_in_float32
 from bam.tasks.detection.weights import adapt_to_published, load_detector, normalization
 from bam.tensors import listed
 
-#: Parameters of torchvision's detectors that are no options: parts that are made here.
+#: Parameters of torchvision's detectors that are not options, because the parts are built here.
 _PARTS = {
     "backbone", "network", "num_classes", "num_outputs", "head", "anchor_generator", "proposal_matcher",
     "rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor", "options", "kwargs",
@@ -31,15 +31,14 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
     """The recipe's detector with its attention. The other initial weights do not depend on the attention.
 
     Args:
-        recipe: which detector; its seed draws the weights that are not pretrained.
-        num_classes: of the data, without the background.
-        to_train: start from the recipe's weights and apply its BatchNorm policy; False where weights will be loaded
-            anyway.
+        recipe: names the detector; its seed draws the weights that are not pretrained.
+        num_classes: classes of the data, without the background.
+        to_train: start from the recipe's weights and apply its BatchNorm policy. Pass False if you will load weights.
 
-    Returns: a module that takes a list of images (3, H, W) from 0 to 1, as torchvision's detectors do.
+    Returns: a module that takes a list of images (3, H, W) from 0 to 1, like torchvision's detectors.
 
     Raises:
-        ValueError: for a recipe that cannot be built, or weights that do not fit.
+        ValueError: if the recipe cannot be built, or weights do not fit.
     """
     torch.manual_seed(recipe.seed)
     detector, network = _assemble(recipe, num_classes)
@@ -59,7 +58,7 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
 
 
 def _assemble(recipe: DetectionRecipe, num_classes: int) -> tuple[DetectorModule, nn.Module]:
-    """The plain detector and the network inside it."""
+    """The detector without attention, and the network inside it."""
     if recipe.model not in DETECTORS:
         if recipe.model_options or recipe.backbone is not None:
             names = ", ".join(DETECTORS)
@@ -68,14 +67,14 @@ def _assemble(recipe: DetectionRecipe, num_classes: int) -> tuple[DetectorModule
         return detector, detector.backbone
     entry, options = DETECTORS[recipe.model], recipe.model_options
     _check_options(options)
-    alone = entry.from_scratch if recipe.backbone is None else None
-    network = alone() if alone else build(entry.backbone)
+    from_scratch = entry.from_scratch if recipe.backbone is None else None
+    network = from_scratch() if from_scratch else build(entry.backbone)
     try:
         detector = entry.assemble(network, num_classes + 1, **options)
-    except TypeError as error:  # Python's words for options that a detector does not take
+    except TypeError as error:  # an unknown option
         raise ValueError(f"{recipe.model} with {options}: {error}") from None
     known = [*inspect.signature(type(detector)).parameters, *inspect.signature(entry.assemble).parameters]
-    unknown = options.keys() - (set(known) - _PARTS)  # torchvision passes over them in silence
+    unknown = options.keys() - (set(known) - _PARTS)  # torchvision silently ignores some
     if unknown:
         raise ValueError(f"{recipe.model} with {options}: there is no option {listed(sorted(unknown))}")
     adapt_to_published(network, recipe.model, recipe.pretrained)
@@ -85,8 +84,8 @@ def _assemble(recipe: DetectionRecipe, num_classes: int) -> tuple[DetectorModule
 def _check_options(options: Mapping[str, Any]) -> None:
     for name in options.keys() & {"min_size", "max_size", "size"}:
         value = options[name]
-        several = value if isinstance(value, list | tuple) and name == "min_size" else [value]
-        if not several or not all(type(side) is int and side > 0 for side in several):
+        sides = value if isinstance(value, list | tuple) and name == "min_size" else [value]
+        if not sides or not all(type(side) is int and side > 0 for side in sides):
             raise ValueError(f"model_options: {name} must be a number of pixels, got {value!r}")
     for name in options.keys() & {"image_mean", "image_std"}:
         value = options[name]
@@ -95,28 +94,28 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _of_library(name: str, num_outputs: int) -> DetectorModule:
-    """A detector that is not in the table: another of torchvision's, or somebody's own."""
+    """A detector that is not in `DETECTORS`: another one of torchvision's, or a user's own."""
     try:
         detector: DetectorModule = build(name, num_outputs)
     except ValueError as error:
         near = difflib.get_close_matches(name, DETECTORS, n=3) or DETECTORS
-        raise ValueError(f"{error}; for detection, near: {listed(near)}") from None
+        raise ValueError(f"{error}; detectors with similar names: {listed(near)}") from None
     if not isinstance(getattr(detector, "transform", None), GeneralizedRCNNTransform):
-        raise ValueError(f"{name} is no detector: choose {listed(DETECTORS)}, or another of torchvision's")
+        raise ValueError(f"{name} is not a detector: choose {listed(DETECTORS)}, or another of torchvision's detectors")
     heads = getattr(detector, "roi_heads", None)
     outputs = _num_outputs(detector)
     if outputs not in (None, num_outputs):
         raise ValueError(
-            f"{name} tells {outputs} classes apart, and the data have {num_outputs} with the background: let the "
-            "function take num_classes"
+            f"{name} has {outputs} classes, but the data have {num_outputs} with the background: let the function take "
+            "num_classes"
         )
     if heads is not None and (heads.has_mask() or heads.has_keypoint()):
-        raise ValueError(f"{name} learns masks or keypoints, which the data sets here do not have")
+        raise ValueError(f"{name} also learns masks or keypoints, and the data sets here have none")
     return detector
 
 
 def _attach(recipe: DetectionRecipe, detector: DetectorModule, network: nn.Module) -> dict[str, str]:
-    """Attach the recipe's attention; each site's name in the detector by its name in the network inside."""
+    """Attach the recipe's attention; returns site name in the network -> site name in the detector."""
     if recipe.model not in DETECTORS:
         attach(detector, recipe.attention)
         return {}
@@ -126,7 +125,7 @@ def _attach(recipe: DetectionRecipe, detector: DetectorModule, network: nn.Modul
 
 
 def _num_outputs(detector: DetectorModule) -> int | None:
-    """How many classes a detector tells apart, the background included, where that can be seen."""
+    """A detector's number of classes, including the background; None if it cannot be determined."""
     predictor: Any = getattr(getattr(detector, "roi_heads", None), "box_predictor", None)
     if hasattr(predictor, "cls_score"):
         return predictor.cls_score.out_features

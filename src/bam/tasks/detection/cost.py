@@ -1,4 +1,4 @@
-"""What a detector costs."""
+"""The cost of a detector."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from bam.costs import Cost, cost
 from bam.tasks.detection.detectors import DetectorModule
 
-_PROPOSALS = 1000  #: regions of Faster R-CNN whose multiply-adds are counted
+_PROPOSALS = 1000  #: regions counted for the second stage of Faster R-CNN
 
 
 def input_size(detector: DetectorModule) -> tuple[int, int]:
-    """Height and width that stand for the images as a detector resizes them; the longer side is 4/3 of the shorter."""
+    """A typical height and width after the detector's own resizing; the longer side is 4/3 of the shorter."""
     transform = detector.transform
     if transform.fixed_size is not None:
         width, height = transform.fixed_size
@@ -27,24 +27,26 @@ def _rounded_up(side: float) -> int:
 
 
 def detector_cost(detector: DetectorModule) -> Cost:
-    """Parameters, and multiply-adds of everything that is computed densely, for one image of `input_size`.
+    """Parameters, and multiply-adds of the dense layers for one image of `input_size`.
 
-    The second stage of Faster R-CNN is counted on 1000 regions.
+    The second stage of Faster R-CNN is counted for 1000 regions.
     """
     dense = cost(_Dense(detector), (3, *input_size(detector)))
     return Cost(sum(p.numel() for p in detector.parameters()), dense.macs)
 
 
 class _Dense(nn.Module):
-    """A detector without what depends on values: selecting, matching, suppressing."""
+    """A detector without the steps whose cost depends on values: selection, matching, suppression."""
 
     def __init__(self, detector: DetectorModule) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, images: Tensor) -> Any:
-        found: Tensor | Mapping[str, Tensor] | Sequence[Tensor] = self.detector.backbone(images)
-        maps = list(found.values()) if isinstance(found, Mapping) else [found] if isinstance(found, Tensor) else found
+        output: Tensor | Mapping[str, Tensor] | Sequence[Tensor] = self.detector.backbone(images)
+        if isinstance(output, Mapping):
+            output = list(output.values())
+        maps = [output] if isinstance(output, Tensor) else output
         if not hasattr(self.detector, "rpn"):
             return self.detector.head(maps)
         heads = self.detector.roi_heads

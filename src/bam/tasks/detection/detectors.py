@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's, put together around a network whose weights may come from classification."""
+"""Detectors by name: torchvision's detectors, built around a network with weights from classification or none."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,45 +18,45 @@ from bam.attention.batchnorm import BatchNorm
 from bam.private import changes_resolution
 from bam.tasks.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
 
-#: One of torchvision's detectors, which have no type in common.
+#: One of torchvision's detectors; they have no common type.
 DetectorModule = Any
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector by name.
+    """A named detector.
 
-    assemble(network, num_outputs, **options) puts it together around a plain classification network, which loses its
-    classifier; num_outputs counts the background. Options are those of torchvision's detector.
+    assemble(network, num_outputs, **options) builds it around a plain classification network, without its classifier;
+    num_outputs includes the background. The options are those of torchvision's detector.
     """
 
-    backbone: str  #: the network, by its name in `bam.models`
+    backbone: str  #: name of the network in `bam.models`
     source: str  #: the paper that describes it
     assemble: Callable[..., DetectorModule]
-    sites: tuple[str, ...] | None = None  #: of attention by default; None for the bottlenecks of the network
-    #: Makes the network where its weights do not come from classification, if it is another one then.
+    sites: tuple[str, ...] | None = None  #: default sites of attention; None for the bottlenecks of the network
+    #: Builds the network if it has no weights from classification and is a different one in that case.
     from_scratch: Callable[[], nn.Module] | None = None
 
 
 def _resnet_fpn(network: Any, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
-    """A feature pyramid on the stages of a ResNet from number `first` on."""
+    """A feature pyramid on the stages of a ResNet, starting at stage `first`."""
     stages = range(first, 5)
     channels = [network.inplanes // 2 ** (4 - stage) for stage in stages]
     return BackboneWithFPN(network, {f"layer{k}": str(k - first) for k in stages}, channels, 256, extra_blocks=extra)
 
 
 def faster_rcnn_resnet(network: Any, num_outputs: int, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on a feature pyramid of a ResNet's four stages, as torchvision's."""
+    """Faster R-CNN on a feature pyramid of a ResNet's four stages, as in torchvision."""
     return FasterRCNN(_resnet_fpn(network, 1, LastLevelMaxPool()), num_outputs, **options)
 
 
 def retinanet_resnet(network: Any, num_outputs: int, **options: Any) -> RetinaNet:
-    """RetinaNet on a feature pyramid of a ResNet's last three stages, as torchvision's."""
+    """RetinaNet on a feature pyramid of a ResNet's last three stages, as in torchvision."""
     return RetinaNet(_resnet_fpn(network, 2, LastLevelP6P7(256, 256)), num_outputs, **options)
 
 
 def faster_rcnn_mobilenet(network: Any, num_outputs: int, **options: Any) -> FasterRCNN:
-    """Faster R-CNN on a feature pyramid of MobileNetV3's last two scales, as torchvision's."""
+    """Faster R-CNN on a feature pyramid of MobileNetV3's last two scales, as in torchvision."""
     layers = network.features
     starts = [0, *(k for k, layer in enumerate(layers) if changes_resolution(layer)), len(layers) - 1]
     channels = [layers[k].out_channels for k in starts[-2:]]
@@ -73,13 +73,13 @@ def _ssd300_anchors() -> DefaultBoxGenerator:
 
 
 def ssd300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """SSD300, as torchvision's."""
+    """SSD300, as in torchvision."""
     backbone = SSDFeatureExtractorVGG(network.features, highres=False)
     return SSD(backbone, _ssd300_anchors(), (300, 300), num_outputs, **options)
 
 
 def stairnet300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """StairNet on SSD300's six maps, all at 256 channels, which is where the paper's six modules sit."""
+    """StairNet on SSD300's six maps, each with 256 channels; the paper puts one attention module on each."""
     base = SSDFeatureExtractorVGG(network.features, highres=False)
     backbone = Staircase(base, [512, 1024, 512, 256, 256, 256], 256, separable=False)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=_ssd300_anchors().scales, steps=_ssd300_anchors().steps)
@@ -87,7 +87,7 @@ def stairnet300_vgg(network: Any, num_outputs: int, **options: Any) -> SSD:
 
 
 def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """SSDlite320, as torchvision's; its normalisation also works for one image a step."""
+    """SSDlite320, as in torchvision, but its BatchNorms also accept one image per step."""
     norm = partial(BatchNorm, eps=0.001, momentum=0.03)
     layers = network.features
     last = max(k for k, layer in enumerate(layers) if changes_resolution(layer))
@@ -100,25 +100,25 @@ def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
 
 
 def ssd300_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """SSD300 on MobileNet v1 with predictions by 1x1 convolutions, which gives the paper's 5.81 M parameters."""
+    """SSD300 on MobileNet v1 with 1x1 convolutions as predictors; it has the paper's 5.81 M parameters."""
     backbone = mobilenet_pyramid(network)
     return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
 
 
 def stairnet300_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
-    """StairNet on the same six maps, at 128 channels and by depthwise separable convolutions."""
+    """StairNet on the maps of `ssd300_mobilenet`, with 128 channels and depthwise separable convolutions."""
     base = mobilenet_pyramid(network)
     backbone = Staircase(base, base.out_channels, 128, separable=True)
     return _predicting_ssd(backbone, (300, 300), num_outputs, kernel=1, **options)
 
 
 def ssd_small(network: Any, num_outputs: int, *, size: int = 64, **options: Any) -> SSD:
-    """A small SSD on the last stage of a CIFAR ResNet, for images of some 64 pixels."""
+    """A small SSD on the last stage of a CIFAR ResNet, for images of about 64 pixels."""
     return _predicting_ssd(small_pyramid(network), (size, size), num_outputs, kernel=3, **options)
 
 
 def _predicting_ssd(backbone: Any, size: tuple[int, int], num_outputs: int, *, kernel: int, **options: Any) -> SSD:
-    """An SSD with default boxes from a fifth to nine tenths of the image, four a place in the first map, else six."""
+    """An SSD with default boxes of 0.2 to 0.9 of the image: four per position in the first map, six in the others."""
     ratios = [[2], *([[2, 3]] * (len(backbone.out_channels) - 1))]
     anchors = DefaultBoxGenerator(ratios, min_ratio=0.2, max_ratio=0.9)
     model: DetectorModule = SSD(backbone, anchors, size, num_outputs, **options)
@@ -137,7 +137,7 @@ _SSD = "Liu et al., arXiv 1512.02325"
 _STAIR = "Woo et al., arXiv 1709.05788"
 _HEADS = ("backbone.stairs.?",)
 
-#: Name -> detector. Where torchvision has one of that name, parts and state-dict keys are called as there.
+#: Name -> detector. Modules and state-dict keys have torchvision's names if torchvision has a detector of that name.
 DETECTORS: dict[str, Detector] = {
     "fasterrcnn_resnet50_fpn": Detector("resnet50", _FASTER, faster_rcnn_resnet),
     "fasterrcnn_resnet101_fpn": Detector("resnet101", _FASTER, faster_rcnn_resnet),

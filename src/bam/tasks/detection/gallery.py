@@ -1,4 +1,4 @@
-"""What the networks of a comparison find in the same images, beside what attention strengthens there."""
+"""Example pictures of a comparison: each network's detections on the same images, beside its attention."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,46 +14,46 @@ from bam.tasks.detection.metrics import Detections
 from bam.tasks.detection.pictures import draw, gains_on_image
 from bam.tasks.detection.predict import find
 
-_COUNT = 6  #: images
-SCORE = 0.3  #: least score of a detection that is drawn
+_COUNT = 6  #: number of images
+SCORE = 0.3  #: minimum score of a drawn detection
 
 
 def write_gallery(models: Mapping[str, DetectorModule], test: BoxDataset, folder: Path) -> list[dict[str, str]]:
-    """Write a PNG for each of some test images: its objects, the detections of each network, each one's attention.
+    """Write a PNG for a few test images, with the objects and each network's detections and attention.
 
     Args:
-        models: detectors in eval mode, by the names of their variants.
-        test: the images; those that are shown lie evenly among those with objects.
-        folder: where the pictures go.
+        models: variant name -> detector in eval mode.
+        test: the images; the pictures are spread evenly over those with objects.
+        folder: where the pictures are written.
 
-    Returns: name of the file and caption of each.
+    Returns: file name and caption of each picture.
     """
     with_objects = torch.tensor(
         [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()], dtype=torch.int64
     )
     if not len(with_objects):
         return []
-    places = torch.linspace(0, len(with_objects) - 1, min(_COUNT, len(with_objects))).round().long()
-    shown = test.subset(with_objects[places])
+    indices = torch.linspace(0, len(with_objects) - 1, min(_COUNT, len(with_objects))).round().long()
+    shown = test.subset(with_objects[indices])
     batches = shown.batches(1, next(next(iter(models.values())).parameters()).device)
-    written = []
+    pictures = []
     for (image, *_), targets in batches.test():
         number = targets[0]["number"]
         panels, sites = _panels(models, image, shown, number)
         name = f"{shown.image_ids[number]}.png"
         save_png(side_by_side(panels), folder / name)
-        written.append({"file": name, "caption": f"image {shown.file_names[number]}{sites}"})
-    return written
+        pictures.append({"file": name, "caption": f"image {shown.file_names[number]}{sites}"})
+    return pictures
 
 
 def _panels(
     models: Mapping[str, DetectorModule], image: Tensor, shown: BoxDataset, number: int
 ) -> tuple[dict[str, Tensor], str]:
-    """The panels by their titles, and which site each map is of."""
+    """Panels by title, and the caption text that names the site of each attention map."""
     pixels = (255 * image).round().to(torch.uint8).cpu()
     objects = shown.objects[number]
-    scored = ~objects.ignored
-    truth = Detections(objects.boxes[scored], torch.ones(int(scored.sum())), objects.labels[scored])
+    counted = ~objects.ignored
+    truth = Detections(objects.boxes[counted], torch.ones(int(counted.sum())), objects.labels[counted])
     panels = {"annotated": draw(pixels, truth, shown.classes)}
     sites = []
     for name, model in models.items():

@@ -1,4 +1,4 @@
-"""Pictures of detections, and where attention strengthens the features of a detector."""
+"""Pictures of detections and of the attention inside a detector."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45", "#
 
 
 def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: float = 0.0) -> Tensor:
-    """The image with a box for each detection of at least `score`, with its class and, unless it is 1, its score.
+    """Draw the detections that score at least `score`: a box, the class, and the score unless it is 1.
 
-    Not torchvision's `draw_bounding_boxes`: without the path of a font its words are too small to read.
+    torchvision's `draw_bounding_boxes` would need the path of a font: its default text is too small to read.
 
     Args:
-        image: uint8 (3, H, W); small ones are enlarged by a whole number, so that the words can be read.
-        detections: boxes in its pixels.
-        classes: their names, that of label 1 first.
-        score: the least.
+        image: uint8 (3, H, W); small images are enlarged by a whole number k so that the text is readable.
+        detections: boxes in pixels of `image`.
+        classes: class names, starting with label 1.
+        score: minimum score.
 
     Returns: uint8 (3, H * k, W * k).
     """
@@ -36,40 +36,40 @@ def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: f
     picture = Image.fromarray(canvas.permute(1, 2, 0).numpy())
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     rows = zip((factor * detections.boxes[kept]).tolist(), detections.scores[kept].tolist(), labels, strict=True)
-    for (left, top, right, bottom), value, label in sorted(rows, key=lambda row: row[1]):  # the surest on top
+    for (left, top, right, bottom), value, label in sorted(rows, key=lambda row: row[1]):  # highest score on top
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=3)
-        words = classes[label - 1] if value == 1 else f"{classes[label - 1]}: {value:.2f}"
-        place = pen.textbbox((left + 4, max(0.0, top - 21)), words, font)
-        pen.rectangle((place[0] - 4, place[1] - 3, place[2] + 4, place[3] + 3), fill=colour)
-        pen.text((left + 4, max(0.0, top - 21)), words, "white", font)
+        text = classes[label - 1] if value == 1 else f"{classes[label - 1]}: {value:.2f}"
+        area = pen.textbbox((left + 4, max(0.0, top - 21)), text, font)
+        pen.rectangle((area[0] - 4, area[1] - 3, area[2] + 4, area[3] + 3), fill=colour)
+        pen.text((left + 4, max(0.0, top - 21)), text, "white", font)
     return pil_to_tensor(picture)
 
 
 def gains_on_image(model: DetectorModule, image: Tensor) -> dict[str, Tensor]:
-    """How much attention strengthens each place of an image, at each site; see `site_gains`.
+    """The gain of the attention at each position of an image, per site; see `site_gains`.
 
     Args:
         model: a detector with attention, in eval mode.
         image: float32 (3, H, W) from 0 to 1.
 
-    Returns: site -> float32 (h, w) that covers the image, however the detector has padded it.
+    Returns: site -> float32 (h, w), cropped to the image: the detector's padding is removed.
     """
-    covered: dict[str, float] = {}
+    shares: dict[str, float] = {}
 
     def note_size(module: object, images: object, resized: tuple) -> None:
         (batch, _) = resized
         (height, width), padded = batch.image_sizes[0], batch.tensors.shape[-2:]
-        covered.update(height=height / padded[0], width=width / padded[1])
+        shares.update(height=height / padded[0], width=width / padded[1])
 
     handle = model.transform.register_forward_hook(note_size)
     try:
         gains = site_gains(model, [image])
     finally:
         handle.remove()
-    return {site: _top_left(gain[0], covered["height"], covered["width"]) for site, gain in gains.items()}
+    return {site: _top_left(gain[0], shares["height"], shares["width"]) for site, gain in gains.items()}
 
 
 def _top_left(gain: Tensor, height: float, width: float) -> Tensor:
-    """The part of a map (h, w) that is not padding: these shares of its height and width, one place at least."""
+    """Crop a map (h, w) to these shares of its height and width, at least one position each."""
     return gain[: max(1, round(gain.shape[0] * height)), : max(1, round(gain.shape[1] * width))]

@@ -1,4 +1,4 @@
-"""Boxes in full precision, whatever precision the network computes in."""
+"""Boxes in float32, whatever precision the network computes in."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from bam.tasks.detection.detectors import DetectorModule
 
 
 def predict_in_float32(detector: DetectorModule) -> None:
-    """Make a detector's heads give float32 under autocast, in place.
+    """Make a detector's heads return float32 under autocast, in place.
 
-    torchvision computes boxes in the type in which the heads predict them: in bfloat16, places beyond 256 pixels are
-    told by steps of two, and scores come in ties.
+    torchvision computes boxes in the dtype of the heads' output. In bfloat16, coordinates beyond 256 pixels have steps
+    of two and many scores tie.
     """
     heads = [getattr(detector, "head", None), getattr(getattr(detector, "rpn", None), "head", None)]
     heads.append(getattr(getattr(detector, "roi_heads", None), "box_predictor", None))
@@ -22,6 +22,6 @@ def predict_in_float32(detector: DetectorModule) -> None:
             head.register_forward_hook(in_float32)
 
 
-def in_float32(module: nn.Module, given: Any, predicted: Any) -> Any:
-    """The hook: floating-point tensors as float32."""
+def in_float32(module: nn.Module, inputs: Any, predicted: Any) -> Any:
+    """Forward hook: cast floating-point outputs to float32."""
     return tree_map_only(Tensor, lambda value: value.float() if torch.is_floating_point(value) else value, predicted)

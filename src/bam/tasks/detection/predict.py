@@ -1,4 +1,4 @@
-"""Detections in images of one's own: pictures with boxes, and a file of what was found."""
+"""Detections in your own images: pictures with boxes, and a JSON file."""
 
 import json
 from collections.abc import Sequence
@@ -20,25 +20,25 @@ from bam.tasks.detection.pictures import draw
 
 @torch.no_grad()
 def find(model: DetectorModule, image: Tensor) -> Detections:
-    """What a detector in eval mode finds in an image, float32 (3, H, W) from 0 to 1; on the CPU."""
+    """The detections, on the CPU, of a detector in eval mode in one image, float32 (3, H, W) from 0 to 1."""
     (output,) = model([image])
     return Detections.of(output)
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The images that `paths` stand for: files, and those directly in folders.
+    """The image files that `paths` name; a folder stands for the images directly inside it.
 
     Raises:
-        FileNotFoundError: for a path that is not there, or a folder without images.
+        FileNotFoundError: for a missing path, or a folder without images.
     """
     files: list[Path] = []
     for path in paths:
-        inside = sorted(filter(_is_image, path.iterdir())) if path.is_dir() else [path]
-        if not inside:
+        images = sorted(filter(_is_image, path.iterdir())) if path.is_dir() else [path]
+        if not images:
             raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
         if not path.exists():
             raise FileNotFoundError(f"there is no image {path}")
-        files += inside
+        files += images
     return files
 
 
@@ -53,40 +53,48 @@ def predict(
 
     Args:
         model: a detector in eval mode.
-        files: images.
-        classes: their names, that of label 1 first.
-        out: the folder for what is written.
-        score: the least score of a detection that is drawn and written.
+        files: the images.
+        classes: class names, starting with label 1.
+        out: the output folder.
+        score: minimum score of a detection.
+
+    Returns: each file with its detections.
 
     Raises:
-        ValueError: for a score that is no share, an image that cannot be read, or a picture that would take the place
-            of another or of one of the images.
+        ValueError: if `score` is outside 0 to 1, an image cannot be read, or a picture would overwrite another picture
+            or one of the images.
     """
     if not 0 <= score <= 1:
-        raise ValueError(f"score: from 0 to 1, got {score}")
-    names = [f"{file.stem}.png" for file in files]
-    twice = next((file for file, name in zip(files, names, strict=True) if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"several images would be drawn into {out / twice.stem}.png: {twice} and another; rename one")
-    own = {file.resolve() for file in files} & {(out / name).resolve() for name in names}
-    if own:
-        raise ValueError(f"{own.pop()} would be drawn over; choose another --out")
-    found: list[tuple[Path, Detections]] = []
+        raise ValueError(f"score must be from 0 to 1, got {score}")
+    results: list[tuple[Path, Detections]] = []
     rows: list[dict[str, Any]] = []
-    for file, name in zip(files, names, strict=True):
+    for file, picture in zip(files, _picture_paths(files, out), strict=True):
         try:
             pixels = pil_to_tensor(read_rgb(str(file)))
         except ValueError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from None
-        every = find(model, pixels.float() / 255)
-        kept = every.scores >= score
-        detections = Detections(every.boxes[kept], every.scores[kept], every.labels[kept])
-        save_png(draw(pixels, detections, classes), out / name)
-        found.append((file, detections))
+        candidates = find(model, pixels.float() / 255)
+        kept = candidates.scores >= score
+        detections = Detections(candidates.boxes[kept], candidates.scores[kept], candidates.labels[kept])
+        save_png(draw(pixels, detections, classes), picture)
+        results.append((file, detections))
         for (x1, y1, x2, y2), value, label in zip(
             detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
         ):
             box = [x1, y1, x2 - x1, y2 - y1]
             rows.append({"file_name": str(file), "category": classes[label - 1], "score": value, "bbox": box})
     write_atomically(out / "predictions.json", json.dumps(rows, indent=1) + "\n")
-    return found
+    return results
+
+
+def _picture_paths(files: Sequence[Path], out: Path) -> list[Path]:
+    """The picture to write for each file; raises ValueError if one would overwrite another or one of the files."""
+    pictures = [out / f"{file.stem}.png" for file in files]
+    duplicate = next((pair for pair in zip(files, pictures, strict=True) if pictures.count(pair[1]) > 1), None)
+    if duplicate is not None:
+        file, picture = duplicate
+        raise ValueError(f"several images would be written to {picture}: {file} and another; rename one")
+    overwritten = {file.resolve() for file in files} & {picture.resolve() for picture in pictures}
+    if overwritten:
+        raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
+    return pictures

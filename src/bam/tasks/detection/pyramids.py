@@ -1,4 +1,4 @@
-"""Backbones of SSD that torchvision lacks: maps of a network with smaller ones after them, and the way back up."""
+"""SSD backbones that torchvision lacks: a pyramid of ever smaller maps, and StairNet's top-down path."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from bam.private import stages_getter
 
 
 class Pyramid(nn.Module):
-    """Maps of some stages of a network, and of further convolutions that halve them: images -> {"0": map, ...}.
+    """Feature maps of a network's stages, followed by smaller maps from extra convolutions: images -> {"0": map, ...}.
 
     Args:
         network: a classification network.
-        stages: its modules whose outputs are the first maps, by name and with their channels.
-        extra: channels of the further maps.
-        strides: stride of each; where it is 1, the map shrinks by having no padding (3 x 3 to 1 x 1).
+        stages: module name -> channels, for the modules that produce the first maps.
+        extra: channels of the extra maps.
+        strides: stride of each extra map; with stride 1 there is no padding, so that 3 x 3 becomes 1 x 1.
     """
 
     def __init__(self, network: Any, stages: dict[str, int], extra: Sequence[int], strides: Sequence[int]) -> None:
@@ -40,7 +40,7 @@ class Pyramid(nn.Module):
             before = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> the maps by their number, the largest first."""
+        """(N, 3, H, W) -> numbered maps, the largest first."""
         maps = self.body(images)
         for layer in self.extra:
             maps[str(len(maps))] = layer(maps[str(len(maps) - 1)])
@@ -48,27 +48,27 @@ class Pyramid(nn.Module):
 
 
 def mobilenet_pyramid(network: Any) -> Pyramid:
-    """The maps of strides 16 and 32 of MobileNet v1 and four further ones: 19, 10, 5, 3, 2 and 1 wide at 300 pixels."""
+    """The stride 16 and 32 maps of MobileNet v1 and four smaller ones: 19, 10, 5, 3, 2 and 1 wide at 300 pixels."""
     wide = {name: network.get_submodule(name)[-1][-1][0].out_channels for name in ("layer4", "layer5")}
     return Pyramid(network, wide, [512, 256, 256, 128], [2, 2, 2, 2])
 
 
 def small_pyramid(network: Any) -> Pyramid:
-    """The last stage of a CIFAR ResNet and two further maps: 16, 8 and 4 wide at 64 pixels."""
+    """The last stage of a CIFAR ResNet and two smaller maps: 16, 8 and 4 wide at 64 pixels."""
     return Pyramid(network, {"layer3": network.fc.in_features}, [64, 64], [2, 2])
 
 
 class Staircase(nn.Module):
-    """StairNet's top-down path (Woo et al., https://arxiv.org/abs/1709.05788): deep maps are added to larger ones.
+    """StairNet's top-down path (Woo et al., https://arxiv.org/abs/1709.05788): adds deep maps to larger ones.
 
-    P_k = conv3x3(conv1x1(C_k) + upsample(P_k+1)), normalised and rectified, all with the same number of channels; the
-    last is conv1x1(C_k) alone. `stairs.k` makes P_k, which prediction head number k reads. The paper's own layers were
-    not at hand: with MobileNet this gives its printed number of parameters, with VGG-16 it does not.
+    P_k = conv3x3(conv1x1(C_k) + upsample(P_k+1)), followed by BatchNorm and ReLU; every P_k has the same number of
+    channels, and the last is conv1x1(C_k) alone. `stairs.k` computes P_k, the input of prediction head k. The paper's
+    exact layers are unknown: with MobileNet this gives its printed number of parameters, with VGG-16 it does not.
 
     Args:
         base: images -> {"0": map, ...}, the largest first.
-        in_channels: of these maps.
-        channels: of all maps that come out.
+        in_channels: channels of these maps.
+        channels: channels of every output map.
         separable: make the 3x3 convolutions depthwise separable.
     """
 
@@ -83,15 +83,15 @@ class Staircase(nn.Module):
         self.out_channels = [channels] * len(in_channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> the maps by their number, the largest first."""
+        """(N, 3, H, W) -> numbered maps, the largest first."""
         maps = list(self.base(images).values())
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for features, lateral, stair in zip(maps[::-1], [*self.lateral][::-1], [*self.stairs][::-1], strict=True):
             combined = lateral(features)
-            if found:
-                combined = combined + F.interpolate(found[0], combined.shape[-2:], mode="nearest")
-            found.insert(0, stair(combined))
-        return OrderedDict((str(level), features) for level, features in enumerate(found))
+            if outputs:
+                combined = combined + F.interpolate(outputs[0], combined.shape[-2:], mode="nearest")
+            outputs.insert(0, stair(combined))
+        return OrderedDict((str(level), features) for level, features in enumerate(outputs))
 
 
 def _stair(channels: int, separable: bool) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Detection as a task of training."""
+"""The detection task."""
 
 import json
 import math
@@ -33,7 +33,7 @@ from bam.tasks.detection.metrics import (
 from bam.tasks.detection.predict import find_files, predict
 from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
 
-_NUM_CLASSES = 20  #: of VOC, where nobody says how many
+_NUM_CLASSES = 20  #: the default, as in VOC
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
@@ -47,9 +47,9 @@ _MEASURES = {
     "test_ap_small": Measure("test_ap_small", "APs", "of objects below 32 x 32 pixels", True),
     "test_ap_medium": Measure("test_ap_medium", "APm", "of objects up to 96 x 96 pixels", True),
     "test_ap_large": Measure("test_ap_large", "APl", "of larger objects", True),
-    "test_ar100": Measure("test_ar100", "AR", "mean recall with up to 100 detections an image (COCO)", True),
+    "test_ar100": Measure("test_ar100", "AR", "mean recall with up to 100 detections per image (COCO)", True),
 }
-#: The names of those that are reported, by the protocol of the data; the first decides.
+#: Evaluation protocol of the data -> measures reported; the first decides.
 _REPORTED = {
     "voc": ("test_voc07", "test_voc12", "test_ap", "test_ap50", "test_ap75"),
     "coco": tuple(key for key in _MEASURES if not key.startswith("test_voc")),
@@ -62,34 +62,36 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     illustrates: ClassVar[bool] = True
     not_predicted: ClassVar[str] = ""
-    not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector: bam predict"
+    not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector, run bam predict"
     recipe: DetectionRecipe
 
     @classmethod
     def knows(cls, model: str) -> bool:
-        """Whether it is one of `DETECTORS`."""
+        """Whether `model` is one of `DETECTORS`."""
         return model in DETECTORS
 
     @classmethod
     def catalogue(cls) -> list[str]:
-        """The detectors, each with the network that it stands on and its paper."""
+        """The detectors, each with its backbone and paper."""
         rows = [f"{name:35}  {detector.backbone:20}  {detector.source}" for name, detector in DETECTORS.items()]
-        return ["detector, on the network", *rows]
+        return ["detector, backbone, paper", *rows]
 
     def load(self, root: Path | None) -> tuple[BoxDataset, BoxDataset]:
-        """(train, test), see `bam.data.load_boxes`."""
+        """(train, test), see `bam.data.load_boxes`.
+
+        Raises:
+            ValueError: if the test images contain no objects to detect.
+        """
         train, test = load_boxes(self.recipe.data, root, **self.recipe.data_options)
         if not any((~objects.ignored).any() for objects in test.objects):
-            raise ValueError(f"{self.recipe.data}: the {len(test)} test images hold no object that could be found")
+            raise ValueError(f"{self.recipe.data}: the {len(test)} test images contain no objects to detect")
         return train, test
 
     def network(self, subject: Subject, *, to_train: bool = True) -> DetectorModule:
-        """See `build_detector`; of a run's record, the detector normalises images as that run did."""
+        """See `build_detector`; given the record of a run, the detector normalises images as that run did."""
         recipe = self.recipe
         if recipe.batchnorm == "frozen" and recipe.backbone is None and recipe.pretrained is None:
-            raise ValueError(
-                "batchnorm frozen would keep BatchNorms that have seen nothing: give backbone or pretrained, too"
-            )
+            raise ValueError("batchnorm frozen would freeze untrained BatchNorms: give backbone or pretrained too")
         model = build_detector(recipe, count_classes(subject), to_train=to_train)
         if isinstance(subject, Record):
             model.transform.image_mean = subject.normalization["mean"]
@@ -97,20 +99,20 @@ class Detection(Task):
         return model
 
     def normalization(self, network: DetectorModule, train: BoxDataset) -> tuple[Tensor, Tensor]:
-        """What the detector itself normalises images by: that of its weights, or else ImageNet's."""
+        """The mean and standard deviation the detector itself uses: those of its weights, else ImageNet's."""
         return 255 * torch.tensor(network.transform.image_mean), 255 * torch.tensor(network.transform.image_std)
 
     def batches(self, data: BoxDataset, size: int, normalization: tuple[Tensor, Tensor], placement: Any) -> BatchSource:
-        """Images from 0 to 1, which the detector normalises and resizes itself, with their boxes."""
+        """Batches of images from 0 to 1 with their boxes; the detector normalises and resizes them itself."""
         device, shard = placement
         return data.batches(size, device, shard=shard)
 
     def cost(self, network: DetectorModule, image_size: tuple[int, int]) -> Cost:
-        """See `detector_cost`; the detector resizes images, whatever their size."""
+        """See `detector_cost`; `image_size` has no effect, since the detector resizes images itself."""
         return detector_cost(network)
 
     def price(self, num_classes: int | None, image: Image | None) -> Price:
-        """Counted for VOC's 20 classes by default, at the size to which the detector resizes images."""
+        """The cost for VOC's 20 classes by default, at the size to which the detector resizes images."""
         count = num_classes or _NUM_CLASSES
         plain = build_detector(self.recipe.replace(attention=AttentionSpec()), count, to_train=False)
         conditions = "{} classes, {} x {}".format(count, *input_size(plain))
@@ -120,51 +122,51 @@ class Detection(Task):
         return Price(detector_cost(plain), detector_cost(attended), conditions)
 
     def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
-        """The bottlenecks of the network that the detector stands on, or sites in the detector by their names."""
-        known = DETECTORS[self.recipe.model]
-        wanted = self.recipe.attention.sites or known.sites
-        if wanted and any("backbone." in site for site in wanted):
+        """The bottlenecks of the detector's backbone network, or sites named in the detector."""
+        entry = DETECTORS[self.recipe.model]
+        selection = self.recipe.attention.sites or entry.sites
+        if selection and any("backbone." in site for site in selection):
             plain = self.recipe.replace(attention=AttentionSpec())
             detector = build_detector(plain, num_classes or _NUM_CLASSES, to_train=False)
-            return select_sites(detector, wanted, image), ""
-        network = build(known.backbone)
-        remark = f"{self.recipe.model} stands on {known.backbone}, and attention sits there:"
-        if wanted is None:
+            return select_sites(detector, selection, image), ""
+        network = build(entry.backbone)
+        remark = f"{self.recipe.model} is built on {entry.backbone}, and attention goes into that network:"
+        if selection is None:
             return find_bottlenecks(network, image, keep=keep), remark
-        return select_sites(network, wanted, image), remark
+        return select_sites(network, selection, image), remark
 
     def loss(
         self, network: DetectorModule, images: list[Tensor], targets: list[dict[str, Any]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the detector's losses; that and each of them, times the number of images."""
-        wanted = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
-        losses = {f"loss_{name.removeprefix('loss_')}": loss.float() for name, loss in network(images, wanted).items()}
+        """The sum of the detector's losses, and figures: the sum and each loss, times the number of images."""
+        objects = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
+        losses = {f"loss_{name.removeprefix('loss_')}": loss.float() for name, loss in network(images, objects).items()}
         loss = torch.stack(list(losses.values())).sum()
         return loss, {name: value.detach() * len(images) for name, value in ({"loss": loss} | losses).items()}
 
     def evaluate(self, network: DetectorModule, batches: BatchSource, test: BoxDataset) -> Evaluation:
-        """COCO's metrics and both rules of VOC, as shares of 1; those that the data cannot tell are left out.
+        """COCO's metrics and VOC's mAP by both rules, as shares of 1; undefined ones are left out.
 
-        Networks are compared by VOC's mean average precision first, or COCO's, as the data are scored.
+        The measures follow the protocol of the data: VOC's mAP or COCO's AP comes first.
         """
         detections = detect(network, batches, len(test))
         per_class = {
             "voc07": voc_average_precision(test.objects, detections, len(test.classes), rule="11 points"),
             "voc12": voc_average_precision(test.objects, detections, len(test.classes), rule="area"),
         }
-        values = {name: mean_average_precision(of_classes) for name, of_classes in per_class.items()}
+        values = {name: mean_average_precision(precisions) for name, precisions in per_class.items()}
         values |= coco_metrics(test.objects, detections, test.sizes, test.classes)
         figures = {f"test_{name}": value for name, value in values.items() if not math.isnan(value)}
         return Evaluation(figures, [_MEASURES[key] for key in _REPORTED[test.protocol] if key in figures], detections)
 
     def describe(self, row: Mapping[str, float]) -> str:
-        """The loss with its parts."""
+        """The training loss and its parts."""
         prefix = "train_loss_"
         parts = [f"{key.removeprefix(prefix)} {row[key]:.3f}" for key in row if key.startswith(prefix)]
         return f"train loss {row['train_loss']:.3f} ({', '.join(parts)})"
 
     def results(self, evaluation: Evaluation, test: BoxDataset) -> dict[str, str]:
-        """The detections on the test images as COCO's results, and what they are scored by as COCO's annotations."""
+        """The detections and the ground truth of the test images, in COCO's formats."""
         truth = coco_ground_truth(
             test.objects, test.image_ids, test.file_names, test.sizes, test.classes, test.category_ids
         )
@@ -180,26 +182,26 @@ class Detection(Task):
     def predict(
         self, network: DetectorModule, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
     ) -> list[str]:
-        """Draw boxes into images of one's own, see `predict`."""
+        """Draw detections in the user's own images, see `predict`."""
         lines = []
         for file, detections in predict(network, find_files(images), classes, out, score):
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
-            named = [f"{classes[label - 1]} {value:.2f}" for label, value in pairs]
-            lines.append(f"{file}: {', '.join(named) or f'nothing of score {score} or more'}")
+            objects = [f"{classes[label - 1]} {value:.2f}" for label, value in pairs]
+            lines.append(f"{file}: {', '.join(objects) or f'nothing with a score of {score} or more'}")
         return [*lines, f"pictures and predictions.json in {out}"]
 
 
 @torch.no_grad()
 def detect(model: DetectorModule, batches: BatchSource, count: int) -> list[Detections]:
-    """What a detector finds in each of the `count` test images, on the CPU, in their order; over all processes.
+    """A detector's detections in each of `count` test images, in order, on the CPU, gathered from all processes.
 
-    In an image that could not be read it finds nothing.
+    Images that could not be read have no detections.
     """
     model.eval()
     numbered: list[tuple[int, Detections]] = []
     for images, targets in batches.test():
         for target, output in zip(targets, model(images), strict=True):
             numbered.append((target["number"], Detections.of(output)))
-    of_all_processes = dict(gather_object(numbered))
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    return [of_all_processes.get(number, nothing) for number in range(count)]
+    by_number = dict(gather_object(numbered))
+    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return [by_number.get(number, empty) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Weights of whole detectors, and what images are to be normalised by where weights come from elsewhere."""
+"""Weights of whole detectors, and the image normalisation that pretrained weights expect."""
 
 import copy
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tensors import check_fit, is_like, listed
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
-#: By which mean, deviation and epsilon of BatchNorms torchvision's published detectors were trained, where it is not by
-#: those that ours have here.
+#: torchvision's published detectors -> (mean, deviation) of their training images, and the epsilon of their BatchNorms
+#: if it differs from that of our detectors.
 _PUBLISHED: dict[str, tuple[tuple[Sequence[float], Sequence[float]], float | None]] = {
     "fasterrcnn_resnet50_fpn": (_IMAGENET, 0.0),
     "fasterrcnn_mobilenet_v3_large_fpn": (_IMAGENET, 1e-5),
@@ -24,28 +24,28 @@ _PUBLISHED: dict[str, tuple[tuple[Sequence[float], Sequence[float]], float | Non
 
 
 def load_detector(detector: DetectorModule, name: str, weights: str) -> None:
-    """Load a whole detector, in place; predictions for other classes than these keep their random weights.
+    """Load the weights of a whole detector, in place; heads for a different number of classes keep random weights.
 
     Args:
-        detector: plain, without attention.
-        name: of the detector, for tags of torchvision.
-        weights: a file, the folder of a complete run, or a tag of torchvision.
+        detector: a detector without attention.
+        name: the detector's name, used to look up torchvision's tags.
+        weights: a file, the folder of a complete run, or a torchvision tag.
 
     Raises:
         ValueError: if they do not fit; the detector is then unchanged.
         FileNotFoundError, OSError, ImportError: as `bam.models.load_pretrained`.
     """
     source, tensors = published.read_weights(name, weights)
-    own = detector.state_dict()
-    heads = {key for key in own if key.startswith(("head.", "roi_heads.box_predictor."))}
-    other = {key for key in heads if key in tensors and not is_like(tensors[key], own[key])}
-    values = {key: value for key, value in tensors.items() if key not in other}
-    common = own.keys() & values.keys()
-    check_fit({key: own[key] for key in common}, {key: values[key] for key in common}, source, name)
-    # torchvision's modules know the names that they had when its files were written.
+    state = detector.state_dict()
+    heads = {key for key in state if key.startswith(("head.", "roi_heads.box_predictor."))}
+    misfits = {key for key in heads if key in tensors and not is_like(tensors[key], state[key])}
+    values = {key: value for key, value in tensors.items() if key not in misfits}
+    common = state.keys() & values.keys()
+    check_fit({key: state[key] for key in common}, {key: values[key] for key in common}, source, name)
+    # Try a copy: torchvision's modules translate the names in its older files when they load them.
     missing, unknown = copy.deepcopy(detector).load_state_dict(values, strict=False)
-    lacking = [key for key in missing if key not in other]
-    problems = [f"{title}: {listed(keys)}" for title, keys in (("missing", lacking), ("unknown", unknown)) if keys]
+    missing = [key for key in missing if key not in misfits]
+    problems = [f"{title}: {listed(keys)}" for title, keys in (("missing", missing), ("unknown", unknown)) if keys]
     if problems:
         raise ValueError(f"{source} does not fit {name}; {'; '.join(problems)}")
     detector.load_state_dict(values, strict=False)
@@ -54,12 +54,12 @@ def load_detector(detector: DetectorModule, name: str, weights: str) -> None:
 def normalization(
     name: str, pretrained: str | None, backbone: str | None
 ) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and deviation that the images had with which a detector's weights were trained; None where nobody tells.
+    """Per-channel mean and standard deviation, from 0 to 1, that a detector's weights expect; None if unknown.
 
     Args:
-        name: of the detector.
-        pretrained: the weights of all of it.
-        backbone: the weights of its backbone, instead.
+        name: the detector's name.
+        pretrained: weights of the whole detector.
+        backbone: weights of the backbone; they take precedence.
     """
     if backbone is not None:
         return published.normalization(DETECTORS[name].backbone, backbone)
@@ -69,14 +69,14 @@ def normalization(
 
 
 def _is_published(name: str, pretrained: str | None) -> bool:
-    """Whether these are the weights of one of torchvision's own detectors of this table."""
+    """Whether `pretrained` is a tag of one of torchvision's detectors in this table."""
     if name not in _PUBLISHED or pretrained is None:
         return False
     return pretrained.upper() in {"DEFAULT", *get_model_weights(name).__members__}
 
 
 def adapt_to_published(network: nn.Module, name: str, pretrained: str | None) -> None:
-    """Give BatchNorms the epsilon of the published detector, if its weights are those."""
+    """Give BatchNorms the epsilon of torchvision's published detector, if `pretrained` is one of its tags."""
     epsilon = _PUBLISHED[name][1] if _is_published(name, pretrained) else None
     for module in network.modules():
         if epsilon is not None and isinstance(module, nn.BatchNorm2d):

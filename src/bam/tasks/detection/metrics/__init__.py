@@ -1,4 +1,4 @@
-"""How good detections are: PASCAL VOC's average precision, COCO's twelve numbers, and COCO's files."""
+"""Detection metrics: PASCAL VOC's average precision, COCO's twelve metrics, and COCO's file formats."""
 
 from bam.tasks.detection.metrics.coco import coco_metrics
 from bam.tasks.detection.metrics.detections import Detections

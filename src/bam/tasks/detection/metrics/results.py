@@ -1,6 +1,6 @@
-"""Ground truth and detections in COCO's format, <https://cocodataset.org/#format-data> and #format-results.
+"""Ground truth and detections in COCO's formats, <https://cocodataset.org/#format-data> and #format-results.
 
-Both are plain Python, so that `json.dump` writes them; pycocotools and faster_coco_eval read the files.
+Both are plain Python, ready for `json.dump`; pycocotools and faster_coco_eval read the files.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,20 @@ def coco_ground_truth(
     classes: Sequence[str],
     category_ids: Sequence[int],
 ) -> dict[str, Any]:
-    """What COCO's file of annotations holds: info, images, annotations and categories.
+    """The content of a COCO annotation file: info, images, annotations and categories.
 
-    Ignored objects become crowds (iscrowd 1), of which COCO's tool matches any part to any number of detections.
+    Ignored objects become crowds (iscrowd 1): COCO's tool lets a crowd match any number of detections.
 
     Args:
         truth: the objects of each image.
-        image_ids: a number of its own for each image.
-        file_names: the file of each image.
+        image_ids: a unique number for each image.
+        file_names: the file name of each image.
         sizes: (height, width) of each image in pixels.
-        classes: the names of the classes.
+        classes: class names.
         category_ids: COCO's number of each class: label k is category_ids[k - 1].
 
-    Raises ValueError for sequences that differ in length, numbers given twice and labels without a class.
+    Raises:
+        ValueError: for sequences of different lengths, duplicate numbers, or labels without a class.
     """
     _check_ids(image_ids, "images", truth=len(truth), file_names=len(file_names), sizes=len(sizes))
     _check_ids(category_ids, "classes", classes=len(classes))
@@ -56,34 +57,35 @@ def coco_ground_truth(
 
 
 def coco_results(
-    found: Sequence[Detections], image_ids: Sequence[int], category_ids: Sequence[int]
+    detections: Sequence[Detections], image_ids: Sequence[int], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """What COCO's file of results holds: image_id, category_id, bbox (x, y, width, height) and score of each detection.
+    """The content of a COCO results file: image_id, category_id, bbox (x, y, width, height), score of each detection.
+
+    pycocotools cannot load a file without detections; faster_coco_eval can.
 
     Args:
-        found: the detections in each image.
+        detections: the detections in each image.
         image_ids: the number of each image, as in `coco_ground_truth`.
         category_ids: label k is category_ids[k - 1].
 
-    pycocotools cannot load a file without any detection; faster_coco_eval can.
-
-    Raises ValueError as `coco_ground_truth` does, and for detections that are not finite.
+    Raises:
+        ValueError: as `coco_ground_truth`, and for detections that are not finite.
     """
-    _check_ids(image_ids, "images", found=len(found))
+    _check_ids(image_ids, "images", detections=len(detections))
     _check_ids(category_ids, "classes")
     results = []
-    for image_id, detections in zip(image_ids, found, strict=True):
-        check_labels(detections.labels, len(category_ids), f"a detection in image {image_id}")
-        check_finite(detections, image_id)
-        columns = (detections.labels.tolist(), _xywh(detections.boxes), detections.scores.tolist())
+    for image_id, in_image in zip(image_ids, detections, strict=True):
+        check_labels(in_image.labels, len(category_ids), f"a detection in image {image_id}")
+        check_finite(in_image, image_id)
+        columns = (in_image.labels.tolist(), _xywh(in_image.boxes), in_image.scores.tolist())
         for label, box, score in zip(*columns, strict=True):
-            one = {"image_id": int(image_id), "category_id": int(category_ids[label - 1]), "bbox": box, "score": score}
-            results.append(one)
+            ids = {"image_id": int(image_id), "category_id": int(category_ids[label - 1])}
+            results.append(ids | {"bbox": box, "score": score})
     return results
 
 
 def _xywh(boxes: Tensor) -> list[list[float]]:
-    """Boxes xyxy (n, 4) as lists of x, y, width and height; the difference is taken in float64."""
+    """Convert boxes (n, 4) from xyxy to lists of x, y, width and height, computed in float64."""
     corners, ends = boxes.double().split(2, dim=1)
     return torch.cat([corners, ends - corners], dim=1).tolist()
 
@@ -93,4 +95,4 @@ def _check_ids(ids: Sequence[int], what: str, **lengths: int) -> None:
         if length != len(ids):
             raise ValueError(f"there are {len(ids)} numbers of {what}, but {name} has {length}")
     if len(set(ids)) != len(ids):
-        raise ValueError(f"the numbers of the {what} must differ")
+        raise ValueError(f"the numbers of the {what} must be unique")
