@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks",
     "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
-    "remove_forward_pre_hook", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
+    "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
 ]  # fmt: skip
 
 
@@ -57,6 +57,16 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     """The hooks before and after the forward pass of `module`; torch has no public way to list them."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a call of `module` is the forward pass of `cls` and nothing else, so that it may be computed otherwise.
+
+    Not if it has hooks, also for the backward pass, or a forward of its own: frameworks that move or quantise
+    parameters put one there. torch has no public way to list these.
+    """
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return type(module) is cls and not any(hooks) and "forward" not in module.__dict__
 
 
 def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from bam.attention.contract import AttentionMaps, AttentionModule, check_feature
 from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
-from bam.private import forward_hooks
+from bam.private import runs_as_written
 
 # These functions branch on the shape or layout of their input, so torch.fx must not trace into them.
 for _name in ("check_features", "gate", "pool_and_reduce"):
@@ -150,7 +150,7 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        if type(reduce) is not nn.Conv2d or forward_hooks(reduce):  # must be called as a module
+        if not runs_as_written(reduce, nn.Conv2d):  # it must be called
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)

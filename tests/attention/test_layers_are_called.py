@@ -1,0 +1,39 @@
+"""Layers of a BAM are called wherever somebody has changed them: moved, hooked or quantised."""
+
+import copy
+
+import accelerate
+import pytest
+import torch
+
+from bam import BAM
+from tests.conftest import restless
+
+X = torch.randn(2, 16, 6, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def module():
+    return restless(BAM(16, reduction=4)).eval()
+
+
+def test_parameters_that_somebody_has_moved(module):
+    expected = module(X)
+    offloaded = accelerate.cpu_offload(copy.deepcopy(module), execution_device="cpu")
+    assert offloaded.spatial.reduce.weight.is_meta
+    torch.testing.assert_close(offloaded(X), expected)
+
+
+@pytest.mark.parametrize("name", ["spatial.reduce", "channel.reduce", "spatial.project"])
+def test_backward_hooks_fire(module, name):
+    seen = []
+    module.get_submodule(name).register_full_backward_hook(lambda *_: seen.append(1))
+    module(X.clone().requires_grad_()).sum().backward()
+    assert seen == [1]
+
+
+def test_a_forward_pass_that_somebody_has_replaced(module):
+    expected, reduce = module(X), module.spatial.reduce
+    original = reduce.forward
+    reduce.forward = lambda features: 2 * original(features)
+    assert not torch.allclose(module(X), expected)
