@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
-    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_getter", "forward_hooks",
+    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
     "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
 ]  # fmt: skip
@@ -91,11 +91,29 @@ def changes_resolution(layer: nn.Module) -> bool:
     return getattr(layer, "_is_cn", False)
 
 
-def feature_getter(network: nn.Module, **options: Any) -> nn.Module:
-    """timm's `FeatureGetterNet` of `network`, which returns the maps of its stages; timm does not export the class."""
-    from timm.models._features import FeatureGetterNet
+def feature_extractor(name: str | type[nn.Module]) -> type[nn.Module]:
+    """timm's class that returns the maps of a network's stages; timm exports it by these names alone.
 
-    return FeatureGetterNet(network, **options)
+    Args:
+        name: "getter", "list", "dict", "hook" or "fx", as timm's `feature_cls`; a class is returned as it is.
+
+    Raises:
+        ValueError: for another name.
+    """
+    from timm.models import _features, _features_fx
+
+    if isinstance(name, type):
+        return name
+    classes = {
+        "getter": _features.FeatureGetterNet,
+        "list": _features.FeatureListNet,
+        "dict": _features.FeatureDictNet,
+        "hook": _features.FeatureHookNet,
+        "fx": _features_fx.FeatureGraphNet,
+    }
+    if name not in classes:
+        raise ValueError(f"feature_cls must be one of {', '.join(classes)}, or a class; got {name!r}")
+    return classes[name]
 
 
 def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from bam.attention import AttentionSpec
-from bam.private import feature_getter, set_arguments
+from bam.private import feature_extractor, set_arguments
 from bam.surgery import attach
 
 try:
@@ -35,7 +35,7 @@ Args:
         `channels -> nn.Module`, see `bam.attach`. timm can save the text with the network, not the others.
     attention_options: further options of the attention module, e.g. dict(reduction=8).
     identity: start with the output of {name} bit for bit; default: the value of `pretrained`.
-    features_only: return the maps of the stages (timm's `FeatureGetterNet`), with attention applied.
+    features_only: return the maps of the stages, with attention applied; by timm's `feature_cls`, default "getter".
     **options: passed on to {name}: num_classes, in_chans, pretrained_cfg, pretrained_cfg_overlay, ...
 
 Raises:
@@ -70,9 +70,9 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
         overlay = {**(options.get("pretrained_cfg_overlay") or {}), "architecture": f"bam_{name}"}
         plain_options = options | {"pretrained_cfg_overlay": overlay}
-        if features_only:  # timm passes the whole network to feature_cls, which then drops the parts it does not need
-            plain_options["features_only"] = True
-            plain_options["feature_cls"] = lambda net, **how: feature_getter(finish(net), **how)
+        if features_only:
+            extractor = feature_extractor(options.get("feature_cls", "getter"))
+            plain_options |= {"features_only": True, "feature_cls": _finishing(extractor, finish)}
         model = plain(pretrained and not saved, **plain_options)
         model = model if features_only else finish(model)
         set_arguments(model, {"identity": start_as_identity})  # timm adds the arguments of create_model
@@ -81,6 +81,16 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
     build.__name__ = build.__qualname__ = f"bam_{name}"
     build.__doc__ = _DOC.format(name=name)
     return build
+
+
+def _finishing(extractor: type[nn.Module], finish: Callable[[nn.Module], nn.Module]) -> type[nn.Module]:
+    """`extractor`, which finishes the whole network before it drops the parts that it does not need."""
+
+    def build(self: nn.Module, network: nn.Module, *arguments: Any, **options: Any) -> None:
+        extractor.__init__(self, finish(network), *arguments, **options)  # type: ignore[misc]  # of any class
+        self.__class__ = extractor
+
+    return type(extractor.__name__, (extractor,), {"__init__": build})
 
 
 def _register(name: str) -> None:

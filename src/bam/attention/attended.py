@@ -18,7 +18,7 @@ from bam.private import NormBase
 _STATE = ("attention_before", "attention_axes", "attention_enabled", "attention_spec")
 #: An attribute of the attention: the state of the module that carries it, for whoever moves it to another one.
 _CARRIED = "attention_carried"
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  #: a class -> its attended form
+_CLASSES: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}  #: a class and how -> its attended form
 
 
 class Attended(nn.Module):
@@ -58,7 +58,7 @@ class Attended(nn.Module):
         reduced: Any = super().__reduce_ex__(max(2, protocol))
         function, arguments, *rest = reduced
         if arguments and arguments[0] is type(self):
-            function, arguments = _new, (plain_class(type(self)), *arguments[1:])
+            function, arguments = _new, (plain_class(type(self)), isinstance(self, _AttendedChildren))
         return function, arguments, *rest
 
 
@@ -97,6 +97,25 @@ class _AttendedSequential(Attended, nn.Sequential):
         if name == "attention":
             raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
         setattr(self, name, module)
+
+
+class _AttendedChildren(Attended):
+    """A module whose forward pass runs its children one after the other (timm's RegNet): attention is one of them."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The children and the attention, by the module's own forward pass."""
+        return super(Attended, self).forward(*args, **kwargs)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The children in the order in which they run; stand-ins let `train`, `apply` and `to` reach the attention."""
+        children = [pair for pair in super().named_children() if pair[1] is not self.attention]
+        refine = self.attention
+        if not self.attention_enabled:
+            refine = _Skipped(self.attention)
+        elif self.attention_axes == "NHWC":
+            refine = _Permuted(self.attention)
+        children.insert(0 if self.attention_before else len(children), ("attention", refine))
+        return iter(children)
 
 
 class _AttendedDict(Attended):
@@ -140,6 +159,11 @@ def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bo
     _carry(module, attention, dict(zip(_STATE, (before, axes, True, spec), strict=True)))
 
 
+def run_among_children(module: nn.Module) -> None:
+    """Let the attention of `module` run as one of its children: its own forward pass runs all of them."""
+    module.__class__ = _attended_class(plain_class(type(module)), among_children=True)
+
+
 def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> None:
     _follow_replaced_layers()
     module.__class__ = _attended_class(type(module))
@@ -164,24 +188,26 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
     return cls.__dict__["_plain_class"]
 
 
-def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
-    if cls in _CLASSES:
-        return _CLASSES[cls]
+def _attended_class(cls: type[nn.Module], among_children: bool = False) -> type[nn.Module]:
+    if (cls, among_children) in _CLASSES:
+        return _CLASSES[cls, among_children]
     base: type[Attended] = Attended
-    if issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
+    if among_children:
+        base = _AttendedChildren
+    elif issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
         base = _AttendedSequential
     elif issubclass(cls, nn.ModuleDict):
         base = _AttendedDict
     namespace = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
-    _CLASSES[cls] = type(f"Attended{cls.__name__}", (base, cls), namespace)
-    return _CLASSES[cls]
+    _CLASSES[cls, among_children] = type(f"Attended{cls.__name__}", (base, cls), namespace)
+    return _CLASSES[cls, among_children]
 
 
-def _new(cls: type[nn.Module], *arguments: Any) -> nn.Module:
+def _new(cls: type[nn.Module], among_children: bool) -> nn.Module:
     """An attended module without its state, which whoever copies or unpickles it adds."""
     _follow_replaced_layers()
-    attended = _attended_class(cls)
-    return attended.__new__(attended, *arguments)
+    attended = _attended_class(cls, among_children)
+    return attended.__new__(attended)
 
 
 @functools.cache
