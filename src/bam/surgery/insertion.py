@@ -91,11 +91,18 @@ def insert(
         carriers.append(Attended(base, module, before=site.before, axes=site.axes, spec=specs[site]))
     for carrier in carriers:
         replace(model, carrier.base, carrier)
-    run = calls(model, [site.name for site in modules], image)
-    idle = [site.label for site in modules if f"{site.name}.attention" not in run]
-    if idle:
+    try:
+        _check_that_it_runs(model, list(modules), image)
+    except BaseException:
         for carrier in reversed(carriers):
             replace(model, carrier, carrier.base)
+        raise
+
+
+def _check_that_it_runs(model: nn.Module, sites: Sequence[Site], image: Image | None) -> None:
+    run = calls(model, [site.name for site in sites], image)
+    idle = [site.label for site in sites if f"{site.name}.attention" not in run]
+    if idle:
         raise ValueError(
             f"attention at {', '.join(idle)} would never run: the network does not call the module by its name there "
             "(but from a list of its own, say); choose other sites, or call it by its name"
