@@ -223,6 +223,7 @@ def test_data_options_are_added_to_those_of_the_recipe():
     assert options("--recipe", "coco/small", "--data", "voc2007") == {}
 
 
+@pytest.mark.filterwarnings("ignore")  # jsonargparse deprecates abbreviated flags
 def test_what_decides_about_other_flags_is_written_in_full(capsys):
     words = ["train", "--recipe", "digits/small", "--tas", "detection", "--model", "ssd_resnet8"]
     assert cli.main(words) == 1 and "write --task in full" in capsys.readouterr().err

@@ -138,7 +138,7 @@ class Recipe:
         if not isinstance(task, str) or task not in Recipe.TASKS:
             raise ValueError(f"recipe: task must be one of {', '.join(Recipe.TASKS)}, got {task!r}")
         kind = Recipe.TASKS[task]
-        for name, annotation in kind.types().items():
+        for name, annotation in [pair for each in Recipe.TASKS.values() for pair in each.types().items()]:
             if annotation is float and isinstance(content.get(name), str):
                 with contextlib.suppress(ValueError):  # `replace` says what is wrong
                     content[name] = float(content[name])  # YAML reads 5e-4 as text
