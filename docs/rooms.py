@@ -12,7 +12,9 @@ PICTURE = Path(__file__).with_suffix(".svg")
 
 #: Label of a band -> its rooms. A room may import the rooms before it, in its own band and in earlier ones.
 BANDS = {
-    "The core, which needs torch alone": "files tensors private kernels attention dryrun costs placement surgery",
+    "The core, which needs torch alone": (
+        "files objects tensors private kernels attention dryrun costs placement surgery"
+    ),
     "Networks and data": "pixels models data recipes records",
     "Tasks and training": "explanation tasks training",
     "Reports, export and the command": "paper reports export coverage timm flags cli __main__",

@@ -223,6 +223,21 @@ def test_data_options_are_added_to_those_of_the_recipe():
     assert options("--recipe", "coco/small", "--data", "voc2007") == {}
 
 
+@pytest.mark.filterwarnings("ignore")  # jsonargparse deprecates abbreviated flags
+def test_what_decides_about_other_flags_is_written_in_full(capsys):
+    words = ["train", "--recipe", "digits/small", "--tas", "detection", "--model", "ssd_resnet8"]
+    assert cli.main(words) == 1 and "write --task in full" in capsys.readouterr().err
+    assert cli.main(["train", "--rec", "digits/detection"]) == 1
+    assert "write --recipe in full" in capsys.readouterr().err
+
+
+def test_the_repeat_command_of_another_task():
+    words = ["--recipe", "digits/small", "--task", "detection", "--model", "ssd_resnet8", "--attention", "none,bam"]
+    recipe = parse_flags(compare, words)["recipe"]
+    command = _compare_command(Path("out"), {"recipe": recipe.as_dict(), "variants": [{"name": "bam", "seeds": [0]}]})
+    assert parse_flags(compare, shlex.split(command)[2:])["recipe"] == recipe
+
+
 def test_only_fields_of_the_task_are_flags(capsys):
     """`--help` shows no field that means nothing, and --task chooses whose fields there are."""
     own = {"classification": ["--crop-padding", "--freeze-backbone", "--label-smoothing", "--compile-mode"]}

@@ -12,7 +12,7 @@ from bam.recipes import Recipe, load, variant
 
 #: What may also be said beside --attention.
 _PARTS = {
-    "attention_options": (dict[str, Any] | None, "options of the attention module as JSON, e.g. '{\"reduction\": 8}'"),
+    "attention_options": (dict[str, Any], "options of the attention module as JSON, e.g. '{\"reduction\": 8}'"),
     "sites": (
         list[str] | None,
         'where attention goes, see `bam sites`: names, patterns, positions (--sites=-1), "every block"; default: the '
@@ -50,6 +50,10 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     if recipe is not None:
         _add_recipe_flags(parser, recipe, without={"name", *parameters})
     given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    if recipe is not None and given.get("task", recipe.task) != recipe.task:
+        raise ValueError("write --task in full: it decides which other flags there are")
+    if recipe is not None and not _names(words, "--recipe"):
+        raise ValueError("write --recipe in full: its values are the defaults of all other flags")
     arguments = {name: _argument(parameter, name, given) for name, parameter in parameters.items() if name != "recipe"}
     return arguments | ({} if recipe is None else {"recipe": _changed(recipe, given, without={"name", *parameters})})
 
@@ -78,6 +82,10 @@ def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe
     attention = changes.pop("attention", None)
     recipe = recipe.replace(**changes)
     return recipe if attention is None else variant(recipe, attention)
+
+
+def _names(words: list[str], flag: str) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
 
 
 def _named_recipe(words: list[str]) -> Recipe:

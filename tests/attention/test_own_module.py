@@ -73,6 +73,41 @@ def test_modules_that_know_nothing_of_the_contract_get_its_defaults(plain):
         bam.attach(copy.deepcopy(plain), lambda channels: nn.BatchNorm2d(channels), identity=True)
 
 
+class More(bam.BAM):
+    """A user's extension of a known module, whose forward pass does more."""
+
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+def test_what_a_class_inherits_says_nothing_of_a_forward_pass_that_it_overrides(plain):
+    model = bam.attach(copy.deepcopy(plain), More, identity=True).eval()
+    fused = bam.fuse(model)
+    assert list(bam.attended(fused)) == list(bam.attended(model)) and torch.equal(fused(IMAGE), model(IMAGE))
+    (module, *_) = bam.attended(model).values()
+    assert not contract.is_identity(module) and not contract.is_constant(module) and contract.fused(module) is module
+    features = torch.randn(2, 64, 4, 4)
+    assert torch.equal(contract.maps(module, features).gain, contract.gain(features, module(features)))
+
+
+class Unlike(nn.Module):
+    """It has nothing to do with the contract, but for its names."""
+
+    fused, is_identity, is_fused, is_constant = False, True, True, "never"
+
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, x):
+        return 2 * x
+
+
+def test_names_of_the_contract_mean_nothing_elsewhere(plain, tmp_path):
+    model = bam.attach(copy.deepcopy(plain), Unlike).eval()
+    assert torch.equal(bam.fuse(model)(IMAGE), model(IMAGE)) and len(bam.attended(bam.fuse(model))) == 3
+    bam.save_attention(model, tmp_path / "unlike.safetensors")
+
+
 def test_a_class_that_cannot_start_as_the_identity_says_so(plain):
     class Fixed(bam.AttentionModule):
         def __init__(self, channels):

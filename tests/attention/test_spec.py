@@ -15,13 +15,16 @@ SPECS = [
         "bam", {"kernel": None, "text": "true", "number": "8", "quote": 'a "b" \\ (c', "deep": [[1], [True]]}
     ),
     AttentionSpec("none", identity=True),
+    AttentionSpec(
+        "bam", {"spaces": "a  b\u00a0c", "umlaut": "Fl\u00e4che", "apostrophe": "don't", "numbers": [".5", "0x8"]}
+    ),
 ]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_what_is_printed_reads_back(spec):
     assert AttentionSpec.parse(str(spec)) == spec
-    assert split_specs(f"none, {spec},bam")[1] == " ".join(str(spec).split())
+    assert AttentionSpec.parse(split_specs(f"none, {spec},bam")[1]) == spec
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,10 @@ def test_what_is_printed_reads_back(spec):
         ("se(sites=[layer1, before x], identity=True)", AttentionSpec("se", {}, ("layer1", "before x"), identity=True)),
         ("bam(sites=-1)", AttentionSpec("bam", sites=("-1",))),
         ("bam(sites=null,kernel=null)", AttentionSpec("bam", {"kernel": None})),
+        ("bam(branch='channel', sites=['layer1',  'a  b'])",
+         AttentionSpec("bam", {"branch": "channel"}, ("layer1", "a  b"))),
+        ("bam(a=0x8, b=.5, c=1_000, d=~, e=+1, f=-0x1F)",
+         AttentionSpec("bam", {"a": 8, "b": 0.5, "c": 1000, "d": None, "e": 1, "f": -31})),
         ("bam(a=1e-3, b=no, c=[x, 2, [y]], d=layer[12].?)",
          AttentionSpec("bam", {"a": 0.001, "b": False, "c": ["x", 2, ["y"]], "d": "layer[12].?"})),
     ],
@@ -66,6 +73,20 @@ def test_options_that_are_left_out_come_from_the_base():
     assert AttentionSpec.parse("bam", base) == AttentionSpec("bam", {"layout": "released"}, ("layer1",), True)
     changed = AttentionSpec.parse("bam(layout=paper, sites=null, identity=false)", base)
     assert changed == AttentionSpec("bam", {"layout": "paper"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"name": 'b"m'}, {"name": "b]m"}, {"options": {"a-b": 1}}, {"options": []}, {"sites": 2.5}, {"sites": {"x": 1}},
+     {"sites": [True]}, {"identity": 1}],
+)  # fmt: skip
+def test_fields_that_cannot_be_meant_are_refused(fields):
+    with pytest.raises(ValueError, match="^attention"):
+        AttentionSpec(**{"name": "bam"} | fields)
+
+
+def test_sites_say_what_selects_them():
+    assert AttentionSpec("bam", sites=[bam.Site("layer1", 8, 4, 4), -1]).sites == ("layer1", "-1")
 
 
 def test_building():

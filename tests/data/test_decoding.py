@@ -74,3 +74,15 @@ def test_warnings_of_the_decoder_are_none_of_the_users(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(ValueError, match="exceeds limit"):
         read_rgb(str(tmp_path / "a.png"))
+
+
+def test_what_is_no_image_is_told_alike_where_image_open_was_replaced(tmp_path, monkeypatch):
+    """As Ultralytics does: it tries a decoder of its own, which may not be installed."""
+
+    def opened(file, mode="r"):
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    monkeypatch.setattr("bam.data.files.decoding.Image.open", opened)
+    with pytest.raises(ValueError, match="it is empty, or no image of a known format"):
+        read_rgb(str(tmp_path / "empty.jpg"))

@@ -5,6 +5,7 @@ import pickle
 
 import accelerate
 import pytest
+import timm
 import timm.layers
 import torch
 from torch import nn
@@ -16,11 +17,19 @@ from tests.attention.gate import Gate
 from tests.conftest import restless
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def regnet(num_classes):
+    """Its stages run their children one after the other."""
+    return timm.create_model("regnetx_002", num_classes=num_classes)
+
+
 SITES = {
     "container": (resnet18, ["layer1", "layer3"]),
     "block": (resnet18, ["layer1.0", "layer3.1"]),
     "layer": (resnet18, "every block"),
     "before": (resnet18, ["before layer2", "before layer3.1"]),
+    "children": (regnet, ["s1", "before s3"]),
     "dictionary": (densenet121, ["features.denseblock1", "features.denseblock2"]),
 }
 ATTENTION = {"bam": "bam", "se": "se", "own": Gate}
@@ -49,6 +58,12 @@ def test_names_keys_and_classes_are_the_plain_networks(pair):
     for name, module in plain.named_modules():
         assert isinstance(model.get_submodule(name), type(module))
     assert not torch.equal(model(IMAGE), plain(IMAGE))
+    runs = []
+    handles = [m.register_forward_hook(lambda *_: runs.append(1)) for m in bam.attended(model).values()]
+    model(IMAGE)
+    assert len(runs) == len(handles)
+    for handle in handles:
+        handle.remove()
 
 
 def trees(model):

@@ -159,3 +159,18 @@ def test_without_timm(monkeypatch):
     monkeypatch.delitem(sys.modules, "bam.timm")
     with pytest.raises(ImportError, match=r"bam.timm needs timm: pip install 'bottleneck-attention\[timm\]'"):
         importlib.import_module("bam.timm")
+
+
+@pytest.mark.parametrize("feature_cls", ["getter", "list", "dict", "hook", "fx"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "densenet121", "regnetx_002"])
+def test_features_by_every_class_of_timm(name, feature_cls):
+    torch.manual_seed(0)
+    model = timm.create_model(f"bam_{name}", features_only=True, feature_cls=feature_cls).eval()
+    torch.manual_seed(0)
+    usual = timm.create_model(f"bam_{name}", features_only=True).eval()
+    image = torch.randn(1, 3, 96, 96)
+    maps = model(image)
+    maps = list(maps.values()) if isinstance(maps, dict) else maps
+    assert len(maps) == len(usual(image)) and all(map(torch.equal, maps, usual(image)))
+    with pytest.raises(ValueError, match="feature_cls must be one of getter, list"):
+        timm.create_model(f"bam_{name}", features_only=True, feature_cls="all")

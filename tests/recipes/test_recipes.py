@@ -1,7 +1,7 @@
 import pytest
 
 from bam import recipes
-from bam.recipes import RECIPES, ClassificationRecipe
+from bam.recipes import RECIPES, ClassificationRecipe, DetectionRecipe, Recipe
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -31,6 +31,11 @@ def test_partial_yaml(tmp_path):
     [
         ("epochs: 0", "mine.yaml.*epochs must be at least 1"),
         ("epoch: 3", "mine.yaml.*no field epoch"),
+        ("attention:", "attention must be of type str, got None"),
+        ("attention: bam\nsites: 2.5", "sites must be names or positions, got 2.5"),
+        ("task: [detection]", "task must be one of"),
+        ("task: detection\nnormalization: frozen\nbatchnorm: batch", "former name of batchnorm: give one"),
+        ("task: detection\nlabel_smoothing: 0.1", "label_smoothing 0.1 means nothing for the task detection"),
         ("schedule: linear", "schedule must be one of cosine, step"),
         ("epochs: ten", "epochs must be of type int, got 'ten'"),
         ("- 1", "is not a recipe"),
@@ -51,3 +56,18 @@ def test_unknown_names():
         recipes.load("digits")
     with pytest.raises(FileNotFoundError):
         recipes.load("nowhere.yaml")
+
+
+def test_numbers_that_yaml_reads_as_words(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("label_smoothing: 1e-1\nweight_decay: 1e-3\n")
+    assert recipes.load(str(path)).label_smoothing == 0.1
+    path.write_text("task: detection\nlabel_smoothing: 0e-1\n")  # version 0.1 wrote the fields of all tasks
+    assert recipes.load(str(path)).task == "detection"
+
+
+def test_a_recipe_of_another_task_is_made_from_its_values():
+    with pytest.raises(ValueError, match="Recipe.from_dict makes one of another task"):
+        ClassificationRecipe().replace(task="detection")
+    changed = DetectionRecipe().replace(normalization="frozen")
+    assert changed.batchnorm == "frozen" and Recipe.from_dict(changed.as_dict()) == changed

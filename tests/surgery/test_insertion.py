@@ -267,6 +267,16 @@ def test_items_of_a_stage_can_be_replaced(gated):
         gated.layer1[-1] = nn.Identity()
 
 
+def test_attention_that_fails_leaves_the_model_as_it_was(plain):
+    model = copy.deepcopy(plain)
+    before = modules_and_ids(model)
+    with pytest.raises(ValueError):
+        bam.attach(model, lambda channels: nn.Conv2d(channels, channels + 1, 1), sites="layer1")
+    assert modules_and_ids(model) == before and torch.equal(model(IMAGE), plain(IMAGE))
+    with pytest.raises(ValueError, match="give a name or what builds a module"):
+        bam.attach(model, None)
+
+
 def test_what_builds_no_module_is_told_and_leaves_the_model_alone(plain):
     model = copy.deepcopy(plain)
     for build in (lambda channels: nn.Identity() if channels == 64 else None, bam.BAM(64)):

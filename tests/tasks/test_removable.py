@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from bam.tasks import NETWORKS
+
 #: The command, verb by verb, in a process in which the room cannot be imported, as if its folder were not there.
 BLOCKED = """
 import contextlib, io, json, sys
@@ -34,7 +36,18 @@ WORK = [
     (["train", "--recipe", "digits/small", *SHORT, "--attention", "bam", "--out", "run"], "weights in run"),
     (["compare", "--recipe", "digits/small", *SHORT, "--seeds", "1", "--out", "out"], "bam - none"),
 ]
-REFUSED = [["train", "--recipe", "digits/detection"], ["compare", "--recipe", "coco/small", "--attention", "bam"]]
+REFUSED = [
+    ["train", "--recipe", "digits/detection"],
+    ["compare", "--recipe", "coco/small", "--attention", "bam"],
+    ["cost", "--model", "ssd300_vgg16"],
+    ["sites", "--model", "fasterrcnn_resnet50_fpn"],
+]
+
+
+def test_the_names_of_a_tasks_networks_are_known_without_it():
+    from bam.tasks.detection.detectors import DETECTORS
+
+    assert set(NETWORKS["detection"]) == set(DETECTORS)
 
 
 @pytest.fixture(scope="module")

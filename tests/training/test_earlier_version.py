@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bam.recipes import Recipe
 from bam.records import Record
 
 EARLIER = Path(__file__).parent / "earlier"
@@ -54,5 +55,12 @@ def _arithmetic_of(record):
 @pytest.mark.parametrize("task", ["classification", "detection"])
 def test_a_record_of_the_version_before_says_the_same(task):
     record, written = Record.read(EARLIER / task), json.loads((EARLIER / task / "record.json").read_text())
+    recipe = Recipe.from_dict(record.recipe)
+    assert recipe.task == task and recipe == Recipe.from_yaml(EARLIER / task / "recipe.yaml")
+    spec = {
+        "classification": "bam(reduction=2, sites=stage1, identity=true)",
+        "detection": "bam(sites=backbone.stage1)",
+    }
+    assert str(recipe.attention) == spec[task] and recipe.evaluate_every == written["recipe"]["evaluate_every"]
     assert record.normalization == written["normalization"]
     assert record.history == written["history"] and record.cost == written["cost"]

@@ -18,7 +18,7 @@ from bam.private import NormBase
 _STATE = ("attention_before", "attention_axes", "attention_enabled", "attention_spec")
 #: An attribute of the attention: the state of the module that carries it, for whoever moves it to another one.
 _CARRIED = "attention_carried"
-_CLASSES: dict[tuple[type[nn.Module], bool], type[nn.Module]] = {}  #: a class and how -> its attended form
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  #: a class -> its attended form
 
 
 class Attended(nn.Module):
@@ -58,7 +58,7 @@ class Attended(nn.Module):
         reduced: Any = super().__reduce_ex__(max(2, protocol))
         function, arguments, *rest = reduced
         if arguments and arguments[0] is type(self):
-            function, arguments = _new, (plain_class(type(self)), isinstance(self, _AttendedChildren))
+            function, arguments = _new, (plain_class(type(self)),)
         return function, arguments, *rest
 
 
@@ -109,7 +109,7 @@ class _AttendedChildren(Attended):
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The children in the order in which they run; stand-ins let `train`, `apply` and `to` reach the attention."""
         children = [pair for pair in super().named_children() if pair[1] is not self.attention]
-        refine = self.attention
+        refine: nn.Module = self.attention
         if not self.attention_enabled:
             refine = _Skipped(self.attention)
         elif self.attention_axes == "NHWC":
@@ -143,12 +143,19 @@ class _AttendedDict(Attended):
         return {name: module for name, module in self._modules.items() if module is not self.attention}
 
 
-class _Permuted(nn.Module):
-    """Attention for features (N, H, W, C), used when iterating over a stage."""
+class _Skipped(nn.Module):
+    """Stands for attention that is switched off, where somebody runs the parts of a stage."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+class _Permuted(_Skipped):
+    """Stands for the attention of a stage of (N, H, W, C), where somebody runs its parts."""
 
     def forward(self, features: Tensor) -> Tensor:
         return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -157,11 +164,6 @@ class _Permuted(nn.Module):
 def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bool = False, axes: str = "NCHW") -> None:
     """Make `module` carry `attention`, in place."""
     _carry(module, attention, dict(zip(_STATE, (before, axes, True, spec), strict=True)))
-
-
-def run_among_children(module: nn.Module) -> None:
-    """Let the attention of `module` run as one of its children: its own forward pass runs all of them."""
-    module.__class__ = _attended_class(plain_class(type(module)), among_children=True)
 
 
 def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> None:
@@ -188,25 +190,26 @@ def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
     return cls.__dict__["_plain_class"]
 
 
-def _attended_class(cls: type[nn.Module], among_children: bool = False) -> type[nn.Module]:
-    if (cls, among_children) in _CLASSES:
-        return _CLASSES[cls, among_children]
+def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
+    if cls in _CLASSES:
+        return _CLASSES[cls]
+    used = set(getattr(getattr(cls.forward, "__code__", None), "co_names", ()))
     base: type[Attended] = Attended
-    if among_children:
-        base = _AttendedChildren
-    elif issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
+    if issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
         base = _AttendedSequential
     elif issubclass(cls, nn.ModuleDict):
         base = _AttendedDict
+    elif used & {"children", "named_children"}:
+        base = _AttendedChildren
     namespace = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
-    _CLASSES[cls, among_children] = type(f"Attended{cls.__name__}", (base, cls), namespace)
-    return _CLASSES[cls, among_children]
+    _CLASSES[cls] = type(f"Attended{cls.__name__}", (base, cls), namespace)
+    return _CLASSES[cls]
 
 
-def _new(cls: type[nn.Module], among_children: bool) -> nn.Module:
+def _new(cls: type[nn.Module]) -> nn.Module:
     """An attended module without its state, which whoever copies or unpickles it adds."""
     _follow_replaced_layers()
-    attended = _attended_class(cls, among_children)
+    attended = _attended_class(cls)
     return attended.__new__(attended)
 
 

@@ -1,7 +1,7 @@
 """The contract: what every attention module is, and what the rest of the package may ask it.
 
-A user's own `nn.Module` need not know any of this. The functions below answer for it with the defaults of
-`AttentionModule`, and use whatever methods of the same name it has.
+A user's own `nn.Module` need not know any of this: the functions below answer for it with the defaults of
+`AttentionModule`. An answer that a class inherits counts only as long as it does not override `forward`.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class AttentionModule(nn.Module):
 
     def is_identity(self) -> bool:
         """Whether the module returns its (finite) input unchanged, so that leaving it out changes nothing."""
-        if isinstance(self, AttentionModule) and self.starts_as_identity:
+        if isinstance(self, AttentionModule) and self.starts_as_identity and _holds(type(self), "starts_as_identity"):
             scale = getattr(self, "scale", None)
             return scale is not None and not scale.any()
         return isinstance(self, nn.Identity)
@@ -87,12 +87,12 @@ def fused(module: nn.Module) -> nn.Module:
 
 def is_fused(model: nn.Module) -> bool:
     """Whether `model` is or holds an attention module whose layers were folded away."""
-    return any(getattr(module, "is_fused", False) is True for module in model.modules())
+    return any(module.is_fused for _, module in attention_modules(model))
 
 
 def runtime_options(module: nn.Module) -> frozenset[str]:
     """The options of `module` that say where and how it is computed."""
-    return getattr(module, "runtime_options", AttentionModule.runtime_options)
+    return (module if isinstance(module, AttentionModule) else AttentionModule).runtime_options
 
 
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, AttentionModule]]:
@@ -121,4 +121,11 @@ def check_features(features: Tensor, channels: int, module: str) -> None:
 
 def _method(module: nn.Module, name: str) -> Callable[..., Any]:
     """The module's own method, or the contract's default, which works on any module."""
-    return getattr(type(module), name, getattr(AttentionModule, name))
+    cls = type(module) if isinstance(module, AttentionModule) and _holds(type(module), name) else AttentionModule
+    return getattr(cls, name)
+
+
+def _holds(cls: type, name: str) -> bool:
+    """Whether what `cls` says of itself as `name` speaks of its forward pass, not of one that a subclass overrides."""
+    places = [next(k for k, base in enumerate(cls.__mro__) if each in vars(base)) for each in (name, "forward")]
+    return places[0] <= places[1]

@@ -12,9 +12,12 @@ from torch import nn
 from bam.attention.table import attention_factory
 
 #: Words of YAML for a truth value, in its three spellings.
-_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None}
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "~": None}
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_FORM = re.compile(r"([^()=,\s]+)\s*(?:\((.*)\))?")
+_NAME = r"""[^()=,\s\[\]{}"']+"""
+_FORM = re.compile(rf"({_NAME})\s*(?:\((.*)\))?", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?(\d[\d_]*|0[xX][\da-fA-F_]+)|[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_TOKEN = re.compile(r""" "(?:[^"\\]|\\.)*" | '[^']*' | . """, re.DOTALL | re.VERBOSE)
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,10 @@ class AttentionSpec:
     identity: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[^()=,\s]+", self.name):
-            raise ValueError(f"attention: a name is one word without brackets, got {self.name!r}")
-        if not isinstance(self.options, dict) or not all(isinstance(name, str) for name in self.options):
+        if not isinstance(self.name, str) or not re.fullmatch(_NAME, self.name):
+            raise ValueError(f"attention: a name is one word without brackets and quotes, got {self.name!r}")
+        named = isinstance(self.options, dict) and all(isinstance(n, str) and n.isidentifier() for n in self.options)
+        if not named:
             raise ValueError(f"attention {self.name}: options must be names with values, got {self.options!r}")
         for name in {"sites", "identity"} & self.options.keys():  # fields, wherever they were written
             object.__setattr__(self, name, self.options[name])
@@ -51,8 +55,11 @@ class AttentionSpec:
         if not isinstance(self.identity, bool):
             raise ValueError(f"attention {self.name}: identity must be true or false, got {self.identity!r}")
         if self.sites is not None:
-            several = [self.sites] if isinstance(self.sites, str | int) else self.sites
-            object.__setattr__(self, "sites", tuple(str(site) for site in several) or None)
+            several = self.sites if isinstance(self.sites, list | tuple) else [self.sites]
+            labels = [getattr(site, "label", site) for site in several]  # a Site says what selects it
+            if not all(isinstance(site, str | int) and not isinstance(site, bool) for site in labels):
+                raise ValueError(f"attention {self.name}: sites must be names or positions, got {self.sites!r}")
+            object.__setattr__(self, "sites", tuple(map(str, labels)) or None)
 
     @property
     def is_none(self) -> bool:
@@ -109,7 +116,7 @@ class AttentionSpec:
         try:
             return build(channels, **self.arguments)
         except TypeError as error:  # Python's words for options that a function does not take
-            raise ValueError(f"attention {self}: {error}") from None
+            raise ValueError(f"attention {self}: {error}") from error
 
 
 def split_specs(text: str) -> list[str]:
@@ -119,7 +126,7 @@ def split_specs(text: str) -> list[str]:
         ValueError: if there are none, or brackets do not match.
     """
     try:
-        words = [" ".join(word.split()) for word in _split(text)]
+        words = [_collapsed(word) for word in _split(text)]
     except ValueError as error:
         raise ValueError(f"attention {text!r}: {error}") from None
     if not all(words):
@@ -177,7 +184,7 @@ UNNAMED = "<module>:<class>"
 def _split(text: str) -> list[str]:
     """The parts between commas that stand outside of brackets and quotes."""
     parts, closing = [""], []
-    for sign in re.findall(r'"(?:[^"\\]|\\.)*"|.', text, re.DOTALL):
+    for sign in _TOKEN.findall(text):
         if sign in _CLOSING:
             closing.append(_CLOSING[sign])
         elif sign == '"' or (sign in _CLOSING.values() and (not closing or closing.pop() != sign)):
@@ -191,18 +198,33 @@ def _split(text: str) -> list[str]:
     return parts
 
 
+def _collapsed(text: str) -> str:
+    """`text` with single spaces, except inside quotes."""
+    parts: list[str] = []
+    for token in _TOKEN.findall(text):
+        if not (token.isspace() and parts[-1:] == [" "]):
+            parts.append(" " if token.isspace() else token)
+    return "".join(parts).strip()
+
+
 def _read(word: str) -> Any:
     """A value as it is written: a number, a truth value, text in quotes or without, or a list of such."""
     if word.startswith("[") and word.endswith("]") and len(_split(word)) == 1:
         return [_read(part.strip()) for part in _split(word[1:-1])] if word[1:-1].strip() else []
     if word.lower() in _WORDS and word in (word.lower(), word.upper(), word.capitalize()):
         return _WORDS[word.lower()]
-    try:
-        return json.loads(word, parse_constant=str)
-    except ValueError:
-        if word.startswith(('"', "{")):
-            raise ValueError(f"the value {word!r} cannot be read") from None
+    if len(word) > 1 and word[0] == word[-1] == "'":
+        return word[1:-1]
+    if _NUMBER.fullmatch(word):
+        if "x" in word.lower():
+            return int(word, 16)
+        return float(word) if re.search(r"[.eE]", word) else int(word)
+    if not word.startswith(('"', "{")):
         return word
+    try:
+        return json.loads(word)
+    except ValueError:
+        raise ValueError(f"the value {word!r} cannot be read") from None
 
 
 def _written(value: Any) -> str:
@@ -215,7 +237,7 @@ def _written(value: Any) -> str:
 
 def _reads_back(text: str) -> bool:
     """Whether a text needs no quotes."""
-    if not text or text != " ".join(text.split()) or set(text) & set('=(){}"'):
+    if not text or text != _collapsed(text) or set(text) & set("=(){}\"'"):
         return False
     try:
         return _split(text) == [text] and _read(text) == text

@@ -72,7 +72,7 @@ def export(
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
         net, description = _named(network, attention, options.image)
     elif attention != AttentionSpec() or network != NamedNetwork():
-        raise ValueError("--attention, its options, --weights and --num-classes go with --model: a run has its own")
+        raise ValueError("--attention with its parts, --weights and --num-classes go with --model: a run has its own")
     else:
         from bam.training import training_images
 

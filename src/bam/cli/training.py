@@ -121,10 +121,12 @@ def _compare_command(out: Path, summary: dict[str, Any]) -> str:
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
     words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
-    changes = RECIPES[recipe.name]().differences(recipe) if known else {}
+    named = Recipe.from_dict(RECIPES[recipe.name]().as_dict() | {"task": recipe.task}) if known else recipe
+    changes = named.differences(recipe)
+    if known and recipe.task != RECIPES[recipe.name]().task:
+        words += ["--task", recipe.task]
     changes.pop("attention", None)  # the variants already name it
-    if known:
-        changes |= _parts(RECIPES[recipe.name]().attention, recipe.attention)
+    changes |= _parts(named.attention, recipe.attention)
     for key, (_, value) in changes.items():
         flag = f"--{key.replace('_', '-')}"
         if isinstance(value, bool):

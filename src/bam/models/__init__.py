@@ -1,14 +1,13 @@
 """Networks by name: reference networks that torchvision lacks, and those of torchvision and timm."""
 
-import importlib
 import inspect
-import sys
 from typing import Any
 
 from torch import nn
 
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
 from bam.models.reference import MODELS, Network
+from bam.objects import load_object
 
 __all__ = ["MODELS", "Network", "build", "classifier_name", "classifier_names", "load_pretrained"]
 
@@ -52,13 +51,7 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
 
 
 def _build_with_function(name: str, classes: dict[str, int]) -> nn.Module:
-    module, _, function = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the working directory comes first, as with `python`
-    try:
-        builder = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r}: {error}; give <module>:<function>, e.g. my_networks:small_net") from None
+    builder = load_object(name, "<module>:<function>, e.g. my_networks:small_net")
     parameters = inspect.signature(builder).parameters
     model = builder(**(classes if "num_classes" in parameters else {}))
     if not isinstance(model, nn.Module):

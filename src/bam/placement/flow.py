@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,9 +184,9 @@ def trace_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Fl
     return Flow(model, image) if outside else trace(model, image)
 
 
-def calls(model: nn.Module, names: Sequence[str], image: Image | None) -> set[str]:
-    """The names of all modules that run in the forward pass of `trace_for`."""
-    return set(trace_for(model, names, image).calls)
+def calls(model: nn.Module, names: Sequence[str], image: Image | None) -> Counter[str]:
+    """How often each module runs in the forward pass of `trace_for`, by name."""
+    return Counter({name: len(calls) for name, calls in trace_for(model, names, image).calls.items()})
 
 
 def _backbone_of_detector(model: nn.Module) -> str:

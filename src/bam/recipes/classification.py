@@ -11,6 +11,7 @@ class ClassificationRecipe(Recipe):
     """One training run of a classifier; `data` is a name in `bam.data.DATA`, or folder:PATH (see `bam.data.folder`).
 
     Attributes:
+        data: data set: digits, cifar100, or folder:PATH for a folder with one folder per class.
         crop_padding: pixels of padding before random crops; 0 for no crops.
         flip: mirror training images at random.
         freeze_backbone: train only the attention and the classifier.

@@ -11,6 +11,7 @@ class DetectionRecipe(Recipe):
     """One training run of a detector; `data` is a name in `bam.data.BOXES`.
 
     Attributes:
+        data: data set with boxes: digits, voc2007, voc0712 or coco.
         model_options: passed to the detector's constructor, e.g. {"min_size": [640, 800], "max_size": 1333}.
         backbone: weights for the backbone: a torchvision tag, a file, or the folder of a classification run, which may
             include this attention; must be null if `pretrained` is set.

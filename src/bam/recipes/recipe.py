@@ -1,5 +1,6 @@
 """A recipe: everything that determines the result of a training run, as plain data."""
 
+import contextlib
 import dataclasses
 import typing
 from dataclasses import dataclass, field
@@ -134,12 +135,13 @@ class Recipe:
         """
         content = dict(content)
         task = content.pop("task", cls.task or "classification")
-        if task not in Recipe.TASKS:
+        if not isinstance(task, str) or task not in Recipe.TASKS:
             raise ValueError(f"recipe: task must be one of {', '.join(Recipe.TASKS)}, got {task!r}")
         kind = Recipe.TASKS[task]
-        for name, old in kind.RENAMED.items():
-            if old in content:
-                content[name] = content.pop(old)
+        for name, annotation in [pair for each in Recipe.TASKS.values() for pair in each.types().items()]:
+            if annotation is float and isinstance(content.get(name), str):
+                with contextlib.suppress(ValueError):  # `replace` says what is wrong
+                    content[name] = float(content[name])  # YAML reads 5e-4 as text
         foreign = _foreign_defaults(kind)
         changes = {name: value for name, value in content.items() if name not in foreign or value != foreign[name]}
         return kind().replace(**changes)
@@ -153,7 +155,18 @@ class Recipe:
         Raises:
             ValueError: for an unknown field, or an invalid value.
         """
+        for name, old in self.RENAMED.items():
+            if old in changes and name in changes:
+                raise ValueError(f"recipe: {old} is the former name of {name}: give one of them")
+            if old in changes:
+                changes[name] = changes.pop(old)
+        if "task" in changes:
+            raise ValueError(
+                "recipe: the task decides which fields there are: Recipe.from_dict makes one of another task"
+            )
         attention = changes.pop("attention", self.attention)
+        if not isinstance(attention, str | AttentionSpec):
+            raise ValueError(f"recipe: attention must be of type str, got {attention!r}")
         names = {"options": "attention_options", "sites": "sites", "identity": "identity"}
         parts = {part: changes.pop(name) for part, name in names.items() if name in changes}
         base = dataclasses.replace(self.attention if isinstance(attention, str) else attention, **parts)
@@ -198,9 +211,6 @@ class Recipe:
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a recipe: expected 'field: value' lines")
         try:
-            for name, kind in Recipe.types().items():
-                if kind is float and isinstance(content.get(name), str):
-                    content[name] = float(content[name])  # YAML reads 5e-4 as text
             return cls.from_dict({"name": path.stem} | content)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -35,8 +36,15 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
         for site, module in modules.items()
         for key, value in module.attention.state_dict().items()
     }
-    sites = {site.label: module.attention_spec.to_dict() for site, module in modules.items()}
+    sites = {site.label: _described(site, module.attention_spec) for site, module in modules.items()}
     write_atomically(Path(path), save(tensors, {_METADATA: json.dumps(sites)}))
+
+
+def _described(site: Site, spec: SiteSpec) -> dict[str, Any]:
+    try:
+        return spec.to_dict()
+    except ValueError as error:
+        raise ValueError(f"the attention at {site.label!r}: {error}") from None
 
 
 def load_attention(

@@ -91,15 +91,24 @@ def insert(
             carrier = model.get_submodule(site.name)
             carry(carrier, _on_device_of(module, carrier, model), specs[site], before=site.before, axes=site.axes)
             placed.append(carrier)
-        run = calls(model, [site.name for site in modules], image)
-        idle = [site.label for site in modules if f"{site.name}.attention" not in run]
-        if idle:
-            what = f"attention at {', '.join(idle)} would never run: the network does not call the module there"
-            raise ValueError(f"{what} (but another method of it, or its parts); choose other sites")
+        counts = _counts(model, list(modules), image)
+        wrong = {site.label: count for site, count in counts.items() if count != 1}
+        if wrong:
+            times = ", ".join(f"{label} would run {count} times" for label, count in wrong.items())
+            raise ValueError(
+                f"attention at {times} in a forward pass: the network does not simply call the module there (but "
+                "another method of it, or its parts one by one); choose other sites"
+            )
     except BaseException:
         for carrier in placed:
             release(carrier)
         raise
+
+
+def _counts(model: nn.Module, sites: Sequence[Site], image: Image | None) -> dict[Site, int]:
+    """How often the attention at each site runs in a forward pass."""
+    counts = calls(model, [site.name for site in sites], image)
+    return {site: counts[f"{site.name}.attention"] for site in sites}
 
 
 def detach(model: nn.Module) -> nn.Module:

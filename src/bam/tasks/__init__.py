@@ -13,6 +13,16 @@ TASKS = {
 }
 
 
+#: Task -> the networks that it alone builds, known by name also where the task is not installed.
+NETWORKS = {
+    "detection": (
+        "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet101_fpn", "fasterrcnn_mobilenet_v3_large_fpn",
+        "retinanet_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "ssd300_mobilenet",
+        "stairnet300_vgg16", "stairnet300_mobilenet", "ssd_resnet8", "ssd_resnet20",
+    ),
+}  # fmt: skip
+
+
 def task_class(name: str) -> type[Task]:
     """The task class with this name.
 
@@ -44,11 +54,15 @@ def available_tasks() -> Iterator[type[Task]]:
 
 
 def task_knowing(model: str) -> type[Task]:
-    """The task that provides the network `model`; classification if no task claims it."""
-    return next((task for task in available_tasks() if task.knows(model)), task_class("classification"))
+    """The task that alone builds the network `model`; classification for all other networks.
+
+    Raises:
+        ImportError: if that task is not installed.
+    """
+    return task_class(next((name for name, models in NETWORKS.items() if model in models), "classification"))
 
 
 __all__ = [
-    "TASKS", "Classes", "Evaluation", "Price", "Subject", "Task", "available_tasks", "count_classes", "task_class",
-    "task_knowing", "task_of",
+    "NETWORKS", "TASKS", "Classes", "Evaluation", "Price", "Subject", "Task", "available_tasks", "count_classes",
+    "task_class", "task_knowing", "task_of",
 ]  # fmt: skip

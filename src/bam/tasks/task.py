@@ -61,11 +61,6 @@ class Task(abc.ABC):
         self.recipe = recipe
 
     @classmethod
-    def knows(cls, model: str) -> bool:
-        """Whether only this task can build the network named `model`."""
-        return False
-
-    @classmethod
     def catalogue(cls) -> list[str]:
         """A heading, then one line per network that only this task can build."""
         return []

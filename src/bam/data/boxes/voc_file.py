@@ -88,7 +88,7 @@ def _size(root: ElementTree.Element, path: Path, image: Path) -> tuple[int, int]
     try:
         with Image.open(image) as header:
             return header.height, header.width
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, ImportError) as error:
         raise ValueError(f"{path} gives no size, and {image} cannot be read as an image: {error}") from None
 
 

@@ -37,7 +37,7 @@ def read_rgb(path: str) -> Image.Image:
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
             with open(path, "rb") as file, Image.open(file) as image:
                 return to_rgb(image)
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):  # Ultralytics replaces Image.open by one that asks for a decoder
         raise ValueError("it is empty, or no image of a known format") from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None

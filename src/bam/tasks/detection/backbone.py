@@ -16,6 +16,7 @@ from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
+from bam.surgery.insertion import attended_modules
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tensors import check_fit, listed
 
@@ -77,7 +78,7 @@ def load_backbone(
     folder = Path(os.path.expanduser(weights))
     if (folder / FILE_NAME).is_file() and (trained := Record.read(folder).recipe["model"]) != name:
         raise ValueError(f"{weights} is a run of {trained}, but the backbone of this detector is {name}")
-    network_state = network.state_dict()
+    network_state = _plain_state(network)
     source, tensors = read_weights(name, weights)
     tensors = current_names(tensors, network, network_state)
     backbone_names = _names_in(detector, network)
@@ -128,13 +129,19 @@ def apply_batchnorm_policy(detector: DetectorModule, network: nn.Module, policy:
 def _names_in(detector: DetectorModule, network: nn.Module) -> dict[str, str]:
     """Tensor name in the network -> name of the same tensor in the detector."""
     detector_names = {id(tensor): name for name, tensor in _tensors(detector).items()}
-    return {
-        name: detector_names[id(tensor)] for name, tensor in _tensors(network).items() if id(tensor) in detector_names
-    }
+    plain = _plain_state(network)
+    return {name: detector_names[id(tensor)] for name, tensor in plain.items() if id(tensor) in detector_names}
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors without attention, which its modules carry because they are the detector's, too."""
+    attention = tuple(f"{site.name}.attention." for site in attended_modules(network))
+    state = network.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if not name.startswith(attention)}
 
 
 def _attention_names(detector: DetectorModule, sites: Mapping[str, str]) -> dict[str, str]:

@@ -66,11 +66,6 @@ class Detection(Task):
     recipe: DetectionRecipe
 
     @classmethod
-    def knows(cls, model: str) -> bool:
-        """Whether `model` is one of `DETECTORS`."""
-        return model in DETECTORS
-
-    @classmethod
     def catalogue(cls) -> list[str]:
         """The detectors, each with its backbone and paper."""
         rows = [f"{name:35}  {detector.backbone:20}  {detector.source}" for name, detector in DETECTORS.items()]
