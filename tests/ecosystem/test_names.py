@@ -24,11 +24,28 @@ def regnet(num_classes):
     return timm.create_model("regnetx_002", num_classes=num_classes)
 
 
+class Sequence(nn.Sequential):
+    """It runs over itself in a forward pass of its own."""
+
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x
+
+
+def with_sequences(num_classes):
+    network = resnet18(num_classes=num_classes)
+    for name in ("layer1", "layer3"):
+        setattr(network, name, Sequence(*getattr(network, name)))
+    return network
+
+
 SITES = {
     "container": (resnet18, ["layer1", "layer3"]),
     "block": (resnet18, ["layer1.0", "layer3.1"]),
     "layer": (resnet18, "every block"),
     "before": (resnet18, ["before layer2", "before layer3.1"]),
+    "sequence": (with_sequences, ["layer1", "before layer3"]),
     "children": (regnet, ["s1", "before s3"]),
     "dictionary": (densenet121, ["features.denseblock1", "features.denseblock2"]),
 }
@@ -117,6 +134,11 @@ def test_pruning_and_parametrizing_a_layer_that_is_a_site():
     model = layers()
     parametrize.register_parametrization(model.layer1[0].bn2, "weight", nn.Identity())
     assert torch.equal(model(IMAGE), expected) and len(bam.attended(model)) == 8
+    with pytest.raises(ValueError, match="undo what was done to the module since"):
+        bam.detach(model)
+    assert len(bam.attended(model)) == 8
+    parametrize.remove_parametrizations(model.layer1[0].bn2, "weight")
+    assert not bam.attended(bam.detach(model))
 
 
 def groups(module):

@@ -57,13 +57,15 @@ class Attended(nn.Module):
         """As the plain class, whose attended form is made again: classes made at run time have no name to pickle."""
         reduced: Any = super().__reduce_ex__(max(2, protocol))
         function, arguments, *rest = reduced
-        if arguments and arguments[0] is type(self):
+        if arguments and arguments[0] is type(self) and "_plain_class" in vars(type(self)):
             function, arguments = _new, (plain_class(type(self)),)
         return function, arguments, *rest
 
 
 class _AttendedSequential(Attended, nn.Sequential):
     """A sequence with attention as one more module: whoever iterates over it (timm's checkpointing) runs it, too."""
+
+    _among = True  #: whether the attention is shown as a module of the sequence
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The modules of the sequence and the attention, by the sequence's own forward pass."""
@@ -74,14 +76,14 @@ class _AttendedSequential(Attended, nn.Sequential):
 
     def __iter__(self) -> Iterator[nn.Module]:
         """The modules and, while it is enabled, the attention, in the order in which they run."""
-        if not self.attention_enabled:
+        if not (self.attention_enabled and self._among):
             return iter(self._plain())
         refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
         return iter([refine, *self._plain()] if self.attention_before else [*self._plain(), refine])
 
     def __len__(self) -> int:
         """How many there are of them."""
-        return len(self._plain()) + self.attention_enabled
+        return len(self._plain()) + (self.attention_enabled and self._among)
 
     def __getitem__(self, key: Any) -> Any:
         """A module of the sequence, or for a slice a plain sequence of them."""
@@ -91,12 +93,19 @@ class _AttendedSequential(Attended, nn.Sequential):
     def __setitem__(self, key: int, module: nn.Module) -> None:
         """Replace a module of the sequence; IndexError at the attention's own place."""
         names = [name for name, child in self._modules.items() if child is not self.attention]
-        if self.attention_enabled:
+        if self.attention_enabled and self._among:
             names.insert(0 if self.attention_before else len(names), "attention")
         name = names[range(len(names))[key]]
         if name == "attention":
             raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
         setattr(self, name, module)
+
+
+class _AttendedOwnSequence(_AttendedSequential):
+    """A sequence with a forward pass of its own, which may run over itself: it shows its own modules alone."""
+
+    _among = False
+    forward = Attended.forward
 
 
 class _AttendedChildren(Attended):
@@ -176,18 +185,26 @@ def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> No
 
 def release(module: nn.Module) -> None:
     """Take the attention out of a module that carries it, in place; it is then as it was before."""
-    attention = module.attention
+    plain, attention = plain_class(type(module)), module.attention
     assert isinstance(attention, nn.Module)
     attention.__dict__.pop(_CARRIED, None)
     del module.attention
     for name in _STATE:
         del module.__dict__[name]
-    module.__class__ = plain_class(type(module))
+    module.__class__ = plain
 
 
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class of an attended module without attention."""
-    return cls.__dict__["_plain_class"]
+    """The class of an attended module without attention.
+
+    Raises:
+        ValueError: if somebody has changed the class since.
+    """
+    if "_plain_class" not in vars(cls):
+        raise ValueError(
+            f"{cls.__name__} is no class of attach's: undo what was done to the module since (parametrize?)"
+        )
+    return vars(cls)["_plain_class"]
 
 
 def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
@@ -195,8 +212,8 @@ def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
         return _CLASSES[cls]
     used = set(getattr(getattr(cls.forward, "__code__", None), "co_names", ()))
     base: type[Attended] = Attended
-    if issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
-        base = _AttendedSequential
+    if issubclass(cls, nn.Sequential):
+        base = _AttendedSequential if cls.forward is nn.Sequential.forward else _AttendedOwnSequence
     elif issubclass(cls, nn.ModuleDict):
         base = _AttendedDict
     elif used & {"children", "named_children"}:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bam.attention import AttentionSpec, SiteSpec, attention_factory, attention_name
-from bam.attention.attended import Attended, carry, release
+from bam.attention.attended import Attended, carry, plain_class, release
 from bam.dryrun import Image
 from bam.placement import Site, find_bottlenecks, select_sites
 from bam.placement.flow import calls
@@ -114,8 +114,11 @@ def _counts(model: nn.Module, sites: Sequence[Site], image: Image | None) -> dic
 def detach(model: nn.Module) -> nn.Module:
     """Remove all attention from `model`, in place, which restores the original modules; returns `model`."""
     refuse_wrapped(model, "detach from")
-    for module in [m for m in model.modules() if isinstance(m, Attended)]:
-        release(module)
+    carriers = [module for module in model.modules() if isinstance(module, Attended)]
+    for carrier in carriers:
+        plain_class(type(carrier))  # raises before anything is changed
+    for carrier in carriers:
+        release(carrier)
     return model
 
 
