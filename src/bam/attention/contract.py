@@ -41,7 +41,7 @@ class AttentionModule(nn.Module):
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """What the module attends to in features (N, C, H, W). The default knows the gain alone."""
+        """What the module attends to in features (N, C, H, W), in eval mode. The default knows the gain alone."""
         return AttentionMaps(gain(features, self(features)))
 
     def is_identity(self) -> bool:

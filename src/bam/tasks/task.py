@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from bam.costs import Cost
@@ -132,6 +133,16 @@ class Task(abc.ABC):
             ValueError: if the task does not support prediction (see `not_predicted`).
         """
         raise ValueError(self.not_predicted)
+
+
+def seed_network(recipe: Recipe) -> None:
+    """Seed torch for the initial weights of the recipe's network."""
+    torch.manual_seed(recipe.seed)
+
+
+def seed_attention(recipe: Recipe) -> None:
+    """Seed torch for the initial weights of the attention, on which no others depend: variants stay paired."""
+    torch.manual_seed(recipe.seed + 1)
 
 
 def count_classes(subject: Subject) -> int:

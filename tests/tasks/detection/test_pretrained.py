@@ -5,7 +5,7 @@ import torch
 from torchvision.models import get_model
 
 from bam.tasks.detection.build import build_detector
-from bam.tasks.detection.weights import normalization
+from bam.tasks.detection.weights import detector_normalization
 from bam.training import run
 from tests.tasks.detection.test_backbone import CLASSIFY, DETECT, detector
 
@@ -67,5 +67,5 @@ def test_torchvisions_published_detectors_fit(name, tmp_path):
 
 
 def test_nobody_tells_how_other_published_detectors_normalise():
-    assert normalization("fcos_resnet50_fpn", "DEFAULT", None) is None
-    assert normalization("ssd300_vgg16", "COCO_V1", None)[1][0] == 1 / 255
+    assert detector_normalization("fcos_resnet50_fpn", "DEFAULT", None) is None
+    assert detector_normalization("ssd300_vgg16", "COCO_V1", None)[1][0] == 1 / 255

@@ -9,6 +9,7 @@ from bam.models.pretrained import classifier_name, classifier_names, load_pretra
 from bam.models.weights import normalization
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
+from bam.tasks.task import seed_attention, seed_network
 
 
 def build_model(
@@ -26,7 +27,7 @@ def build_model(
     Raises:
         ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
     """
-    torch.manual_seed(recipe.seed)
+    seed_network(recipe)
     model = build(recipe.model, num_classes)
     if to_train and recipe.pretrained is not None:
         model = load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
@@ -34,7 +35,7 @@ def build_model(
     if to_train and recipe.freeze_backbone:
         classifier_name(model, num_classes)  # raises if the network has no classifier
         trainable = classifier_names(model, num_classes)
-    torch.manual_seed(recipe.seed + 1)
+    seed_attention(recipe)
     attach(model, recipe.attention, image=image_size)
     return freeze_backbone(model, trainable=trainable) if trainable else model
 

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -17,7 +16,8 @@ from bam.tasks.detection.backbone import apply_batchnorm_policy, attach_to, load
 from bam.tasks.detection.cost import input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tasks.detection.precision import predict_in_float32
-from bam.tasks.detection.weights import adapt_to_published, load_detector, normalization
+from bam.tasks.detection.weights import adapt_to_published, detector_normalization, load_detector
+from bam.tasks.task import seed_attention, seed_network
 from bam.tensors import listed
 
 #: Parameters of torchvision's detectors that are not options, because the parts are built here.
@@ -40,18 +40,18 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
     Raises:
         ValueError: if the recipe cannot be built, or weights do not fit.
     """
-    torch.manual_seed(recipe.seed)
+    seed_network(recipe)
     detector, network = _assemble(recipe, num_classes)
     predict_in_float32(detector)
     if to_train and recipe.pretrained is not None:
         load_detector(detector, recipe.model, recipe.pretrained)
-    torch.manual_seed(recipe.seed + 1)
+    seed_attention(recipe)
     sites = _attach(recipe, detector, network)
     if not to_train:
         return detector
     if recipe.backbone is not None:
         load_backbone(detector, network, DETECTORS[recipe.model].backbone, recipe.backbone, sites)
-    known = normalization(recipe.model, recipe.pretrained, recipe.backbone)
+    known = detector_normalization(recipe.model, recipe.pretrained, recipe.backbone)
     if known and not {"image_mean", "image_std"} & recipe.model_options.keys():
         detector.transform.image_mean, detector.transform.image_std = map(list, known)
     return apply_batchnorm_policy(detector, network, recipe.batchnorm)

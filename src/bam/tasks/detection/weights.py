@@ -51,7 +51,7 @@ def load_detector(detector: DetectorModule, name: str, weights: str) -> None:
     detector.load_state_dict(values, strict=False)
 
 
-def normalization(
+def detector_normalization(
     name: str, pretrained: str | None, backbone: str | None
 ) -> tuple[Sequence[float], Sequence[float]] | None:
     """Per-channel mean and standard deviation, from 0 to 1, that a detector's weights expect; None if unknown.
