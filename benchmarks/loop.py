@@ -25,9 +25,9 @@ from torch import Tensor
 from bam import recipes
 from bam.data import BatchSource, Dataset, load
 from bam.models import build
-from bam.tasks.task import task_of
+from bam.tasks import task_of
 from bam.training.display import Display
-from bam.training.loop import Progress, train_epoch
+from bam.training.loop import Progress, Trainer
 from bam.training.optimization import optimizer as make_optimizer
 
 
@@ -36,7 +36,7 @@ class Training:
 
     def __init__(self, recipe: recipes.Recipe, num_classes: int, args: argparse.Namespace) -> None:
         precision = {"fp32": "no"}.get(args.dtype, args.dtype)
-        self.recipe, self.accelerator = recipe, Accelerator(mixed_precision=precision, cpu=args.device == "cpu")
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=args.device == "cpu")
         self.task = task_of(recipe)
         model = build(recipe.model, num_classes).to(self.accelerator.device).to(memory_format=torch.channels_last)
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, recipe))
@@ -58,13 +58,11 @@ class Training:
     def loop(self, batches: BatchSource, steps: int) -> Callable[[], None]:
         """`steps` steps of the training loop, which goes on where it stopped."""
         progress = Progress(self.accelerator.device)
+        trainer = Trainer(self.task, self.model, self.optimizer, self.accelerator)
 
         def epochs() -> Iterator[None]:
             while True:
-                display = Display("", 1, 0, visible=False)
-                yield from train_epoch(
-                    self.recipe, self.task, self.model, self.optimizer, batches, self.accelerator, progress, display
-                )
+                yield from trainer.epoch(batches, progress, Display("", 1, 0, visible=False))
                 progress.step_in_epoch = 0
 
         running = epochs()
