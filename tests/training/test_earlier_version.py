@@ -39,9 +39,10 @@ def test_a_run_of_the_version_before_goes_on_bit_for_bit(task, tmp_path):
     steps = [[float(cell) for cell in line.split(",")] for line in _rows(folder / "steps.csv")]
     expected = [[float(cell) for cell in line.split(",")] for line in _rows(folder / "finished-steps.csv")]
     torch.testing.assert_close(torch.tensor(steps), torch.tensor(expected), rtol=1e-3, atol=1e-5)
-    if _arithmetic_of(Record.read(EARLIER / task)) == _arithmetic_of(Record.read(folder)):
-        weights = (folder / "model.safetensors").read_bytes()
-        assert hashlib.sha256(weights).hexdigest() == (folder / "finished.sha256").read_text().strip()
+    if _arithmetic_of(Record.read(EARLIER / task)) != _arithmetic_of(Record.read(folder)):
+        pytest.skip("another processor or torch than the run was made with: its losses agree, bits cannot be compared")
+    weights = (folder / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == (folder / "finished.sha256").read_text().strip()
 
 
 def _rows(path):
