@@ -1,44 +1,38 @@
 """One forward pass without computing anything, to see which modules run and at which sizes."""
 
 import contextlib
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from bam.private import own_buffers, own_parameters
+from bam.private import own_buffers, own_parameters, remove_forward_hooks
+from bam.snapshot import Snapshot
 
 #: An image: a tensor (N, C, H, W), or a size in pixels: a side, (H, W) or (C, H, W).
 Image = Tensor | int | Sequence[int]
 
 
-def dry_run(model: nn.Module, image: Image | None = None) -> Any:
-    """Return the output of `model` for one image in eval mode, without gradients; the model is left unchanged.
-
-    The pass runs on the meta device, where tensors have shapes but no values, with the default memory layout. A model
-    that cannot run there (because its control flow depends on values, say) runs for real, on `image` or on zeros.
+def dry_run(
+    model: nn.Module, image: Image | None = None, *, method: str = "__call__", watch: Callable[[], None] | None = None
+) -> Any:
+    """Return the output of `model` for one image, see `rehearse`; the model is left unchanged.
 
     Args:
         model: any network that takes one image.
         image: a tensor (N, C, H, W) or a size, see `image_shape`.
+        method: what to call instead of the forward pass.
+        watch: see `rehearse`.
 
     Raises:
         ValueError: if the model cannot run on such an image.
     """
-    shape, dtype = image_shape(model, image), _floating_dtype(model)
+    _refuse_lazy_layers(model)
+    shape = image_shape(model, image)
     try:
-        with left_as_it_was(model):
-            _to_meta(model)
-            return model(torch.empty(shape, device="meta", dtype=dtype))
-    except Exception:  # a network that needs values may raise anything here; the real run below shows other errors
-        pass
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    real = image if isinstance(image, Tensor) else torch.zeros(shape, dtype=dtype)
-    try:
-        with left_as_it_was(model):
-            return model(real.to(device))
+        return rehearse(model, image if isinstance(image, Tensor) else shape, method=method, watch=watch)
     except Exception as error:  # a network may raise anything for an image that it does not take
         what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
         raise ValueError(
@@ -47,29 +41,65 @@ def dry_run(model: nn.Module, image: Image | None = None) -> Any:
         ) from error
 
 
+def rehearse(
+    module: nn.Module,
+    x: Tensor | Sequence[int],
+    *,
+    method: str = "__call__",
+    watch: Callable[[], None] | None = None,
+) -> Any:
+    """Return the output of `module` for `x` in eval mode, without gradients and without the hooks it has.
+
+    The pass runs on the meta device, where tensors have shapes but no values, with the default memory layout. A module
+    that cannot run there (because its control flow depends on values, say) runs for real. Either way it is left
+    unchanged. Whatever it raises in the real run is raised.
+
+    Args:
+        module: any module that takes one tensor.
+        x: the tensor, or the shape of zeros.
+        method: what to call instead of the forward pass.
+        watch: called before each pass, to register hooks, which are gone after it.
+    """
+    dtype = _floating_dtype(module)
+    shape = tuple(x.shape) if isinstance(x, Tensor) else tuple(x)
+
+    def run(values: Tensor) -> Any:
+        for part in module.modules():
+            remove_forward_hooks(part)
+        if watch is not None:
+            watch()
+        return getattr(module, method)(values)
+
+    try:
+        with left_as_it_was(module):
+            _to_meta(module)
+            return run(torch.empty(shape, device="meta", dtype=dtype))
+    except Exception:  # a module that needs values may raise anything here; the real run below shows other errors
+        pass
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with left_as_it_was(module):
+        return run((x if isinstance(x, Tensor) else torch.zeros(shape, dtype=dtype)).to(device))
+
+
 @contextlib.contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; on leaving, restore modes, tensors and all attributes that the pass set (caches)."""
-    scripted = [(m, m.training) for m in model.modules() if isinstance(m, torch.jit.ScriptModule)]
-    before = []
-    for module in model.modules():
-        if not isinstance(module, torch.jit.ScriptModule):  # they keep their attributes elsewhere
-            contents = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
-            before.append((module, dict(module.__dict__), contents))
-    model.eval()
+    before = Snapshot(model)
     try:
+        model.eval()
         with torch.no_grad():
             yield
     finally:
-        for module, training in scripted:
-            module.train(training)
-        for module, attributes, contents in before:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for name, content in contents.items():  # among them parameters, buffers and submodules
-                container = attributes[name]
-                container.clear()
-                container.extend(content) if isinstance(content, list) else container.update(content)
+        before.restore()
+
+
+def _refuse_lazy_layers(model: nn.Module) -> None:
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if isinstance(value, UninitializedParameter | UninitializedBuffer):
+            raise ValueError(
+                f"{name!r} has no shape yet: it belongs to a lazy layer, which takes its shape from the first input; "
+                "run the model once on an image before"
+            )
 
 
 def _to_meta(model: nn.Module) -> None:

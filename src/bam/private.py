@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
     "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
-    "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter", "tree_leaves", "tree_map_only",
+    "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter", "tree_leaves",
+    "tree_map_only",
 ]  # fmt: skip
 
 
@@ -67,6 +68,13 @@ def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
     """
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return type(module) is cls and not any(hooks) and "forward" not in module.__dict__
+
+
+def remove_forward_hooks(module: nn.Module) -> None:
+    """Remove all hooks before and after the forward pass of `module`; the public way needs their handles."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        module._forward_pre_hooks.clear()
+        module._forward_hooks.clear()
 
 
 def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None:

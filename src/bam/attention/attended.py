@@ -127,6 +127,25 @@ class _AttendedChildren(Attended):
         return iter(children)
 
 
+class _AttendedWithTap(Attended):
+    """A block with a second way through it, which also returns a map from inside (timm's aligned Xception)."""
+
+    def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The refined output, and the map inside."""
+        if not self.attention_enabled:
+            return super().forward_with_tap(x)  # type: ignore[misc]  # of the class beside this one
+        if self.attention_before:
+            return super().forward_with_tap(self._refine(x))  # type: ignore[misc]
+        output, tap = super().forward_with_tap(x)  # type: ignore[misc]
+        return self._refine(output), tap
+
+    def prune_to_tap(self) -> None:
+        """Drop what follows the map inside, and with it attention to the output."""
+        super().prune_to_tap()  # type: ignore[misc]
+        if not self.attention_before:
+            release(self)
+
+
 class _AttendedDict(Attended):
     """A dictionary of modules whose forward pass runs over itself, as DenseNet's: it shows its own modules alone."""
 
@@ -218,6 +237,8 @@ def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
         base = _AttendedDict
     elif used & {"children", "named_children"}:
         base = _AttendedChildren
+    elif hasattr(cls, "forward_with_tap"):
+        base = _AttendedWithTap
     namespace = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
     _CLASSES[cls] = type(f"Attended{cls.__name__}", (base, cls), namespace)
     return _CLASSES[cls]

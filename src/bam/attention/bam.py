@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bam.attention.batchnorm import BatchNorm
+from bam.attention.batchnorm import BatchNorm, normalize_averages
 from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
 from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
@@ -37,7 +37,8 @@ class ChannelBranch(nn.Module):
 
     def forward(self, averages: Tensor) -> Tensor:
         """AvgPool(F), (N, C) -> channel logits (N, C, 1, 1)."""
-        return self.closing(self.expand(self.norm(self.reduce(averages)).relu()))[:, :, None, None]
+        hidden = normalize_averages(self.norm, self.reduce(averages)).relu()
+        return normalize_averages(self.closing, self.expand(hidden))[:, :, None, None]
 
 
 class SpatialBranch(nn.Module):

@@ -10,7 +10,7 @@ from bam.private import NormBase, remove_forward_pre_hook
 
 
 class BatchNormTensors(NamedTuple):
-    """The tensors of a BatchNorm."""
+    """The tensors of a BatchNorm; without `num_batches`, the running statistics stay as they are."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -20,11 +20,19 @@ class BatchNormTensors(NamedTuple):
 
 
 def batch_normalize(x: Tensor, tensors: BatchNormTensors, training: bool, momentum: float | None, eps: float) -> Tensor:
-    """Normalise x (N, C, ...) by its batch statistics if `training` and they are defined, else by the running ones."""
+    """Normalise x (N, C, ...) as `nn.BatchNorm2d` does, a single value per channel by the running statistics.
+
+    Without running statistics, a single value is normalised by mean 0 and variance 1, where these would begin.
+    """
     mean, var, num_batches, weight, bias = tensors
-    if not training or x.numel() <= x.shape[1]:
+    if x.numel() <= x.shape[1]:
+        mean = torch.zeros_like(weight) if mean is None else mean
+        var = torch.ones_like(weight) if var is None else var
+        training = False
+    if not training and mean is not None:
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
-    assert num_batches is not None  # BatchNorm below always tracks statistics
+    if mean is None or num_batches is None:
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
     num_batches.add_(1)
     return F.batch_norm(x, mean, var, weight, bias, True, 1 / float(num_batches) if momentum is None else momentum, eps)
 
@@ -36,15 +44,22 @@ class BatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d` for (N, C) and (N, C, H, W) that accepts a training batch with one value per channel.
 
     The variance of a single value is undefined, and PyTorch raises. This layer normalises such a batch with the running
-    statistics, without updating them. This happens in the channel branch for a batch of one image.
+    statistics, without updating them. This happens in the channel branch for a batch of one image. Otherwise it is
+    configured as any `nn.BatchNorm2d`: `track_running_stats`, `momentum`, no running statistics at all.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x per channel (dimension 1); keeps the shape."""
-        tensors = BatchNormTensors(
-            self.running_mean, self.running_var, self.num_batches_tracked, self.weight, self.bias
-        )
+        num_batches = self.num_batches_tracked if self.track_running_stats else None
+        tensors = BatchNormTensors(self.running_mean, self.running_var, num_batches, self.weight, self.bias)
         return batch_normalize(x, tensors, self.training, self.momentum, self.eps)
+
+
+def normalize_averages(norm: nn.Module, averages: Tensor) -> Tensor:
+    """`norm` of averages (N, C); what others put in the place of a `BatchNorm` takes (N, C, 1, 1)."""
+    if isinstance(norm, BatchNorm | nn.SyncBatchNorm | nn.Identity):
+        return norm(averages)
+    return norm(averages[:, :, None, None]).flatten(1)
 
 
 def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:

@@ -28,9 +28,11 @@ def fold(pairs: Sequence[Pair]) -> None:
 
 
 def _is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
-    """Whether the two are plain layers of known types without hooks."""
+    """Whether the two are plain layers of known types without hooks, and there are statistics to fold."""
     hooks = [*forward_hooks(layer), *(h for h in forward_hooks(norm) if h is not normalize_by_running_statistics)]
-    return type(layer) in (nn.Linear, nn.Conv2d) and type(norm) in (BatchNorm, nn.SyncBatchNorm) and not hooks
+    if type(layer) not in (nn.Linear, nn.Conv2d) or type(norm) not in (BatchNorm, nn.SyncBatchNorm) or hooks:
+        return False
+    return norm.running_mean is not None
 
 
 def _folded(layer: nn.Module, norm: nn.Module) -> nn.Module:

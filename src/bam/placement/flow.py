@@ -67,37 +67,35 @@ class Call:
 class Flow(TorchFunctionMode):
     """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
-    The constructor runs the pass under a torch-function mode, with hooks on all modules, and removes both before it
-    returns. Names of modules start with `prefix`.
+    The constructor runs the pass under a torch-function mode, with hooks on all modules. Names of modules start with `prefix`.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
         super().__init__()
+        _refuse_volumes(model)
         self.nodes: list[Node] = []
         self.outputs: list[Node] = []  # what the model returned
         self.calls: dict[str, list[Call]] = {}  # module -> its calls; modules are listed as they first return
         self._current: dict[int, Node] = {}  # id of a tensor -> its latest node
         self._kept: list[Tensor] = []  # keeps the ids unique while the trace runs
         self._starts: list[int] = []  # of the modules that are running
-        handles = []
-        try:
+
+        def watch() -> None:  # a second attempt starts afresh
+            for record in (self.nodes, self.calls, self._current, self._starts):
+                record.clear()
             for name, module in model.named_modules():
                 if not isinstance(module, torch.jit.ScriptModule):  # those take no such hooks
                     enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
-                    handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                    handles.append(module.register_forward_hook(leave, with_kwargs=True))
-            with self:
-                dry_run(model, image)
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._kept.clear()
+                    module.register_forward_pre_hook(enter, with_kwargs=True)
+                    module.register_forward_hook(leave, with_kwargs=True)
+
+        with self:
+            dry_run(model, image, watch=watch)
+        self._kept.clear()
 
     def _enter(self, name: str, is_root: bool) -> Callable:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if is_root:  # its input is the image (and a second attempt starts afresh)
-                for record in (self.nodes, self.calls, self._current, self._starts):
-                    record.clear()
+            if is_root:  # its input is the image
                 for tensor in _tensors((args, kwargs)):
                     self._record(tensor, "the image", [], False, NCHW if tensor.dim() == 4 else None)
             for tensor in _tensors((args, kwargs)):
@@ -168,6 +166,15 @@ class Flow(TorchFunctionMode):
         self._current[id(tensor)] = node
 
 
+def _refuse_volumes(model: nn.Module) -> None:
+    kinds = {type(module) for module in model.modules()}
+    if nn.Conv3d in kinds and nn.Conv2d not in kinds:
+        raise ValueError(
+            f"{type(model).__name__} works on volumes or videos (its convolutions are Conv3d), which are not "
+            "supported: attention and its placement need feature maps (N, C, H, W)"
+        )
+
+
 def trace(model: nn.Module, image: Image | None) -> Flow:
     """The flow through `model`; if it is one of torchvision's detectors (they take lists of images), its backbone's."""
     prefix = _backbone_of_detector(model)
@@ -187,6 +194,25 @@ def trace_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Fl
 def calls(model: nn.Module, names: Sequence[str], image: Image | None) -> Counter[str]:
     """How often each module runs in the forward pass of `trace_for`, by name."""
     return Counter({name: len(calls) for name, calls in trace_for(model, names, image).calls.items()})
+
+
+def run_by_intermediates(model: nn.Module, image: Image | None) -> set[str]:
+    """The modules that run in timm's `forward_intermediates`, where `features_only=True` goes, too.
+
+    Empty for a network without this method.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        return set()
+    ran: set[str] = set()
+
+    def watch() -> None:
+        ran.clear()
+        for name, module in model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                module.register_forward_pre_hook(lambda *_, name=name: ran.add(name))
+
+    dry_run(model, image, method="forward_intermediates", watch=watch)
+    return ran
 
 
 def _backbone_of_detector(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from bam.attention.contract import is_fused
 from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
+from bam.snapshot import all_or_nothing
 from bam.surgery.insertion import attended_modules, insert
 from bam.tensors import read_safetensors, safetensors
 
@@ -83,9 +84,11 @@ def load_attention(
         module.load_state_dict(_of_site(tensors, site))
     for site, carrier in present.items():
         _check_fit(site, carrier.attention, _of_site(tensors, site), path)
-    insert(model, modules, {site: specs[site.label] for site in modules}, image)
-    for site, carrier in present.items():
-        carrier.attention.load_state_dict(_of_site(tensors, site))
+    values = [value for carrier in present.values() for value in carrier.attention.state_dict(keep_vars=True).values()]
+    with all_or_nothing(model, values):
+        insert(model, modules, {site: specs[site.label] for site in modules}, image)
+        for site, carrier in present.items():
+            carrier.attention.load_state_dict(_of_site(tensors, site))
     return model
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from bam.attention.batchnorm import freeze_statistics
 from bam.private import NormBase
+from bam.snapshot import all_or_nothing
 from bam.surgery.insertion import attended
 
 
@@ -61,8 +62,13 @@ def extend_optimizer(
             "a learning-rate scheduler was built on this optimizer (its groups hold initial_lr): extend the optimizer "
             "first, then build the scheduler; if that scheduler is gone, delete initial_lr from optimizer.param_groups"
         )
-    for group in new:
-        optimizer.add_param_group(group)
+    before = len(optimizer.param_groups)
+    try:
+        for group in new:
+            optimizer.add_param_group(group)
+    except BaseException:
+        del optimizer.param_groups[before:]
+        raise
     return sum(len(group["params"]) for group in new)
 
 
@@ -86,12 +92,13 @@ def freeze_backbone(model: nn.Module, *, trainable: Sequence[str] = (), frozen: 
         unfrozen |= set(model.get_submodule(name).modules())
     if frozen and not trained:
         raise ValueError("nothing would be left to train: attach attention first, or name modules in trainable=")
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter in trained or not frozen)
-    for module in model.modules():
-        if isinstance(module, NormBase):
-            freeze_statistics(module, frozen and module not in unfrozen)
-            module.train(model.training)
+    with all_or_nothing(model):
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter in trained or not frozen)
+        for module in model.modules():
+            if isinstance(module, NormBase):
+                freeze_statistics(module, frozen and module not in unfrozen)
+                module.train(model.training)
     return model
 
 

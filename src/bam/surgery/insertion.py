@@ -6,15 +6,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from bam.attention import AttentionSpec, SiteSpec, attention_factory, attention_name
-from bam.attention.attended import Attended, carry, plain_class, release
-from bam.dryrun import Image
+from bam.attention.attended import Attended, carry, release
+from bam.dryrun import Image, rehearse
 from bam.placement import Site, find_bottlenecks, select_sites
-from bam.placement.flow import calls
+from bam.placement.flow import calls, run_by_intermediates
 from bam.placement.selection import Wanted
 from bam.private import own_modules, own_parameters
+from bam.snapshot import all_or_nothing
 from bam.surgery.wrapping import refuse_wrapped
 
 
@@ -82,43 +83,60 @@ def insert(
     """Put each module at its site, with the device, floating-point type and mode of the module there.
 
     Raises:
-        ValueError: if a site is occupied, or the attention would never run; the model is then unchanged.
+        ValueError: if a site is occupied, a module does not keep the shape of the map there, or would not run exactly
+            once on each way through the network; the model is then unchanged.
     """
     refuse_occupied(model, list(modules))
-    placed: list[nn.Module] = []
-    try:
+    with all_or_nothing(model):
         for site, module in modules.items():
             carrier = model.get_submodule(site.name)
-            carry(carrier, _on_device_of(module, carrier, model), specs[site], before=site.before, axes=site.axes)
-            placed.append(carrier)
-        counts = _counts(model, list(modules), image)
-        wrong = {site.label: count for site, count in counts.items() if count != 1}
-        if wrong:
-            times = ", ".join(f"{label} would run {count} times" for label, count in wrong.items())
-            raise ValueError(
-                f"attention at {times} in a forward pass: the network does not simply call the module there (but "
-                "another method of it, or its parts one by one); choose other sites"
-            )
-    except BaseException:
-        for carrier in placed:
-            release(carrier)
-        raise
+            attention = _on_device_of(module, carrier, model)
+            _check_shape(attention, site)
+            carry(carrier, attention, specs[site], before=site.before, axes=site.axes)
+        _check_calls(model, list(modules), image)
 
 
-def _counts(model: nn.Module, sites: Sequence[Site], image: Image | None) -> dict[Site, int]:
-    """How often the attention at each site runs in a forward pass."""
+def _check_shape(attention: nn.Module, site: Site) -> None:
+    """Raise ValueError unless `attention` takes the map at `site` and returns one of the same shape."""
+    shape = (1, site.channels, site.height, site.width)
+    where = f"attention: {type(attention).__name__} at {site.label!r}"
+    contract = "a module must take a feature map (N, C, H, W) and return one of the same shape"
+    try:
+        output = rehearse(attention, shape)
+    except Exception as error:  # a user's module may raise anything
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"{where} cannot take a map of shape {shape} ({first_line}): {contract}") from error
+    returned = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if returned != shape:
+        raise ValueError(f"{where} returns {returned} for a map of shape {shape}: {contract}")
+
+
+def _check_calls(model: nn.Module, sites: Sequence[Site], image: Image | None) -> None:
+    """Raise ValueError unless the attention at each site runs exactly once on each way through the network."""
     counts = calls(model, [site.name for site in sites], image)
-    return {site: counts[f"{site.name}.attention"] for site in sites}
+    wrong = {site.label: n for site in sites if (n := counts[f"{site.name}.attention"]) != 1}
+    if wrong:
+        times = ", ".join(f"{label} would run {count} times" for label, count in wrong.items())
+        raise ValueError(
+            f"attention at {times} in a forward pass: the network does not simply call the module there (but "
+            "another method of it, or its parts one by one); choose other sites"
+        )
+    ran = run_by_intermediates(model, image)
+    reached = [site for site in sites if any(name.startswith(f"{site.name}.") for name in ran)]
+    labels = [site.label for site in reached if f"{site.name}.attention" not in ran]
+    if labels:
+        raise ValueError(
+            f"attention at {', '.join(labels)} would run in the forward pass, but not in timm's forward_intermediates "
+            "and features_only, which call another method of the module there; choose other sites"
+        )
 
 
 def detach(model: nn.Module) -> nn.Module:
     """Remove all attention from `model`, in place, which restores the original modules; returns `model`."""
     refuse_wrapped(model, "detach from")
-    carriers = [module for module in model.modules() if isinstance(module, Attended)]
-    for carrier in carriers:
-        plain_class(type(carrier))  # raises before anything is changed
-    for carrier in carriers:
-        release(carrier)
+    with all_or_nothing(model):
+        for carrier in [module for module in model.modules() if isinstance(module, Attended)]:
+            release(carrier)
     return model
 
 

@@ -1,0 +1,56 @@
+"""The state of a network's modules, to be put back: whatever changes a network does so entirely or not at all."""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Snapshot:
+    """Classes, attributes, parts, hooks and modes of all modules of `model`, and which tensors need a gradient.
+
+    The values of tensors are not copied, except those of `values`.
+    """
+
+    def __init__(self, model: nn.Module, values: Iterable[Tensor] = ()) -> None:
+        self._scripted = []  # they keep their attributes elsewhere
+        self._modules = []
+        for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                self._scripted.append((module, module.training))
+                continue
+            contents = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
+            self._modules.append((module, type(module), dict(module.__dict__), contents))
+        self._gradients = [(p, p.requires_grad) for p in model.parameters()]
+        self._values = [(value, value.detach().clone()) for value in values]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for scripted, training in self._scripted:
+            scripted.train(training)
+        for module, cls, attributes, contents in self._modules:
+            module.__class__ = cls
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, content in contents.items():  # among them parameters, buffers and submodules
+                container = attributes[name]
+                container.clear()
+                container.extend(content) if isinstance(content, list) else container.update(content)
+        for parameter, needs_gradient in self._gradients:
+            parameter.requires_grad_(needs_gradient)
+        with torch.no_grad():
+            for value, saved in self._values:
+                value.copy_(saved)
+
+
+@contextlib.contextmanager
+def all_or_nothing(model: nn.Module, values: Iterable[Tensor] = ()) -> Iterator[None]:
+    """If the body raises, `model` is as it was before; `values` are the tensors whose values the body may change."""
+    before = Snapshot(model, values)
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
