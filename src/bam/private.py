@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
-    "functorch_is_active", "is_batched_by_autograd", "own_buffers", "own_modules", "own_parameters",
-    "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter", "tree_leaves",
-    "tree_map_only",
+    "functorch_is_active", "is_batched_by_autograd", "is_dispatched", "own_buffers", "own_modules", "own_parameters",
+    "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
+    "tree_leaves", "tree_map_only",
 ]  # fmt: skip
 
 
@@ -122,6 +122,11 @@ def feature_extractor(name: str | type[nn.Module]) -> type[nn.Module]:
     if name not in classes:
         raise ValueError(f"feature_cls must be one of {', '.join(classes)}, or a class; got {name!r}")
     return classes[name]
+
+
+def is_dispatched(model: nn.Module) -> bool:
+    """Whether Accelerate moves the tensors of some module in and out when it is called; it leaves this mark."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:

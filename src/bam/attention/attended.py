@@ -6,12 +6,14 @@ no `isinstance` changes, for any tool.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from bam.attention.batchnorm import freeze_statistics
+from bam.attention.contract import not_scriptable
 from bam.attention.spec import SiteSpec
 from bam.private import NormBase
 
@@ -42,16 +44,26 @@ class Attended(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """attention(module(...)), or module(attention(...), ...)."""
-        if not self.attention_enabled:
-            return super().forward(*args, **kwargs)
-        if self.attention_before:
-            return super().forward(self._refine(args[0]), *args[1:], **kwargs)
-        return self._refine(super().forward(*args, **kwargs))
+        return self._leaving(super().forward(*self._entering(args), **kwargs))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward" and getattr(value, "__self__", None) is self and value.__func__ is not type(self).forward:
+            value = functools.partial(_attended_way, self, value)  # Ultralytics' `fuse` and `export` do this
+        super().__setattr__(name, value)
+
+    def _entering(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._refine(args[0]), *args[1:]) if self.attention_enabled and self.attention_before else args
+
+    def _leaving(self, output: Any) -> Any:
+        return self._refine(output) if self.attention_enabled and not self.attention_before else output
 
     def _refine(self, features: Tensor) -> Tensor:
         if self.attention_axes == "NHWC":
             return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.attention(features)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise not_scriptable()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """As the plain class, whose attended form is made again: classes made at run time have no name to pickle."""
@@ -132,12 +144,8 @@ class _AttendedWithTap(Attended):
 
     def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The refined output, and the map inside."""
-        if not self.attention_enabled:
-            return super().forward_with_tap(x)  # type: ignore[misc]  # of the class beside this one
-        if self.attention_before:
-            return super().forward_with_tap(self._refine(x))  # type: ignore[misc]
-        output, tap = super().forward_with_tap(x)  # type: ignore[misc]
-        return self._refine(output), tap
+        output, tap = super().forward_with_tap(*self._entering((x,)))  # type: ignore[misc]  # of the class beside this
+        return self._leaving(output), tap
 
     def prune_to_tap(self) -> None:
         """Drop what follows the map inside, and with it attention to the output."""
@@ -189,6 +197,11 @@ class _Permuted(_Skipped):
         return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+def _attended_way(module: Attended, way: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The forward pass of a module which somebody leads another way: by a method that knows nothing of attention."""
+    return module._leaving(way(*module._entering(args), **kwargs))
+
+
 def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bool = False, axes: str = "NCHW") -> None:
     """Make `module` carry `attention`, in place."""
     _carry(module, attention, dict(zip(_STATE, (before, axes, True, spec), strict=True)))
@@ -200,6 +213,8 @@ def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> No
     module.__dict__.update(state)
     object.__setattr__(attention, _CARRIED, state)
     module.attention = attention
+    if "forward" in vars(module):
+        module.forward = vars(module)["forward"]
 
 
 def release(module: nn.Module) -> None:
@@ -211,6 +226,9 @@ def release(module: nn.Module) -> None:
     for name in _STATE:
         del module.__dict__[name]
     module.__class__ = plain
+    way = vars(module).get("forward")
+    if isinstance(way, functools.partial) and way.func is _attended_way:
+        module.forward = way.args[1]
 
 
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
@@ -264,8 +282,18 @@ def _follow_replaced_layers() -> None:
 def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if name == "attention" and _CARRIED in getattr(new, "__dict__", {}) and not isinstance(parent, Attended):
         assert new is not None
-        if isinstance(parent, NormBase):
+        if _is_norm(parent):
             _carry(parent, new, new.__dict__[_CARRIED])
     old = parent._modules.get(name)
-    if isinstance(old, Attended) and isinstance(old, NormBase) and new is not None and not isinstance(new, Attended):
+    if not (isinstance(old, Attended) and _is_norm(old)) or new is None or isinstance(new, Attended):
+        return
+    if old not in new.modules():  # it does not wrap the layer
         _carry(new, old.attention, {key: old.__dict__[key] for key in _STATE})
+        for part in old.attention.modules():
+            if isinstance(part, NormBase):
+                freeze_statistics(part, "Frozen" in type(new).__name__)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it is a normalisation layer; the frozen ones of timm, torchvision and others share no base class."""
+    return any("Norm" in cls.__name__ for cls in type(module).__mro__)

@@ -64,6 +64,9 @@ class AttentionModule(nn.Module):
         """Whether layers were folded away, so that no file can give the module back."""
         return False
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise not_scriptable()
+
 
 def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
     """What `module` attends to in features (N, C, H, W), see `AttentionModule.maps`."""
@@ -98,6 +101,14 @@ def runtime_options(module: nn.Module) -> frozenset[str]:
 def attention_modules(model: nn.Module) -> Iterator[tuple[str, AttentionModule]]:
     """The modules of `model` that know the contract, by name, whoever put them there."""
     yield from ((name, module) for name, module in model.named_modules() if isinstance(module, AttentionModule))
+
+
+def not_scriptable() -> Exception:
+    """What `torch.jit.script` meets, in attention modules and in networks that carry them."""
+    return NotImplementedError(
+        "a network with attention can be traced, not scripted: use torch.jit.trace, or bam.export(model, "
+        '"model.torchscript"), which traces it for any image size'
+    )
 
 
 def gain(features: Tensor, refined: Tensor) -> Tensor:

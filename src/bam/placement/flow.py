@@ -67,7 +67,8 @@ class Call:
 class Flow(TorchFunctionMode):
     """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
-    The constructor runs the pass under a torch-function mode, with hooks on all modules. Names of modules start with `prefix`.
+    The constructor runs the pass under a torch-function mode, with hooks on all modules. Names of modules start with
+    `prefix`.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
