@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from bam.dryrun import image_shape
 from bam.placement import NoDownSampling, Sites, find_bottlenecks
-from bam.private import tree_leaves
+from bam.private import feature_extractor, tree_leaves
 from bam.surgery import attach, attended, detach
 
 #: Check -> its meaning, in order; each is a column.
@@ -25,6 +26,8 @@ CHECKS = {
     "keys": "the backbone's state-dict keys are as they were, and a plain state loads",
     "detach": "`detach` gives back the same modules and the same output",
     "gradients": "one training step: each attention parameter gets a finite gradient, and all together none of zero",
+    "ways": "attention runs once on every other way through the network that its library has: timm's "
+    "`forward_intermediates`, `features_only` and gradient checkpointing, torchvision's `create_feature_extractor`",
     "export": "`torch.export` with any batch size computes the same",
 }
 
@@ -45,6 +48,7 @@ class Row:
     keys: str = ""
     detach: str = ""
     gradients: str = ""
+    ways: str = ""
     export: str = ""
     reason: str = ""
     seconds: float = 0.0
@@ -108,6 +112,7 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
     images = torch.randn(2, image_shape(model)[1], row.side, row.side)
     yield from _insertion(model, images)
     yield "gradients", _gradients(model, images)
+    yield "ways", _ways(row.library, model, images)
     yield "export", _export(model, images)
 
 
@@ -196,6 +201,59 @@ def _gradients(model: nn.Module, images: Tensor) -> str:
         if not any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None):
             raise Failure(f"{site}: all gradients are 0")
     model.eval().load_state_dict(before)  # discard the BatchNorm statistics of noise
+    return "pass"
+
+
+def _ways(library: str, model: nn.Module, images: Tensor) -> str:
+    """Run the attended network on every other way that it has; "no other" if it has none."""
+    if library == "torchvision":
+        return _extraction(model, images)
+    tried = 0
+    for name, prepare in _OTHER_WAYS.items():
+        network = copy.deepcopy(model)
+        try:
+            way = prepare(network)
+        except (AttributeError, NotImplementedError, AssertionError):  # it does not go there, attended or not
+            continue
+        runs: Counter[str] = Counter({site: 0 for site in attended(network)})
+        for site, module in attended(network).items():
+            module.register_forward_pre_hook(lambda *_, runs=runs, site=site: runs.update([site]))
+        way(images)
+        if set(runs.values()) != {1}:
+            raise Failure(f"{name} runs attention " + ", ".join(f"{n} times at {site}" for site, n in runs.items()))
+        tried += 1
+    return "pass" if tried else "no other"
+
+
+def _checkpointed(network: Any) -> Callable[[Tensor], Any]:
+    network.train().set_grad_checkpointing(True)
+    return network
+
+
+#: Way through a network of timm -> what returns it for the network.
+_OTHER_WAYS: dict[str, Callable[[Any], Callable[[Tensor], Any]]] = {
+    "forward_intermediates": lambda network: network.forward_intermediates,
+    "features_only": lambda network: feature_extractor("getter")(network).eval(),
+    "gradient checkpointing": _checkpointed,
+}
+
+
+def _extraction(model: nn.Module, images: Tensor) -> str:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    seen, names = {}, [name.removeprefix("before ") for name in attended(model)]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda *values, name=name: seen.update({name: values[-1]}))
+        for name in names
+    ]
+    _outputs(model, images)
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        extracted = create_feature_extractor(model, names)(images)
+    for name in names:
+        if not torch.equal(extracted[name], seen[name]):
+            raise Failure(f"create_feature_extractor returns another map at {name}")
     return "pass"
 
 
