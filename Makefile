@@ -41,6 +41,7 @@ bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
 
 coverage: setup ## docs/coverage.md again, from networks not tried yet (half an hour if docs/coverage.csv is removed first)
 	$(BIN)/bam coverage --out docs
+	$(BIN)/python -m tests.ecosystem.table docs/coverage.md
 
 clean: ## remove what the other targets made, except your runs
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -520,3 +520,42 @@ ROWS: dict[str, Callable[[Case], str | None]] = {
     "an optimizer built before": optimizer_before,
     "an optimizer built after": optimizer_after,
 }
+
+
+def outcomes() -> dict[str, dict[str, str]]:
+    """Row -> place -> "pass", or the sentence of a refusal; each for all attention modules."""
+    table: dict[str, dict[str, str]] = {}
+    for name, row in ROWS.items():
+        for place in PLACES:
+            said = {row(Case(place, attention)) or "pass" for attention in ATTENTION}
+            table.setdefault(name, {})[place] = " / ".join(sorted(said))
+    return table
+
+
+HEADING = "## What other tools do with an attended network"
+
+
+def section(table: dict[str, dict[str, str]]) -> str:
+    """The table for docs/coverage.md."""
+    notes: list[str] = []
+    lines = [HEADING, "", f"| | {' | '.join(PLACES)} |", "|---" * (1 + len(PLACES)) + "|"]
+    for name, cells in table.items():
+        texts = []
+        for text in cells.values():
+            if text != "pass":
+                notes += [text] if text not in notes else []
+                text = f"refused ({notes.index(text) + 1})"
+            texts.append(text)
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    about = (
+        "`python -m tests.ecosystem.table docs/coverage.md` wrote this table: a ResNet-8 with BAM, SE and a module of a "
+        "user's own at each kind of site (a stage, a block, a layer, before a module); each cell is all three. The "
+        "[code](../tests/ecosystem/table.py) says what is checked."
+    )
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join([*lines[:1], "", about, *lines[1:], "", *numbered]) + "\n"
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(page.read_text().partition(HEADING)[0].rstrip() + "\n\n" + section(outcomes()))

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from tests.ecosystem.table import ATTENTION, PLACES, ROWS, Case
+from tests.ecosystem.table import ATTENTION, PLACES, ROWS, Case, section
 
 REFUSALS = {
     "attached_later": "Accelerate has spread the model over devices (cpu_offload, disk_offload or a device map): "
@@ -15,3 +17,9 @@ REFUSALS = {
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_what_others_do(row, place, attention):
     assert row(Case(place, attention)) == REFUSALS.get(row.__name__)
+
+
+def test_the_page_has_every_row():
+    page = (Path(__file__).parents[2] / "docs" / "coverage.md").read_text()
+    shown = {name: {place: REFUSALS.get(row.__name__, "pass") for place in PLACES} for name, row in ROWS.items()}
+    assert section(shown) in page

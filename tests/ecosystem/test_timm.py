@@ -174,3 +174,40 @@ def test_features_by_every_class_of_timm(name, feature_cls):
     assert len(maps) == len(usual(image)) and all(map(torch.equal, maps, usual(image)))
     with pytest.raises(ValueError, match="feature_cls must be one of getter, list"):
         timm.create_model(f"bam_{name}", features_only=True, feature_cls="all")
+
+
+@pytest.mark.parametrize("name", ["xception41", "xception41p"])
+def test_blocks_that_also_return_a_map_from_inside(name):
+    """Two of three BAMs used to be led past, without a word."""
+    model = create(f"bam_{name}")
+    runs = []
+    for site, module in bam.attended(model).items():
+        module.register_forward_pre_hook(lambda *_, site=site: runs.append(site))
+    output, maps = model.forward_intermediates(IMAGES[:1])
+    assert runs == list(bam.attended(model)) and len(runs) == 3
+    assert torch.equal(output, model.forward_features(IMAGES[:1]))
+    for indices in ((0, 1, 2, 3, 4), (0, 1), (2,)):
+        features = timm.create_model(f"bam_{name}", features_only=True, out_indices=indices)
+        assert not features.model.load_state_dict(model.state_dict(), strict=False).missing_keys
+        for index, features_map in zip(indices, features.eval()(IMAGES[:1]), strict=True):
+            torch.testing.assert_close(features_map, maps[index], rtol=1e-4, atol=1e-4)
+
+
+def test_a_way_past_the_attention_is_refused():
+    class Past(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU())
+            self.pool, self.two = torch.nn.MaxPool2d(2), torch.nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return self.two(self.pool(self.one(x)))
+
+        def forward_intermediates(self, x):
+            x = self.one[0](x)
+            return self.two(self.pool(x)), [x]
+
+    model = Past()
+    with pytest.raises(ValueError, match="attention at one would run in the forward pass, but not in timm's forward_in"):
+        bam.attach(model, sites="one", image=8)
+    assert not bam.attended(model) and bam.attended(bam.attach(model, sites="two", image=8))

@@ -57,9 +57,9 @@ def export(
     Give either a run (its network and weights) or a model. The file takes batches of normalised images.
 
     Args:
-        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript; or, without a suffix, a
-            folder with weights, classes and normalisation (ImageNet's for a --model) for bam.export.from_pretrained or
-            --model.
+        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted); or,
+            without a suffix, a folder with weights, classes and normalisation (ImageNet's for a --model) for
+            bam.export.from_pretrained or --model.
         run: folder of a complete run.
         attention: attention module for the model, with its options and sites in brackets:
             'bam(layout=released, sites=every block)'; or "none".

@@ -14,6 +14,7 @@ from bam.files import write_atomically
 from bam.placement import Site, select_sites
 from bam.snapshot import all_or_nothing
 from bam.surgery.insertion import attended_modules, insert
+from bam.surgery.wrapping import refuse_wrapped
 from bam.tensors import read_safetensors, safetensors
 
 _METADATA = "bam.attention"
@@ -23,9 +24,11 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
     """Write the attention of `model` and its sites to a safetensors file, without the backbone.
 
     Raises:
-        ValueError: if the model carries no attention, the attention is fused, or an option cannot be written as JSON.
+        ValueError: if the model carries no attention or is wrapped, the attention is fused, or an option cannot be
+            written as JSON.
         ImportError: if safetensors is not installed.
     """
+    refuse_wrapped(model, "save the attention of")
     save = safetensors().torch.save
     modules = attended_modules(model)
     if not modules:
@@ -66,9 +69,11 @@ def load_attention(
         image: an image or a size for the forward pass that checks the sites.
 
     Raises:
-        ValueError: if the file is not from `save_attention`, or does not fit the model; the model is then unchanged.
+        ValueError: if the file is not from `save_attention`, or does not fit the model, or the model is wrapped; the
+            model is then unchanged.
         FileNotFoundError: if there is no such file.
     """
+    refuse_wrapped(model, "load attention into")
     path = Path(path)
     tensors, specs = _read(path)
     present = attended_modules(model)
