@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bam import recipes
 from bam.data import BatchSource, Dataset, load
+from bam.data.augmentation import Augmentation
 from bam.models import build
 from bam.tasks import task_of
 from bam.training.display import Display
@@ -76,7 +77,9 @@ def in_memory(args: argparse.Namespace) -> None:
     images = torch.randint(256, (max(50_000, args.batch), 32, 32, 3), dtype=torch.uint8)
     data = Dataset(images, torch.randint(100, (len(images),)), tuple(map(str, range(100))))
     device = training.accelerator.device
-    batches = data.batches(args.batch, data.normalization(), device, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    batches = data.batches(
+        args.batch, data.normalization(), device, augmentation=Augmentation(recipe.crop_padding, recipe.flip)
+    )
     image, target = next(batches.train(0, 0))
     paths = {"bare": training.bare(image, target, args.steps), "loop": training.loop(batches, args.steps)}
     times = interleave(paths, args.rounds, args.device)
@@ -94,7 +97,9 @@ def from_files(args: argparse.Namespace) -> None:
         write_jpegs(Path(folder), args.files)
         train, _ = load(f"folder:{folder}", workers=args.workers if args.workers >= 0 else None)
         training = Training(recipe, 2, args)
-        batches = train.batches(batch, train.normalization(), training.accelerator.device, flip=True)
+        batches = train.batches(
+            batch, train.normalization(), training.accelerator.device, augmentation=Augmentation(flip=True)
+        )
         image, target = next(batches.train(0, 0))
 
         def decoding() -> None:

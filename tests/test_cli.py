@@ -65,7 +65,7 @@ def test_compare_end_to_end(tmp_path, capsys):
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated = parse_flags(compare, shlex.split(command)[2:])
     original = parse_flags(compare, words[1:])
-    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"} and repeated["seeds"] == 2
+    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"} and repeated["seeds"] == "2"
     before = (tmp_path / "report.html").read_text()
     assert cli.main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == before

@@ -44,7 +44,9 @@ class Lazy(nn.Module):
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 def test_lazy_layers_are_refused_by_name(look):
     model = Lazy()
-    with pytest.raises(ValueError, match=r"'layer1.0.weight' has no shape yet: .* run the model once on an image before"):
+    with pytest.raises(
+        ValueError, match=r"'layer1.0.weight' has no shape yet: .* run the model once on an image before"
+    ):
         look(model)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10) and isinstance(model.fc, nn.Linear)
     assert bam.find_bottlenecks(model, 32)[0].channels == 8

@@ -1,6 +1,7 @@
 import torch
 
 from bam.data import Dataset
+from bam.data.augmentation import Augmentation
 
 
 def numbered(count=10, height=4, width=6):
@@ -27,7 +28,7 @@ def test_test_batches_are_the_images_normalised():
     data = numbered()
     mean, deviation = torch.tensor([100.0, 2.0, 3.0]), torch.tensor([2.0, 3.0, 4.0])
     for padding in (0, 2):
-        served = list(data.batches(4, (mean, deviation), crop_padding=padding, flip=True).test())
+        served = list(data.batches(4, (mean, deviation), augmentation=Augmentation(padding, True)).test())
         images, targets = (torch.cat(part) for part in zip(*served, strict=True))
         torch.testing.assert_close(images, ((data.images - mean) / deviation).permute(0, 3, 1, 2))
         assert torch.equal(targets, data.targets) and images.dtype == torch.float32
@@ -37,7 +38,7 @@ def test_test_batches_are_the_images_normalised():
 def test_training_batches_are_crops_and_flips_of_the_right_image():
     data = numbered()
     seen_offsets, seen_flips, targets_seen = set(), set(), []
-    batches = data.batches(5, PLAIN, crop_padding=2, flip=True)
+    batches = data.batches(5, PLAIN, augmentation=Augmentation(2, True))
     for epoch in range(20):
         for images, targets in batches.train(seed=3, epoch=epoch):
             targets_seen += targets.tolist()
@@ -56,7 +57,7 @@ def test_training_batches_are_crops_and_flips_of_the_right_image():
 
 
 def test_an_epoch_depends_on_seed_and_epoch_alone_and_starts_anywhere():
-    batches = numbered().batches(3, PLAIN, crop_padding=1, flip=True)
+    batches = numbered().batches(3, PLAIN, augmentation=Augmentation(1, True))
     whole = list(batches.train(1, 4))
     assert len(whole) == batches.steps == 3
     torch.rand(5)  # the global generator plays no part

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bam.data.augmentation import Augmentation
 from tests.conftest import SHARED_DATA
 from tests.data.pictures import PLAIN, folder, paint, same
 
@@ -22,7 +23,7 @@ def test_test_images_are_scaled_and_their_centre_cut_out(pictures):
     mean, deviation = test.normalization()
     torch.testing.assert_close(mean, torch.tensor([123.675, 116.28, 103.53]))
     torch.testing.assert_close(deviation, torch.tensor([58.395, 57.12, 57.375]))
-    served = list(test.batches(4, (mean, deviation), flip=True).test())
+    served = list(test.batches(4, (mean, deviation), augmentation=Augmentation(flip=True)).test())
     assert [len(target) for _, target in served] == [4, 2] and [*served[0][1], *served[1][1]] == [0, 0, 0, 1, 1, 1]
     image = torch.cat([image for image, _ in served])
     assert image.dtype == torch.float32 and served[0][0].is_contiguous(memory_format=torch.channels_last)
@@ -46,7 +47,7 @@ def test_training_images_are_crops_within_scale_and_ratio_half_of_them_mirrored(
     train, _ = folder(tmp_path, size=32, scale=[0.2, 0.5], ratio=[0.8, 1.25])
     areas, ratios, mirrored = [], [], []
     for epoch in range(60):
-        for image, _ in train.batches(1, PLAIN, flip=True).train(0, epoch):
+        for image, _ in train.batches(1, PLAIN, augmentation=Augmentation(flip=True)).train(0, epoch):
             width = 32 / 31 * float(image[0, 0, 16, -1] - image[0, 0, 16, 0])
             height = 32 / 31 * float(image[0, 1, -1, 16] - image[0, 1, 0, 16])
             mirrored.append(width < 0)
@@ -61,16 +62,18 @@ def test_training_images_are_crops_within_scale_and_ratio_half_of_them_mirrored(
 
 def test_an_epoch_depends_on_seed_and_epoch_alone_whoever_decodes(pictures):
     train, test = folder(pictures)
-    batches = train.batches(3, PLAIN, flip=True)
+    batches = train.batches(3, PLAIN, augmentation=Augmentation(flip=True))
     whole = list(batches.train(1, 4))
     assert len(whole) == batches.steps == 4
     for workers in (1, 2):
         train_again, test_again = folder(pictures, workers=workers)
-        again = train_again.batches(3, PLAIN, flip=True)
+        again = train_again.batches(3, PLAIN, augmentation=Augmentation(flip=True))
         assert same(again.train(1, 4), whole)
         assert same(again.train(1, 4, start=2), whole[2:])
         assert same(test_again.batches(2, PLAIN).test(), test.batches(2, PLAIN).test())
-    larger = torch.cat([image for image, _ in train.batches(4, PLAIN, flip=True).train(1, 4)])
+    larger = torch.cat(
+        [image for image, _ in train.batches(4, PLAIN, augmentation=Augmentation(flip=True)).train(1, 4)]
+    )
     assert torch.equal(larger, torch.cat([image for image, _ in whole]))  # nor on the batch that an image is in
     for other in (batches.train(2, 4), batches.train(1, 5)):
         assert not same(other, whole)
@@ -80,8 +83,8 @@ def test_an_epoch_depends_on_seed_and_epoch_alone_whoever_decodes(pictures):
 
 def test_shards_share_every_batch(pictures):
     train, test = folder(pictures)
-    whole = train.batches(4, PLAIN, flip=True)
-    halves = [train.batches(4, PLAIN, flip=True, shard=(rank, 2)) for rank in (0, 1)]
+    whole = train.batches(4, PLAIN, augmentation=Augmentation(flip=True))
+    halves = [train.batches(4, PLAIN, augmentation=Augmentation(flip=True), shard=(rank, 2)) for rank in (0, 1)]
     for (image, _), *parts in zip(whole.train(0, 0), *(half.train(0, 0) for half in halves), strict=True):
         assert torch.equal(image[0::2], parts[0][0]) and torch.equal(image[1::2], parts[1][0])
     every = torch.cat([image for image, _ in test.batches(4, PLAIN).test()])
@@ -142,7 +145,7 @@ def test_no_training_batch_is_empty(pictures):
 
 def test_crops_by_padding_are_refused(pictures):
     with pytest.raises(ValueError, match="crop_padding 4: images of a folder are cropped at random already"):
-        folder(pictures)[0].batches(2, PLAIN, crop_padding=4)
+        folder(pictures)[0].batches(2, PLAIN, augmentation=Augmentation(4))
 
 
 def test_imagenette():

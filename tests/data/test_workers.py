@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bam.data.augmentation import Augmentation
 from bam.data.files.workers import default_workers
 from tests.data.pictures import PLAIN, folder, same
 
@@ -19,7 +20,7 @@ def test_generators_of_the_process_are_left_alone(pictures, workers):
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    list(train.batches(3, PLAIN, flip=True).train(0, 0))
+    list(train.batches(3, PLAIN, augmentation=Augmentation(flip=True)).train(0, 0))
     list(test.batches(3, PLAIN).test())
     assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[1]
 

@@ -6,10 +6,12 @@
 import copy
 import io
 import pickle
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import accelerate
 import peft
@@ -548,7 +550,7 @@ def section(table: dict[str, dict[str, str]]) -> str:
             texts.append(text)
         lines.append(f"| {name} | {' | '.join(texts)} |")
     about = (
-        "`python -m tests.ecosystem.table docs/coverage.md` wrote this table: a ResNet-8 with BAM, SE and a module of a "
+        "Written by `python -m tests.ecosystem.table docs/coverage.md`: a ResNet-8 with BAM, SE and a module of a "
         "user's own at each kind of site (a stage, a block, a layer, before a module); each cell is all three. The "
         "[code](../tests/ecosystem/table.py) says what is checked."
     )

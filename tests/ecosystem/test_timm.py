@@ -208,6 +208,8 @@ def test_a_way_past_the_attention_is_refused():
             return self.two(self.pool(x)), [x]
 
     model = Past()
-    with pytest.raises(ValueError, match="attention at one would run in the forward pass, but not in timm's forward_in"):
+    with pytest.raises(
+        ValueError, match="attention at one would run in the forward pass, but not in timm's forward_in"
+    ):
         bam.attach(model, sites="one", image=8)
     assert not bam.attended(model) and bam.attended(bam.attach(model, sites="two", image=8))

@@ -203,7 +203,7 @@ def test_all_classifiers_learn_on_a_frozen_backbone(tmp_path):
 
 
 def test_random_weights_are_not_frozen():
-    with pytest.raises(ValueError, match="freeze_backbone would freeze random weights: give pretrained too"):
+    with pytest.raises(ValueError, match="freeze_backbone is for pretrained networks: give pretrained too"):
         ClassificationRecipe(freeze_backbone=True)
 
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bam.attention import AttentionSpec
 from bam.data import load
+from bam.data.augmentation import Augmentation
 from bam.recipes import ClassificationRecipe
 from bam.tasks.classification import task as classification
 from bam.tasks.classification.network import build_model
@@ -63,7 +64,7 @@ def parts(recipe):
     model, stepper = accelerator.prepare(model, optimizer(model, recipe))
     batch = recipe.batch_size // recipe.accumulation
     batches, tested = (
-        data.batches(batch, train.normalization(), accelerator.device, crop_padding=padding, flip=flip)
+        data.batches(batch, train.normalization(), accelerator.device, augmentation=Augmentation(padding, flip))
         for data, padding, flip in ((train, recipe.crop_padding, recipe.flip), (test, 0, False))
     )
     return accelerator, model, stepper, batches, tested

@@ -14,7 +14,7 @@ from bam.recipes import RECIPES, Recipe, RunOptions
 def compare(
     recipe: Recipe,
     attention: str = "none,bam",
-    seeds: int = 3,
+    seeds: str = "3",
     out: Path | None = None,
     options: RunOptions = RunOptions(),
 ) -> None:
@@ -26,16 +26,56 @@ def compare(
         recipe: name (see `bam recipes`) or YAML file; the fields below change it.
         attention: variants, starting with the baseline; each may have options (of the module, sites, identity) in
             brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=every block)'.
-        seeds: number of seeds; use 3 or more for meaningful intervals.
+        seeds: number of seeds (3 or more for meaningful intervals), or numbers to add to those that --out has: 5:8 for
+            5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).
     """
     from bam import training
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
+    variants, numbers, first = split_specs(attention), _seeds(seeds), int(os.environ.get("RANK", 0)) == 0
     training.keep_freed_memory()
-    training.compare(recipe, split_specs(attention), seeds, folder, options)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if first:
+        print(*_expectations(recipe, folder, numbers), sep="\n")
+    training.compare(recipe, variants, numbers, folder, options)
+    if first:
         report(folder)
+
+
+def _seeds(text: str) -> int | range:
+    """ "3" -> 3, "5:8" -> range(5, 8)."""
+    parts = str(text).split(":")
+    if not all(part.isdigit() and len(part) < 10 for part in parts) or len(parts) > 2:
+        raise ValueError(f"seeds: a number of seeds, or the first and the end of a range, e.g. 5:8; got {text!r}")
+    return int(text) if len(parts) == 1 else range(int(parts[0]), int(parts[1]))
+
+
+def _expectations(recipe: Recipe, out: Path, seeds: int | range) -> list[str]:
+    """What differences the planned seeds can show, judging by earlier runs of the same recipe."""
+    from bam.reports import summarize
+    from bam.reports.statistics import detectable_difference, standard_deviation
+    from bam.training.comparison import earlier_comparisons
+
+    spreads: dict[str, tuple[float, int]] = {}
+    for records in earlier_comparisons(recipe, out):
+        try:
+            comparisons = summarize(records)["comparisons"]
+        except ValueError:  # nothing is complete yet
+            continue
+        for one in comparisons:
+            deviation = standard_deviation(one["differences"])
+            if deviation is not None and len(one["differences"]) > spreads.get(one["name"], (0.0, 0))[1]:
+                spreads[one["name"]] = deviation, len(one["differences"])
+    lines = []
+    for name, (deviation, pairs) in spreads.items():
+        number = seeds if isinstance(seeds, int) else len(seeds) + pairs
+        least = detectable_difference(deviation, number)
+        if least is not None:
+            lines.append(
+                f"{number} seeds will probably show a difference of {name} if it is {least:.2f} points or more (four "
+                f"times in five; the {pairs} differences so far spread by {deviation:.2f} points)"
+            )
+    return lines
 
 
 def train(
@@ -74,6 +114,7 @@ def report(out: Path) -> None:
     records, plan = read_comparison(out)
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
+    summary["probe"] = plan.get("probe")
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
     write_report(out, summary, _compare_command(out, summary))

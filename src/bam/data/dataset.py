@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bam.data.augmentation import NO_AUGMENTATION, Augmentation
+from bam.data.files.decoding import seeded_by
 from bam.data.interface import Unreadable, fingerprint_of
 from bam.data.plan import BatchPlan, epoch_generator
 from bam.pixels import normalized
@@ -63,13 +65,12 @@ class Dataset:
         normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = NO_AUGMENTATION,
         shard: tuple[int, int] = (0, 1),
     ) -> "Batches":
         """Batches of these images, see `LabelledImages.batches`."""
         plan = BatchPlan(len(self), batch_size, shard)
-        return Batches(self, plan, normalization, device, crop_padding=crop_padding, flip=flip)
+        return Batches(self, plan, normalization, device, augmentation)
 
 
 class Batches:
@@ -80,8 +81,7 @@ class Batches:
         plan: which images go into which batch.
         normalization: mean and deviation of each channel (0 to 255), those of the training set.
         device: where the images are kept and the batches made.
-        crop_padding: in training, pad by this many pixels of the mean colour and crop at random.
-        flip: in training, mirror each image with probability 1/2.
+        augmentation: of training images.
     """
 
     def __init__(
@@ -90,18 +90,17 @@ class Batches:
         plan: BatchPlan,
         normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
-        *,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
         self.plan, self.device = plan, torch.device(device)
-        self.padding, self.flip = crop_padding, flip
+        self.padding, self.flip = augmentation.crop_padding, augmentation.flip
         mean, deviation = normalization
+        self.after_cropping = augmentation.after_cropping(mean.tolist())
         images = dataset.images
-        if crop_padding:
-            height, width = (side + 2 * crop_padding for side in images.shape[1:3])
+        if padding := self.padding:
+            height, width = (side + 2 * padding for side in images.shape[1:3])
             padded = mean.round().to(torch.uint8).expand(len(images), height, width, 3).contiguous()
-            padded[:, crop_padding:-crop_padding, crop_padding:-crop_padding] = images
+            padded[:, padding:-padding, padding:-padding] = images
             images = padded
         self.height, self.width = dataset.image_size
         self.images = images.to(self.device)
@@ -124,24 +123,29 @@ class Batches:
             share = self.plan.training_share(step)
             chosen = order[share]
             top, left = offsets[:, share]
-            yield self._cut(chosen, top, left, mirrored[share]), self.targets[chosen]
+            pixels = self._cut(chosen, top, left, mirrored[share])
+            if self.after_cropping is not None:
+                for pixel, number in zip(pixels, chosen.tolist(), strict=True):
+                    with seeded_by(seed, epoch, number):
+                        pixel.copy_(self.after_cropping(pixel.permute(2, 0, 1)).permute(1, 2, 0))
+            yield normalized(pixels, self.mean, self.deviation), self.targets[chosen]
 
     def test(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Serve all images in order, without augmentation."""
         for chosen in self.plan.test_shares(self.device):
             centre = torch.full_like(chosen, self.padding)
-            yield self._cut(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool)), self.targets[chosen]
+            pixels = self._cut(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool))
+            yield normalized(pixels, self.mean, self.deviation), self.targets[chosen]
 
     def take_unreadable(self) -> Unreadable:
         """Nothing: the images are in memory."""
         return Unreadable()
 
     def _cut(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """Pixels uint8 (n, H, W, 3)."""
         if self.padding or self.flip:
             rows = top[:, None] + torch.arange(self.height, device=self.device)
             columns = torch.arange(self.width, device=self.device).expand(len(chosen), -1)
             columns = left[:, None] + torch.where(mirrored[:, None], self.width - 1 - columns, columns)
-            pixels = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-        else:
-            pixels = self.images[chosen]
-        return normalized(pixels, self.mean, self.deviation)
+            return self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return self.images[chosen]

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from bam.data.augmentation import NO_AUGMENTATION, Augmentation
+
 
 @dataclass
 class Unreadable:
@@ -81,8 +83,7 @@ class LabelledImages(Images, Protocol):
         normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = NO_AUGMENTATION,
         shard: tuple[int, int] = (0, 1),
     ) -> BatchSource:
         """Batches of these images.
@@ -91,8 +92,7 @@ class LabelledImages(Images, Protocol):
             batch_size: images per batch, over all processes together.
             normalization: mean and deviation of each channel (0 to 255), those of the training set.
             device: where the batches are made.
-            crop_padding: in training, pad by this many pixels of the mean colour and crop at random.
-            flip: in training, mirror each image with probability 1/2.
+            augmentation: of training images.
             shard: (rank, number of processes); each process serves its share of every batch.
         """
 

@@ -12,19 +12,23 @@ from bam.objects import load_object
 __all__ = ["MODELS", "Network", "build", "classifier_name", "classifier_names", "load_pretrained"]
 
 
-def build(name: str, num_classes: int | None = None) -> nn.Module:
+def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) -> nn.Module:
     """Build a network with random weights.
 
     Args:
         name: a name in `MODELS`, a torchvision name, "timm/<name>", or "<module>:<function>" for your own network: the
             function returns it, and receives `num_classes` if it has that parameter.
         num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/.
+        drop_path: probability of skipping the last block in training (stochastic depth, arXiv 1603.09382), falling
+            towards the first; for networks of torchvision and timm that have it.
 
     Raises:
-        ValueError: for an unknown name; the message lists similar ones.
+        ValueError: for an unknown name (the message lists similar ones), or `drop_path` for a network without it.
         ImportError: for a timm name without timm installed.
     """
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if drop_path:
+        return _build_with_drop_path(name, classes, drop_path)
     if ":" in name:
         return _build_with_function(name, classes)
     if name in MODELS:
@@ -57,6 +61,19 @@ def _build_with_function(name: str, classes: dict[str, int]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _build_with_drop_path(name: str, classes: dict[str, Any], drop_path: float) -> nn.Module:
+    try:
+        if name.startswith("timm/"):
+            import timm
+
+            return timm.create_model(name.removeprefix("timm/"), drop_path_rate=drop_path, **classes)
+        from torchvision.models import get_model
+
+        return get_model(name, stochastic_depth_prob=drop_path, **classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"drop_path: {name} has no stochastic depth ({error}); leave it at 0") from None
 
 
 def _unknown(name: str, names: list[str]) -> str:

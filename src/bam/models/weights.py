@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +29,19 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
     return source, _state_dict(content, source)
 
 
-def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]] | None:
-    """Per-channel mean and standard deviation (0 to 1) that these weights expect; None if unknown.
+class Normalization(NamedTuple):
+    """How images are normalised, per channel from 0 to 1."""
 
-    They come from torchvision or timm, from a run's record.json or from a saved network's config.json.
+    mean: list[float]
+    std: list[float]
+    source: str = ""  #: where a guess comes from; empty if the weights say it
+
+
+def normalization(name: str, pretrained: str) -> Normalization | None:
+    """The normalisation that these weights expect; None if unknown.
+
+    It comes from torchvision or timm, from a run's record.json or from a saved network's config.json. Of weights from
+    another file, the library's own weights for this network are the best guess.
     """
     if _is_path(pretrained):
         path = _path(pretrained)
@@ -41,21 +50,33 @@ def normalization(name: str, pretrained: str) -> tuple[list[float], list[float]]
             if (folder / file).is_file() and (path.is_dir() or path.name == _WEIGHTS):
                 content = json.loads((folder / file).read_text(encoding="utf-8"))
                 content = content.get(entry, {}) if entry else content
-                return (content["mean"], content["std"]) if content.get("mean") else None
-        return None
+                return Normalization(content["mean"], content["std"]) if content.get("mean") else None
+        known = _of_library(name, "default")
+        return known and known._replace(source=f"{_listed(known.mean)} and {_listed(known.std)}, as for {name}'s own")
+    return _of_library(name, pretrained)
+
+
+def _of_library(name: str, pretrained: str) -> Normalization | None:
+    """What torchvision or timm says of the weights `pretrained`; None for other networks."""
     if name.startswith("timm/"):
         import timm
 
         base, _, name_tag = name.removeprefix("timm/").partition(".")
         tag = name_tag if pretrained.lower() == "default" else pretrained
         config = timm.get_pretrained_cfg(f"{base}.{tag}".rstrip("."))
-        return (list(config.mean), list(config.std)) if config else None
-    from torchvision.models import get_model_weights
+        return Normalization(list(config.mean), list(config.std)) if config else None
+    from torchvision.models import get_model_weights, list_models
 
+    if name not in list_models():
+        return None
     transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
-    return (
-        (list(transform.mean), list(transform.std)) if hasattr(transform, "mean") else None
-    )  # detectors normalise inside
+    if not hasattr(transform, "mean"):  # detectors normalise inside
+        return None
+    return Normalization(list(transform.mean), list(transform.std))
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def _is_path(pretrained: str) -> bool:

@@ -14,6 +14,15 @@ class ClassificationRecipe(Recipe):
         data: data set: digits, cifar100, or folder:PATH for a folder with one folder per class.
         crop_padding: pixels of padding before random crops; 0 for no crops.
         flip: mirror training images at random.
+        trivial_augment: apply a random operation of random strength to each training image (TrivialAugment).
+        random_erasing: probability with which a random rectangle of a training image is erased.
+        mixup: alpha of mixup, which blends pairs of training images (arXiv 1710.09412); 0 for none.
+        cutmix: alpha of CutMix, which pastes a rectangle of another training image (arXiv 1905.04899); 0 for none. With
+            both, one of the two is drawn for each batch.
+        drop_path: probability with which the last block of a network with stochastic depth is skipped in training,
+            falling to zero towards the first; 0 for none.
+        zero_classifier: a new classifier of a pretrained network starts at zero, not at the library's random weights.
+        frozen_statistics: the BatchNorms of a pretrained network normalise by its own running statistics.
         freeze_backbone: train only the attention and the classifier.
         label_smoothing: share of the target spread over all classes.
         compile: use torch.compile (takes minutes; pays off in long runs).
@@ -25,10 +34,17 @@ class ClassificationRecipe(Recipe):
     """
 
     task: ClassVar[str] = "classification"
-    LEAST: ClassVar[dict[str, float]] = Recipe.LEAST | {"crop_padding": 0}
+    LEAST: ClassVar[dict[str, float]] = Recipe.LEAST | {"crop_padding": 0, "mixup": 0, "cutmix": 0}
 
     crop_padding: int = 0
     flip: bool = False
+    trivial_augment: bool = False
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    zero_classifier: bool = False
+    frozen_statistics: bool = False
     freeze_backbone: bool = False
     label_smoothing: float = 0.0
     compile: bool = False
@@ -39,8 +55,12 @@ class ClassificationRecipe(Recipe):
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"recipe: label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        if self.freeze_backbone and self.pretrained is None:
-            raise ValueError("recipe: freeze_backbone would freeze random weights: give pretrained too")
+        for name in ("random_erasing", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"recipe: {name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("freeze_backbone", "frozen_statistics", "zero_classifier"):
+            if getattr(self, name) and self.pretrained is None:
+                raise ValueError(f"recipe: {name} is for pretrained networks: give pretrained too")
         if self.compile_mode != "default" and not self.compile:
             raise ValueError(f"recipe: compile_mode {self.compile_mode} has no effect without compile: set compile too")
         if self.compile_mode != "default" and self.accumulation > 1:

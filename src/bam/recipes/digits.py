@@ -19,6 +19,7 @@ def small() -> ClassificationRecipe:
         batch_size=64,
         lr=0.1,
         warmup_epochs=0.5,
+        precision="fp32",  # the same figures on every machine
     )
 
 
@@ -47,4 +48,5 @@ def detection() -> DetectionRecipe:
         lr=0.05,
         warmup_epochs=0.5,
         clip_norm=10.0,
+        precision="fp32",
     )

@@ -41,14 +41,19 @@ class Recipe:
         milestones: points where "step" drops, as shares of the epochs.
         gamma: factor of each drop of "step".
         warmup_epochs: epochs of linear warm-up from zero.
+        optimizer: "sgd", or "adamw" (decoupled weight decay; lr of about 0.0003).
         momentum: momentum of SGD.
         nesterov: use Nesterov momentum.
-        weight_decay: weight decay of SGD.
+        weight_decay: weight decay.
         decay_weights_only: no weight decay for biases, normalisation layers and scalars.
+        new_lr: factor of the learning rate for new parts of a pretrained network: the attention and the classifier.
+        layer_decay: factor of the learning rate from each layer to the one before it (timm's grouping); 1 for none.
+        ema: decay of the moving average of the weights, which is then evaluated and saved; 0 for none. It is lower in
+            the first steps: at most (1 + step) / (10 + step).
         clip_norm: maximum norm of the gradient; 0 for no limit.
         evaluate_every: epochs between evaluations on the test images; the last epoch is always evaluated.
-        precision: "auto" is bf16 if the device has fast bf16 arithmetic, else fp32 (full float32, on GPUs too);
-            "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
+        precision: "auto" is bf16 if a few timed steps are clearly faster with it, else fp32 (full float32, on GPUs
+            too); "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
         deterministic: bit-identical results on the same machine; a little slower on a GPU.
 
     Raises:
@@ -65,7 +70,7 @@ class Recipe:
     RENAMED: ClassVar[dict[str, str]] = {}
     #: Field -> minimum value.
     LEAST: ClassVar[dict[str, float]] = {
-        "epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "clip_norm": 0, "evaluate_every": 1,
+        "epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "clip_norm": 0, "evaluate_every": 1, "ema": 0,
     }  # fmt: skip
 
     name: str = "custom"
@@ -83,10 +88,14 @@ class Recipe:
     milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
     gamma: float = 0.1
     warmup_epochs: float = 0.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_weights_only: bool = False
+    new_lr: float = 1.0
+    layer_decay: float = 1.0
+    ema: float = 0.0
     clip_norm: float = 0.0
     evaluate_every: int = 1
     precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = "auto"
@@ -114,6 +123,8 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("recipe: lr must be positive and weight_decay not negative")
+        if self.new_lr <= 0 or not 0 < self.layer_decay <= 1 or self.ema >= 1:
+            raise ValueError("recipe: new_lr must be positive, layer_decay above 0 and at most 1, ema below 1")
         if self.batch_size % self.accumulation:
             sizes = f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}"
             raise ValueError(f"recipe: {sizes}")

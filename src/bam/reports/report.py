@@ -34,6 +34,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
         "s": summary,
         "label": measure["label"],
         "command": command,
+        "probe_notes": probe_notes(summary),
         "recipe_yaml": _yaml(summary["recipe"]),
         "curves": learning_curves(summary["variants"], measure["label"]),
         "differences": differences(summary["comparisons"], measure) if summary["comparisons"] else "",
@@ -56,8 +57,25 @@ def table(summary: dict[str, Any]) -> list[str]:
     ]
     for c in summary["comparisons"]:
         difference = f"{c['mean']:+.2f} points {_interval(c['interval'])}"
-        lines.append(f"{c['name']} - {c['baseline']}: {difference}: {c['verdict']}")
-    return lines
+        together = f", with all variants {_interval(c['corrected_interval'])}" if c["corrected_interval"] else ""
+        more = f"; {c['seeds_to_halve']} seeds would halve the interval" if c["seeds_to_halve"] else ""
+        lines.append(f"{c['name']} - {c['baseline']}: {difference}{together}: {c['verdict']}{more}")
+    return [*lines, *probe_notes(summary)]
+
+
+def probe_notes(summary: dict[str, Any]) -> list[str]:
+    """What a linear probe of the pretrained features reaches, and whether the baseline does worse."""
+    measure = summary["measures"][0]
+    if not summary["probe"] or measure["key"] not in summary["probe"]:
+        return []
+    reached, baseline = 100 * summary["probe"][measure["key"]], summary["variants"][0]
+    note = f"linear probe of the frozen features: {reached:.2f} % {measure['label']}"
+    if baseline["mean"] <= reached:
+        return [note]
+    return [
+        f"{note}. The baseline {baseline['name']} is worse ({baseline['mean']:.2f} %): training spoils the pretrained "
+        "features, and says little about attention; try a lower lr, or more epochs"
+    ]
 
 
 def _percent(mean: float, deviation: float | None) -> str:

@@ -1,5 +1,6 @@
 """Statistics of a paired comparison: differences per seed, their mean and its confidence interval."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,19 @@ class Difference:
     interval: tuple[float, float] | None  #: None if the spread cannot be estimated
     confidence: float
     higher_is_better: bool = False
+    p: float | None = None  #: of a mean as far from zero, if there were no difference; two-sided
+
+    @property
+    def seeds_to_halve(self) -> int | None:
+        """How many seeds would make the interval half as wide, if the spread stays; None without an interval."""
+        deviation = standard_deviation(self.differences)
+        if self.interval is None or not deviation:
+            return None
+        goal = (self.interval[1] - self.interval[0]) / 4
+        number = len(self.differences)
+        while _half_width(deviation, number, self.confidence) > goal:
+            number += 1
+        return number
 
     @property
     def verdict(self) -> str:
@@ -41,14 +55,55 @@ def paired_difference(
         raise ValueError(f"values must come in pairs, got {len(baseline)} for the baseline and {len(variant)}")
     differences = tuple(v - b for b, v in zip(baseline, variant, strict=True))
     n, mean = len(differences), math.fsum(differences) / len(differences)
-    interval = None
+    interval = p = None
     deviation = standard_deviation(differences)
     if deviation is not None and deviation > 1e-12:
         from scipy.stats import t
 
-        half = float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+        half = _half_width(deviation, n, confidence)
         interval = (mean - half, mean + half)
-    return Difference(differences, mean, interval, confidence, higher_is_better)
+        p = 2 * float(t.sf(abs(mean) * math.sqrt(n) / deviation, n - 1))
+    return Difference(differences, mean, interval, confidence, higher_is_better, p)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Differences with intervals that hold together: all of them with the confidence of each one (Holm 1979).
+
+    The smallest of m p-values gets an interval of confidence 1 - a/m, the next one 1 - a/(m - 1), and so on. After the
+    first whose interval holds zero, no difference is shown: all others get the confidence of that one.
+    """
+    known = [k for k in range(len(differences)) if differences[k].p is not None]
+    corrected = list(differences)
+    remaining, stopped = len(known), False
+    for k in sorted(known, key=lambda k: differences[k].p or 0.0):
+        one = differences[k]
+        confidence = 1 - (1 - one.confidence) / remaining
+        deviation = standard_deviation(one.differences)
+        assert deviation is not None
+        half = _half_width(deviation, len(one.differences), confidence)
+        corrected[k] = dataclasses.replace(one, interval=(one.mean - half, one.mean + half), confidence=confidence)
+        stopped = stopped or abs(one.mean) <= half
+        if not stopped:
+            remaining -= 1
+    return corrected
+
+
+def detectable_difference(deviation: float, n: int, confidence: float = 0.95, power: float = 0.8) -> float | None:
+    """The mean difference that n pairs show with probability `power`, if their differences have this deviation.
+
+    None for a single pair.
+    """
+    if n < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, n - 1) + t.ppf(power, n - 1)) * deviation / math.sqrt(n)
+
+
+def _half_width(deviation: float, n: int, confidence: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:

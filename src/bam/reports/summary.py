@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import Any
 
 from bam.records import Measure, Record
-from bam.reports.statistics import paired_difference, standard_deviation
+from bam.reports.statistics import Difference, holm, paired_difference, standard_deviation
 
 
 def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -25,7 +25,14 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     # Measures that some runs lack (e.g. top-5 error) are not compared.
     measures = [measure for measure in first.measures if all(measure.key in run.final for run in all_runs)]
     variants = [_variant(name, runs, measures, (latency_ms or {}).get(name)) for name, runs in complete.items()]
-    comparisons = [_comparison(baseline, name, complete, measures[0]) for name in complete if name != baseline]
+    others = [name for name in complete if name != baseline]
+    pairs = {name: _pairs(baseline, name, complete) for name in others}
+    differences = [_difference(pairs[name], measures[0]) for name in others]
+    corrected = holm(differences) if len(others) > 1 else [None] * len(others)
+    comparisons = [
+        {"name": name, "baseline": baseline, "seeds": list(pairs[name]), **_described(difference, together)}
+        for name, difference, together in zip(others, differences, corrected, strict=True)
+    ]
     return {
         "baseline": baseline,
         "recipe": first.recipe,
@@ -34,6 +41,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "variants": variants,
         "comparisons": comparisons,
         "pictures": [],
+        "probe": None,
     }
 
 
@@ -63,19 +71,27 @@ def _curve(run: Record, key: str) -> list[list[float]]:
     return [[row["epoch"], 100 * row[key], row["train_loss"]] for row in run.history if key in row]
 
 
-def _comparison(baseline: str, name: str, runs: dict[str, dict[int, Record]], measure: Measure) -> dict[str, Any]:
-    seeds = [seed for seed in runs[baseline] if seed in runs[name]]
-    if not seeds:
+def _pairs(baseline: str, name: str, runs: dict[str, dict[int, Record]]) -> dict[int, tuple[Record, Record]]:
+    """Seed -> the runs of the baseline and of `name`."""
+    pairs = {seed: (runs[baseline][seed], runs[name][seed]) for seed in runs[baseline] if seed in runs[name]}
+    if not pairs:
         raise ValueError(f"{name!r} and the baseline {baseline!r} have no seed in common: nothing to compare")
-    baseline_results, results = ([100 * runs[v][seed].final[measure.key] for seed in seeds] for v in (baseline, name))
-    difference = paired_difference(baseline_results, results, higher_is_better=measure.higher_is_better)
+    return pairs
+
+
+def _difference(pairs: Mapping[int, tuple[Record, Record]], measure: Measure) -> Difference:
+    before, after = ([100 * pair[k].final[measure.key] for pair in pairs.values()] for k in (0, 1))
+    return paired_difference(before, after, higher_is_better=measure.higher_is_better)
+
+
+def _described(difference: Difference, corrected: Difference | None) -> dict[str, Any]:
+    """A difference as plain data; `corrected` is it with an interval that holds together with those of the others."""
     return {
-        "name": name,
-        "baseline": baseline,
-        "seeds": seeds,
         "differences": list(difference.differences),
         "mean": difference.mean,
         "interval": list(difference.interval) if difference.interval else None,
         "confidence": difference.confidence,
-        "verdict": difference.verdict,
+        "verdict": difference.verdict if corrected is None else corrected.verdict,
+        "corrected_interval": list(corrected.interval) if corrected and corrected.interval else None,
+        "seeds_to_halve": difference.seeds_to_halve,
     }

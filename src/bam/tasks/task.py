@@ -16,6 +16,7 @@ from bam.dryrun import Image
 from bam.placement import Sites
 from bam.recipes import Recipe
 from bam.records import Measure, Record
+from bam.surgery import attended
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,14 @@ class Task(abc.ABC):
         Pass `to_train=False` if you will load weights into it: pretrained weights are not read and nothing is frozen.
         """
 
+    def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
+        """Names of the modules that begin anew in a pretrained network: the recipe's `new_lr` is for them."""
+        return [f"{label.removeprefix('before ')}.attention" for label in attended(network)]
+
+    def notes(self, train: Any) -> list[str]:
+        """What to tell the user when a run begins: choices that nobody made."""
+        return []
+
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network the training loop calls, e.g. compiled."""
         return network
@@ -115,6 +124,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def describe(self, row: Mapping[str, float]) -> str:
         """A short summary of an epoch's training figures."""
+
+    def probe(self, train: Any, test: Any) -> dict[str, float] | None:
+        """Measure -> what a simple model reaches without training the network; None if there is none."""
+        return None
 
     def results(self, evaluation: Evaluation, test: Any) -> dict[str, str]:
         """Files to write beside the weights of a complete run: file name -> content."""

@@ -14,7 +14,7 @@ from bam.files import write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import Record
 from bam.tasks import task_of
-from bam.training.run import accelerate_afresh, check_folder, run
+from bam.training.run import accelerate_afresh, check_folder, choose_precision, run
 from bam.training.session import WEIGHTS, check_data
 from bam.training.trained import trained_model
 
@@ -23,44 +23,45 @@ PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
 def compare(
-    recipe: Recipe, attentions: Sequence[str], num_seeds: int, out: Path, options: RunOptions | None = None
+    recipe: Recipe, attentions: Sequence[str], seeds: int | range, out: Path, options: RunOptions | None = None
 ) -> None:
-    """Train `recipe` with each of `attentions` for `num_seeds` seeds, starting at the recipe's; results go to `out`.
+    """Train `recipe` with each of `attentions` for several seeds; results go to the folder `out`.
 
     Attentions are variants for `bam.recipes.variant`: "none", "bam", "bam(reduction=8)". Runs are paired: for the same
     seed, all variants start from the same backbone weights and see the same images in the same order. Complete runs are
     skipped and unfinished ones continue, so repeating the call resumes the comparison. Seeds are the outer loop: an
-    early stop leaves whole pairs. Latency is measured at the end.
+    early stop leaves whole pairs. All runs share one precision. Latency is measured at the end.
+
+    Args:
+        recipe: what to train.
+        attentions: the variants; the first is the baseline.
+        seeds: how many, starting at the recipe's; or a range, which is added to the seeds that `out` has.
+        out: folder of the comparison.
+        options: where data and device are, and how often to save.
 
     Raises:
         ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     options = options or RunOptions()
-    _check_variants(recipe, attentions, num_seeds)
-    seeds = range(recipe.seed, recipe.seed + num_seeds)
-    runs = [
-        _Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed))
-        for seed in seeds
-        for text in attentions
-    ]
-    with accelerate_afresh(options.device):
-        _check(recipe, runs, options)
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
-    plan: dict[str, Any] = {
-        "recipe": recipe.as_dict(),
-        "attention": list(attentions),
-        "seeds": list(seeds),
-        "latency_ms": old_plan.get("latency_ms", {}),
-        "pictures": old_plan.get("pictures", []),
-    }
+    numbers = _seed_numbers(recipe, seeds, old_plan.get("seeds", []))
+    _check_variants(recipe, attentions)
+    recipe, timings = _with_precision(recipe, out, attentions, options)
+    pairs = [(seed, text) for seed in numbers for text in attentions]
+    runs = [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
+    with accelerate_afresh(options.device):
+        probe = _check(recipe, runs, options, old_plan.get("probe"))
+    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []), ("step_ms", {}))}
+    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept, "probe": probe}
+    plan |= {"step_ms": timings} if timings else {}
     write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     for number, (run_recipe, folder) in enumerate(runs, start=1):
         run(run_recipe, folder, options, resume=True, title=f"[{number}/{len(runs)}] {folder.name}")
     with accelerate_afresh(options.device):
         if PartialState().is_main_process:
-            folders = {text: _folder(out, text, seeds[0]) for text in attentions}
+            folders = {text: _folder(out, text, numbers[0]) for text in attentions}
             plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
             write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
@@ -73,8 +74,8 @@ class _Run(NamedTuple):
 def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]:
     """Read the comparison in `out`; returns (variant -> its records so far, the plan).
 
-    The plan has "latency_ms" (variant -> milliseconds), "recipe" (before the variants change it; missing in old files)
-    and "pictures" (of a complete comparison of detectors).
+    The plan has "latency_ms" (variant -> milliseconds), "recipe" (before the variants change it; missing in old files),
+    "pictures" (of a complete comparison of detectors), and "probe" (measure -> what a simple model reaches).
 
     Raises:
         FileNotFoundError: if `out` holds no comparison.
@@ -94,9 +95,43 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
     return records, plan
 
 
-def _check_variants(recipe: Recipe, attentions: Sequence[str], num_seeds: int) -> None:
-    if num_seeds < 1:
-        raise ValueError(f"seeds: at least 1, got {num_seeds}")
+def earlier_comparisons(recipe: Recipe, out: Path) -> list[dict[str, list[Record]]]:
+    """The records of comparisons of the same recipe, with other seeds or not, in `out` and in folders beside it."""
+    known: list[dict[str, list[Record]]] = []
+    for path in dict.fromkeys([out / PLAN, *sorted(out.parent.glob(f"*/{PLAN}"))]):
+        try:
+            records, plan = read_comparison(path.parent)
+            there = Recipe.from_dict(plan["recipe"])
+        except (KeyError, TypeError, OSError, ValueError):  # damaged, or of a version that wrote no recipe
+            continue
+        ignored = {"seed": recipe.seed, "precision": recipe.precision, "attention": recipe.attention}
+        if not recipe.differences(there.replace(**ignored)):
+            known.append(records)
+    return known
+
+
+def _seed_numbers(recipe: Recipe, seeds: int | range, before: Sequence[int]) -> list[int]:
+    if isinstance(seeds, range):
+        if not seeds or seeds[0] < 0:
+            raise ValueError(f"seeds: {seeds.start}:{seeds.stop} holds no seeds from 0 on")
+        return sorted({*before, *seeds})
+    if seeds < 1:
+        raise ValueError(f"seeds: at least 1, got {seeds}")
+    return list(range(recipe.seed, recipe.seed + seeds))
+
+
+def _with_precision(
+    recipe: Recipe, out: Path, attentions: Sequence[str], options: RunOptions
+) -> tuple[Recipe, dict[str, float]]:
+    """The recipe with the precision that all runs share, and the timings that decided it, if they did now."""
+    first = _folder(out, attentions[0], recipe.seed)  # comparisons of before chose it run by run
+    decided = out if (out / "recipe.yaml").exists() else first
+    if decided is out and Recipe.from_yaml(out / "recipe.yaml").precision == "auto":
+        decided = first
+    return choose_precision(recipe, decided, options)
+
+
+def _check_variants(recipe: Recipe, attentions: Sequence[str]) -> None:
     folders = {folder_name(text) for text in attentions}
     recipes = [variant(recipe, text) for text in attentions]
     duplicates = any(recipe in recipes[:k] for k, recipe in enumerate(recipes))
@@ -105,8 +140,13 @@ def _check_variants(recipe: Recipe, attentions: Sequence[str], num_seeds: int) -
         raise ValueError(f"attention: give each variant once, with different folder names; got {listed}")
 
 
-def _check(recipe: Recipe, runs: Sequence[_Run], options: RunOptions) -> None:
-    """Fail early: raise the error any run would raise at its start, before the first one trains for hours."""
+def _check(
+    recipe: Recipe, runs: Sequence[_Run], options: RunOptions, probe: dict[str, float] | None
+) -> dict[str, float] | None:
+    """Fail early: raise the error any run would raise at its start, before the first one trains for hours.
+
+    Returns what a simple model reaches on the task (see `Task.probe`): `probe`, if it is known already.
+    """
     for run_recipe, folder in runs:
         check_folder(run_recipe, folder, options.device)
     with PartialState().main_process_first():  # it may download
@@ -115,8 +155,11 @@ def _check(recipe: Recipe, runs: Sequence[_Run], options: RunOptions) -> None:
         if (folder / "record.json").exists():
             check_data(Record.read(folder), train, test, folder)
     for run_recipe, _ in runs:
-        if run_recipe.seed == recipe.seed:
+        if run_recipe.seed == runs[0].recipe.seed:
             task_of(run_recipe).network(train)
+    if probe is None and PartialState().is_main_process:
+        return task_of(recipe).probe(train, test)
+    return probe
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:

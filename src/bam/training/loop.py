@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from bam.data import BatchSource, Unreadable
 from bam.tasks import Task
@@ -118,6 +119,7 @@ class Trainer:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    average: AveragedModel | None = None  #: of the weights, updated after every optimisation step
 
     def epoch(self, batches: BatchSource, progress: Progress, display: Display) -> Generator[None, None, None]:
         """Train from `progress` to the end of the epoch; yields after every optimisation step.
@@ -133,7 +135,7 @@ class Trainer:
             for _ in range(progress.step_in_epoch, steps):
                 lr = learning_rate(recipe, progress.step, steps)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group.get("lr_scale", 1.0)  # states of before have none
                 figures, images = self._step(stream, progress.step)
                 progress.unreadable.add(batches.take_unreadable())
                 progress.add(lr, figures, images)
@@ -161,4 +163,6 @@ class Trainer:
             for name, value in part_figures.items():
                 figures[name] = figures[name] + value if name in figures else value
             images += len(targets)
+        if self.average is not None:
+            self.average.update_parameters(accelerator.unwrap_model(self.network, keep_torch_compile=False))
         return figures, images

@@ -1,35 +1,82 @@
-"""The optimiser and its learning rate."""
+"""The optimiser, its learning rate, and the moving average of the weights."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from bam.recipes import Recipe
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD for the parameters that are not frozen; on a GPU, one fused kernel.
+def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -> torch.optim.Optimizer:
+    """SGD or AdamW for the parameters that are not frozen; on a GPU, one fused kernel.
 
-    With `decay_weights_only`, only parameters with two or more axes get weight decay.
+    With `decay_weights_only`, only parameters with two or more axes get weight decay. Each group has "lr_scale", its
+    factor of the learning rate.
+
+    Args:
+        model: the network.
+        recipe: says how to optimise.
+        new_parts: names of the modules whose learning rate is multiplied by the recipe's `new_lr`.
+
+    Raises:
+        ImportError: for `layer_decay` without timm.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": parameters, "weight_decay": recipe.weight_decay}]
-    if recipe.decay_weights_only:
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    nesterov = recipe.nesterov and recipe.momentum > 0
+    groups = _groups(parameters, _scales(model, recipe, new_parts), recipe)
     fused = all(p.is_cuda for p in parameters) or None  # None: torch chooses
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
+    nesterov = recipe.nesterov and recipe.momentum > 0
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
+def _groups(parameters: Sequence[nn.Parameter], scales: dict[nn.Parameter, float], recipe: Recipe) -> list[Any]:
+    """Parameters that share their weight decay and their factor of the learning rate."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        decays = parameter.ndim > 1 or not recipe.decay_weights_only
+        groups.setdefault((scales.get(parameter, 1.0), decays), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": recipe.weight_decay if decays else 0.0, "lr_scale": scale}
+        for (scale, decays), members in groups.items()
+    ]
+
+
+def _scales(model: nn.Module, recipe: Recipe, new_parts: Sequence[str]) -> dict[nn.Parameter, float]:
+    scales: dict[nn.Parameter, float] = {}
+    if recipe.layer_decay < 1:
+        try:
+            from timm.optim import param_groups_layer_decay
+        except ImportError:
+            raise ImportError("layer_decay needs timm: pip install 'bottleneck-attention[timm]'") from None
+        for group in param_groups_layer_decay(model, layer_decay=recipe.layer_decay):
+            scales |= dict.fromkeys(group["params"], group["lr_scale"])
+    for name in new_parts:
+        scales |= dict.fromkeys(model.get_submodule(name).parameters(), recipe.new_lr)
+    return scales
+
+
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of optimisation step `step`, counted from 0."""
+    """The learning rate of optimisation step `step`, counted from 0, for parameters without a factor."""
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
     if recipe.schedule == "step":
         return recipe.lr * recipe.gamma ** sum(step >= share * total for share in recipe.milestones)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of the tensors of `model`; its decay is at most (1 + n) / (10 + n) in step n."""
+
+    def average(mean: Tensor, value: Tensor, number: Tensor | int) -> Tensor:
+        if not mean.is_floating_point():
+            return value
+        steps = float(number)
+        return torch.lerp(value, mean, min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True)

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 
-from bam.private import accelerate_without_state, cpu_has_bf16
+from bam.private import accelerate_without_state
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
+from bam.training.precision import fastest, resolved
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
 
@@ -43,7 +45,8 @@ def run(
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     options = options or RunOptions()
-    with settings(recipe, options.device) as (accelerator, recipe):
+    recipe, timings = choose_precision(recipe, out, options)
+    with settings(recipe, options.device) as accelerator:
         record = _earlier(recipe, out, resume)
         accelerator.wait_for_everyone()  # every process reads the folder before one writes into it
         if record and record.complete:
@@ -54,26 +57,43 @@ def run(
         if record is not None:
             check_data(record, train, test, out)
         session = Session(task, (train, test), out, accelerator, title or out.name)
+        session.record.step_ms = timings
         if resume:
             session.restore()
         return session.train(options.save_minutes * 60)
 
 
+def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Recipe, dict[str, float]]:
+    """The recipe with its precision; for "auto", that of the run in `out`, or else the fastest here.
+
+    Returns also the milliseconds of a training step in each precision that was tried, if any.
+    """
+    with accelerate_afresh(options.device) as device:
+        recipe = resolved(recipe, device, out)
+        if recipe.precision != "auto":
+            return recipe, {}
+        with PartialState().main_process_first():  # it may download
+            train, _ = task_of(recipe).load(options.data_root)
+        precision, timings = fastest(recipe, train, device)
+        (precision,) = broadcast_object_list([precision])  # all processes train in that of the first
+        return recipe.replace(precision=precision), timings
+
+
 @contextlib.contextmanager
-def settings(recipe: Recipe, device: str | None) -> Iterator[tuple[Accelerator, Recipe]]:
-    """The accelerator, and the recipe with its precision resolved.
+def settings(recipe: Recipe, device: str | None) -> Iterator[Accelerator]:
+    """The accelerator for a recipe whose precision is resolved.
 
     On exit, torch's global switches, the environment and Accelerate's state are restored.
     """
     with accelerate_afresh(device) as actual:
-        recipe = _resolved(recipe, actual)
+        resolved(recipe, actual, Path())  # refuses what the device cannot do
         accelerator = Accelerator(
             mixed_precision=recipe.precision if recipe.precision in ("bf16", "fp16") else "no",
             cpu=device == "cpu",
             gradient_accumulation_steps=recipe.accumulation,
         )
         with _switched(recipe):
-            yield accelerator, recipe
+            yield accelerator
 
 
 @contextlib.contextmanager
@@ -120,22 +140,7 @@ def _switched(recipe: Recipe) -> Iterator[None]:
 def check_folder(recipe: Recipe, out: Path, device: str | None = None) -> None:
     """Raise ValueError if `out` holds a run that is not of `recipe`."""
     with accelerate_afresh(device) as actual:
-        _earlier(_resolved(recipe, actual), out, resume=True)
-
-
-def _resolved(recipe: Recipe, device: torch.device) -> Recipe:
-    """`recipe` with the precision that suits the device."""
-    if recipe.precision == "tf32" and device.type != "cuda":
-        raise ValueError(f"precision tf32 needs an NVIDIA GPU, and this is {device.type!r}: choose fp32 or bf16")
-    if recipe.precision != "auto":
-        return recipe
-    return recipe.replace(precision="bf16" if _has_fast_bf16(device) else "fp32")
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and cpu_has_bf16()
+        _earlier(resolved(recipe, actual, out), out, resume=True)
 
 
 def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:

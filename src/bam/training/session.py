@@ -22,7 +22,7 @@ from bam.surgery import attended
 from bam.tasks import Evaluation, Task
 from bam.training.display import Display
 from bam.training.loop import Progress, Trainer
-from bam.training.optimization import optimizer
+from bam.training.optimization import moving_average, optimizer
 from bam.training.states import load_state, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
@@ -46,7 +46,7 @@ class Session:
         train, self.test = data
         with accelerator.main_process_first():  # it may download pretrained weights
             network = task.network(train)
-        normalization = task.normalization(network, train)
+        normalization, self.notes = task.normalization(network, train), task.notes(train)
         self.train_batches, self.test_batches = self._batches(train, self.test, normalization)
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
@@ -61,8 +61,10 @@ class Session:
             data=fingerprint(train, self.test),
         )
         self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
-        network, self.optimizer = accelerator.prepare(self.plain, optimizer(self.plain, self.recipe))
-        self.trainer = Trainer(task, task.prepared(network), self.optimizer, accelerator)
+        self.average = moving_average(self.plain, self.recipe.ema) if self.recipe.ema else None
+        stepper = optimizer(self.plain, self.recipe, task.new_parts(self.plain, len(train.classes)))
+        network, self.optimizer = accelerator.prepare(self.plain, stepper)
+        self.trainer = Trainer(task, task.prepared(network), self.optimizer, accelerator, self.average)
         self.progress = Progress(accelerator.device)
         self.evaluation: Evaluation | None = None  #: the last one of this process
 
@@ -90,6 +92,8 @@ class Session:
         if state is None:
             return
         self.plain.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -109,6 +113,7 @@ class Session:
             self.progress.step,
             {
                 "model": self.plain.state_dict(),
+                "average": {} if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
                 "progress": self.progress.state(),
@@ -133,6 +138,8 @@ class Session:
         steps = self.train_batches.steps // self.recipe.accumulation * self.recipe.epochs
         saved_at = time.monotonic()
         with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
+            for note in self.notes:
+                display.say(note)
             while self.progress.epoch < self.recipe.epochs:
                 epoch = self.trainer.epoch(self.train_batches, self.progress, display)
                 with contextlib.closing(epoch):
@@ -173,7 +180,10 @@ class Session:
             display.say(f"unreadable images left out in this epoch: {unreadable.count}, e.g. {unreadable.example}")
 
     def _evaluate(self) -> Evaluation:
-        return self.task.evaluate(self.trainer.network, self.test_batches, self.test)
+        if self.average is None:
+            return self.task.evaluate(self.trainer.network, self.test_batches, self.test)
+        with self.accelerator.autocast():
+            return self.task.evaluate(self.average.module, self.test_batches, self.test)
 
     def _all_stop(self, stop: list[int]) -> bool:
         """Whether to stop now. Several processes must stop at the same step, so they agree every 20 steps."""
@@ -196,7 +206,8 @@ class Session:
         if self.main:
             for name, content in self.task.results(evaluation, self.test).items():
                 write_atomically(self.out / name, content)
-            weights = {name: value.contiguous() for name, value in self.plain.state_dict().items()}
+            final = self.plain if self.average is None else self.average.module
+            weights = {name: value.contiguous() for name, value in final.state_dict().items()}
             write_atomically(self.out / WEIGHTS, save(weights))
             self.record.write(self.out)
         self.accelerator.wait_for_everyone()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bam.data.augmentation import NO_AUGMENTATION, Augmentation
 from bam.data.files.stream import AugmentationSeed, StreamedBatches
 from bam.data.folder.decoding import FolderDecoded, FolderDecoder, FolderRequest
 from bam.data.folder.options import FolderOptions
@@ -62,21 +63,20 @@ class FolderDataset:
         normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
         *,
-        crop_padding: int = 0,
-        flip: bool = False,
+        augmentation: Augmentation = NO_AUGMENTATION,
         shard: tuple[int, int] = (0, 1),
     ) -> "FolderBatches":
         """Batches of these images, see `LabelledImages.batches`.
 
         Raises:
-            ValueError: for a `crop_padding`: training images are cropped at random already.
+            ValueError: for a crop padding: training images are cropped at random already.
         """
-        if crop_padding:
+        if augmentation.crop_padding:
             raise ValueError(
-                f"crop_padding {crop_padding}: images of a folder are cropped at random already, by the data options "
-                f"scale and ratio; set crop_padding to 0"
+                f"crop_padding {augmentation.crop_padding}: images of a folder are cropped at random already, by the "
+                "data options scale and ratio; set crop_padding to 0"
             )
-        return FolderBatches(self, BatchPlan(len(self), batch_size, shard), normalization, device, flip=flip)
+        return FolderBatches(self, BatchPlan(len(self), batch_size, shard), normalization, device, augmentation)
 
 
 class FolderBatches(StreamedBatches[FolderRequest, FolderDecoded, tuple[Tensor, Tensor]]):
@@ -90,7 +90,7 @@ class FolderBatches(StreamedBatches[FolderRequest, FolderDecoded, tuple[Tensor, 
         plan: which images go into which batch.
         normalization: mean and deviation of each channel (0 to 255).
         device: where the batches are normalised.
-        flip: in training, mirror each image with probability 1/2.
+        augmentation: of training images, besides the crops.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class FolderBatches(StreamedBatches[FolderRequest, FolderDecoded, tuple[Tensor, 
         plan: BatchPlan,
         normalization: tuple[Tensor, Tensor],
         device: torch.device | str = "cpu",
-        *,
-        flip: bool = False,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ) -> None:
-        super().__init__(dataset.paths, FolderDecoder(dataset.options, flip), dataset.options, plan, device)
+        decoder = FolderDecoder(dataset.options, augmentation, normalization[0].tolist())
+        super().__init__(dataset.paths, decoder, dataset.options, plan, device)
         self.dataset = dataset
         self.mean, self.deviation = (values.to(self.device) for values in normalization)
 

@@ -1,12 +1,15 @@
 """Image files as pixels of one size."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from bam.data.augmentation import Augmentation
 from bam.data.files.decoding import read_rgb, seeded_by
 from bam.data.files.stream import AugmentationSeed
 from bam.data.folder.options import FolderOptions
@@ -37,10 +40,11 @@ class FolderDecoded(NamedTuple):
 class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
     """Decodes requests. The augmentation of an image depends on (seed, epoch, image number) alone."""
 
-    def __init__(self, options: FolderOptions, flip: bool) -> None:
+    def __init__(self, options: FolderOptions, augmentation: Augmentation, mean: Sequence[float]) -> None:
         self.size = options.size
         crop = v2.RandomResizedCrop(options.size, tuple(options.scale), tuple(options.ratio))
-        self.augment = v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop
+        self.augment = v2.Compose([crop, v2.RandomHorizontalFlip()]) if augmentation.flip else crop
+        self.after_cropping = augmentation.after_cropping(mean)
         self.centre = v2.Compose([v2.Resize(options.shorter_side), v2.CenterCrop(options.size)])
 
     def __getitem__(self, request: FolderRequest) -> FolderDecoded:
@@ -54,11 +58,16 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
             except ValueError as error:
                 unreadable.append((path, f"cannot be read as an image: {error}"))
                 continue
-            if request.seed:
-                with seeded_by(*request.seed, number):
-                    cropped = self.augment(image)
-            else:
-                cropped = self.centre(image)
-            pixels[len(numbers)] = torch.from_numpy(np.array(cropped))
+            pixels[len(numbers)] = self._cropped(image, request.seed, number)
             numbers.append(number)
         return FolderDecoded(pixels[: len(numbers)], torch.tensor(numbers, dtype=torch.int64), unreadable)
+
+    def _cropped(self, image: Image.Image, seed: AugmentationSeed, number: int) -> Tensor:
+        """Pixels (size, size, 3) of the image with this number, augmented if there is a seed."""
+        if not seed:
+            return torch.from_numpy(np.array(self.centre(image)))
+        with seeded_by(*seed, number):
+            cropped = torch.from_numpy(np.array(self.augment(image)))
+            if self.after_cropping is None:
+                return cropped
+            return self.after_cropping(cropped.permute(2, 0, 1)).permute(1, 2, 0)

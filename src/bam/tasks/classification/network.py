@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from bam.attention.batchnorm import freeze_statistics
 from bam.data import LabelledImages
 from bam.models import build
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
-from bam.models.weights import normalization
+from bam.models.weights import Normalization, normalization
+from bam.private import NormBase
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
 from bam.tasks.task import seed_attention, seed_network
@@ -28,9 +30,9 @@ def build_model(
         ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
     """
     seed_network(recipe)
-    model = build(recipe.model, num_classes)
+    model = build(recipe.model, num_classes, drop_path=recipe.drop_path)
     if to_train and recipe.pretrained is not None:
-        model = load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
+        _start_from_pretrained(model, recipe, num_classes)
     trainable: list[str] = []
     if to_train and recipe.freeze_backbone:
         classifier_name(model, num_classes)  # raises if the network has no classifier
@@ -40,15 +42,57 @@ def build_model(
     return freeze_backbone(model, trainable=trainable) if trainable else model
 
 
+def _start_from_pretrained(model: nn.Module, recipe: ClassificationRecipe, num_classes: int) -> None:
+    """Load the recipe's weights; prepare a new classifier and the BatchNorms as it says."""
+    assert recipe.pretrained is not None
+    heads = {name: model.get_submodule(name) for name in classifier_names(model, num_classes)}
+    before = {name: next(head.parameters()).clone() for name, head in heads.items()}
+    load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
+    for name, head in heads.items():
+        if recipe.zero_classifier and torch.equal(before[name], next(head.parameters())):  # the file has none that fits
+            _start_small(head)
+    for module in model.modules():
+        if recipe.frozen_statistics and isinstance(module, NormBase):
+            freeze_statistics(module)
+
+
+def _start_small(head: nn.Module) -> None:
+    """Zero weights, which leave the pretrained features alone in the first step; in convolutions nearly zero ones.
+
+    A ReLU may follow a convolution (SqueezeNet), and nothing would ever get through it.
+    """
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    if isinstance(head, nn.Conv2d):
+        nn.init.normal_(head.weight, std=0.01)
+
+
 def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
     """Per-channel mean and standard deviation for normalising images, on the scale 0 to 255: float32 (3,) each.
 
     Uses the values that the recipe's pretrained weights were trained with, if known and not overridden by the data
     options; otherwise those of the training set.
     """
-    known = None
-    if recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys():
-        known = normalization(recipe.model, recipe.pretrained)
+    known = _known_normalization(recipe)
     if known is None:
         return train.normalization()
-    return 255 * torch.tensor(known[0]), 255 * torch.tensor(known[1])
+    return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
+
+
+def normalization_note(recipe: ClassificationRecipe) -> list[str]:
+    """A line on how images are normalised, if neither the weights nor the recipe say how."""
+    if recipe.pretrained is None or {"mean", "std"} & recipe.data_options.keys():
+        return []
+    known = _known_normalization(recipe)
+    advice = 'to change it: --data-options \'{"mean": [...], "std": [...]}\''
+    if known is None:
+        return [f"{recipe.pretrained} does not say how its images were normalised: the data set's own values; {advice}"]
+    if known.source:
+        return [f"{recipe.pretrained} does not say how its images were normalised: {known.source}; {advice}"]
+    return []
+
+
+def _known_normalization(recipe: ClassificationRecipe) -> Normalization | None:
+    if recipe.pretrained is None or {"mean", "std"} & recipe.data_options.keys():
+        return None
+    return normalization(recipe.model, recipe.pretrained)

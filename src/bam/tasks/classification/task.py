@@ -8,16 +8,19 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import reduce
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
+from bam.data.augmentation import Augmentation
 from bam.dryrun import Image
-from bam.models import build
+from bam.models import build, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5
 from bam.surgery import attach
-from bam.tasks.classification.network import build_model, pixel_normalization
+from bam.tasks.classification.network import build_model, normalization_note, pixel_normalization
+from bam.tasks.classification.probe import linear_probe
 from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
 
 
@@ -40,6 +43,14 @@ class Classification(Task):
         height, width = subject.image_size
         return build_model(self.recipe, count_classes(subject), (height, width), to_train=to_train)
 
+    def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
+        """The attention, and the classifier with its auxiliary heads."""
+        return [*super().new_parts(network, num_classes), *classifier_names(network, num_classes)]
+
+    def notes(self, train: LabelledImages) -> list[str]:
+        """How images are normalised, if that is a guess."""
+        return normalization_note(self.recipe)
+
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network, compiled if the recipe asks for it."""
         if not self.recipe.compile:
@@ -57,9 +68,8 @@ class Classification(Task):
         """Batches of images and classes."""
         device, shard = placement
         recipe = self.recipe
-        return data.batches(
-            size, normalization, device, crop_padding=recipe.crop_padding, flip=recipe.flip, shard=shard
-        )
+        augmentation = Augmentation(recipe.crop_padding, recipe.flip, recipe.trivial_augment, recipe.random_erasing)
+        return data.batches(size, normalization, device, augmentation=augmentation, shard=shard)
 
     def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
         """See `bam.cost`."""
@@ -82,8 +92,12 @@ class Classification(Task):
 
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of a batch, and figures: its sum over the images and the number of errors."""
+        mix = _mixing(self.recipe, len(targets))
+        shares = torch.arange(len(targets), device=images.device)  # after mixing: of each image in each mixed one
+        images, shares = (images, shares) if mix is None else mix(images, shares)
         logits = _logits(network(images))
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.label_smoothing)
+        goal = targets if mix is None else shares.float() @ F.one_hot(targets, logits.shape[1]).float()
+        loss = F.cross_entropy(logits.float(), goal, label_smoothing=self.recipe.label_smoothing)
         return loss, {"loss": loss.detach() * len(targets), "error": (logits.argmax(1) != targets).sum()}
 
     @torch.no_grad()
@@ -106,9 +120,21 @@ class Classification(Task):
             figures["test_error_top5"] = top5_error_sum / count
         return Evaluation(figures, [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures])
 
+    def probe(self, train: LabelledImages, test: LabelledImages) -> dict[str, float] | None:
+        """The test error of `linear_probe`."""
+        error = linear_probe(self.recipe, train, test)
+        return None if error is None else {TEST_ERROR.key: error}
+
     def describe(self, row: Mapping[str, float]) -> str:
         """Training loss and error."""
         return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
+
+
+def _mixing(recipe: ClassificationRecipe, size: int) -> v2.Transform | None:
+    """Mixup, CutMix, or a draw between the two, for batches of `size` images numbered as their own classes."""
+    kinds = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
+    transforms = [kind(alpha=alpha, num_classes=size) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(transforms) if transforms else None
 
 
 def _logits(output: Any) -> Tensor:

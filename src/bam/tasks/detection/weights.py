@@ -62,10 +62,16 @@ def detector_normalization(
         backbone: weights of the backbone; they take precedence.
     """
     if backbone is not None:
-        return published.normalization(DETECTORS[name].backbone, backbone)
+        return _stated(DETECTORS[name].backbone, backbone)
     if _is_published(name, pretrained):
         return _PUBLISHED[name][0]
-    return published.normalization(name, pretrained) if pretrained is not None else None
+    return _stated(name, pretrained) if pretrained is not None else None
+
+
+def _stated(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]] | None:
+    """What the weights say themselves; no guess."""
+    known = published.normalization(name, weights)
+    return None if known is None or known.source else (known.mean, known.std)
 
 
 def _is_published(name: str, pretrained: str | None) -> bool:

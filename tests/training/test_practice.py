@@ -1,0 +1,234 @@
+"""Good practice of fine-tuning: each part does what it says, and a run with all of them resumes bit for bit."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bam.data import load
+from bam.data.augmentation import Augmentation
+from bam.models import build, classifier_names
+from bam.recipes import ClassificationRecipe
+from bam.tasks import task_of
+from bam.tasks.classification.network import build_model, normalization_note
+from bam.training import Interrupted, run
+from bam.training.optimization import moving_average, optimizer
+from bam.training.states import load_state
+from tests.conftest import restless
+
+DATA = {"num_train": 96, "num_test": 20, "canvas": 16}
+ALL = {
+    "optimizer": "adamw", "lr": 0.001, "ema": 0.9, "new_lr": 10.0, "trivial_augment": True, "random_erasing": 0.5,
+    "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "zero_classifier": True, "frozen_statistics": True,
+}  # fmt: skip
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    torch.manual_seed(9)
+    save_file(restless(build("cifar/resnet8", 7)).state_dict(), tmp_path / "weights.safetensors")
+    weights = str(tmp_path / "weights.safetensors")
+    return ClassificationRecipe(
+        data_options=DATA, batch_size=16, epochs=2, precision="fp32", pretrained=weights, attention="bam(identity=true)"
+    )
+
+
+def test_a_run_with_everything_resumes_bit_for_bit(recipe, tmp_path, monkeypatch):
+    recipe = recipe.replace(**ALL)
+    run(recipe, tmp_path / "whole")
+    from bam.training.loop import Trainer
+
+    step, taken = Trainer._step, []
+
+    def interrupted(self, stream, number):
+        taken.append(number)
+        if len(taken) == 9:  # in the second epoch
+            os.kill(os.getpid(), 2)
+        return step(self, stream, number)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "parts")
+    run(recipe, tmp_path / "parts", resume=True)
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert (tmp_path / "whole" / "steps.csv").read_text() == (tmp_path / "parts" / "steps.csv").read_text()
+
+
+def test_the_average_is_what_is_saved_and_evaluated(recipe, tmp_path):
+    record = run(recipe.replace(ema=0.5), tmp_path)
+    state, saved = load_state(tmp_path), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[key], state["average"][f"module.{key}"]) for key in saved)
+    assert not torch.equal(saved["conv1.weight"], state["model"]["conv1.weight"])
+    model, (_, test) = build_model(recipe, 10, (16, 16)), load("digits", **DATA)
+    model.load_state_dict(saved)
+    task = task_of(recipe)
+    batches = task.batches(test, 20, task.normalization(model, load("digits", **DATA)[0]), ("cpu", (0, 1)))
+    assert task.evaluate(model, batches, test).figures["test_error"] == record.final["test_error"]
+
+
+def test_the_average_by_hand():
+    model = nn.Linear(2, 1)
+    average, expected = moving_average(model, 0.8), None
+    for number in range(40):
+        nn.init.constant_(model.weight, float(number))
+        average.update_parameters(model)
+        decay = min(0.8, (1 + number) / (10 + number))
+        expected = float(number) if number == 0 else decay * expected + (1 - decay) * number
+    torch.testing.assert_close(average.module.weight, torch.full((1, 2), expected))
+
+
+def test_new_parts_learn_faster(recipe):
+    model = build_model(recipe, 10, (16, 16))
+    new = task_of(recipe).new_parts(model, 10)
+    assert new == ["layer1.attention", "layer2.attention", "fc"]
+    groups = optimizer(model, recipe.replace(new_lr=10.0, decay_weights_only=True), new).param_groups
+    scales = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        scale, decay = scales[id(parameter)]
+        assert scale == (10.0 if name.startswith(tuple(new)) else 1.0), name
+        assert (decay > 0) == (parameter.ndim > 1)
+    assert len(scales) == len(list(model.parameters()))
+    adam = optimizer(model, recipe.replace(optimizer="adamw", new_lr=10.0), new)
+    assert isinstance(adam, torch.optim.AdamW)
+
+
+def test_layers_learn_slower_towards_the_image(recipe):
+    model = build("timm/test_resnet", 10)
+    groups = optimizer(model, recipe.replace(layer_decay=0.5)).param_groups
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    path = [
+        scale[id(model.get_parameter(f"{name}.weight"))]
+        for name in ("conv1.0", "layer1.0.conv1", "layer4.0.conv1", "fc")
+    ]
+    assert path == sorted(path) and path[0] < path[1] < path[2] < path[3] == 1.0
+
+
+def test_rates_of_the_groups_follow_the_schedule(recipe, tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "step",
+        lambda self, *a: (seen.append([group["lr"] for group in self.param_groups]), step(self, *a))[1],
+    )
+    run(recipe.replace(new_lr=4.0, epochs=1), tmp_path)
+    assert len(seen) == 6 and seen[0][0] > seen[-1][0]
+    for rates in seen:
+        assert sorted(set(rates)) == pytest.approx([min(rates), 4 * min(rates)])
+
+
+@pytest.mark.parametrize("name", ["cifar/resnet8", "resnet18", "vgg11", "squeezenet1_1", "timm/test_convnext"])
+def test_a_new_classifier_starts_near_zero_and_learns(name, tmp_path):
+    torch.manual_seed(9)
+    save_file(build(name, 7).state_dict(), tmp_path / "weights.safetensors")
+    recipe = ClassificationRecipe(
+        model=name, pretrained=str(tmp_path / "weights.safetensors"), zero_classifier=True, precision="fp32"
+    )
+    model = build_model(recipe, 5, (64, 64)).eval()
+    head = model.get_submodule(classifier_names(model, 5)[0])
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 64, 64)), torch.arange(4))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(5), abs=0.3 if name.startswith("sq") else 1e-6)
+    assert head.weight.grad.abs().max() > 0
+    same = build_model(recipe, 7, (64, 64))  # its classifier is in the file
+    assert same.get_submodule(classifier_names(same, 7)[0]).weight.abs().max() > 0
+
+
+def test_statistics_of_the_pretrained_network_stay(recipe, tmp_path):
+    run(recipe.replace(frozen_statistics=True), tmp_path / "run")
+    before, after = load_file(recipe.pretrained), load_file(tmp_path / "run" / "model.safetensors")
+    moved = {key for key in after if "running" in key and not torch.equal(after[key], before.get(key, after[key][:0]))}
+    assert moved and all(".attention." in key for key in moved)
+    assert not torch.equal(after["bn1.weight"], before["bn1.weight"])
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixed_images_have_mixed_classes(recipe, options):
+    task = task_of(recipe.replace(**options))
+    images, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
+    seen = []
+
+    class Means(nn.Module):
+        """Its logits are what the first pixels of three channels say."""
+
+        def forward(self, x):
+            seen.append(x)
+            return x.mean((2, 3))
+
+    torch.manual_seed(3)
+    loss, figures = task.loss(Means(), images, targets)
+    (mixed,) = seen
+    assert not torch.equal(mixed, images) and figures["error"] <= 8
+    partner = images.roll(1, 0)
+    inside = ((mixed - torch.minimum(images, partner)) > -1e-5) & ((mixed - torch.maximum(images, partner)) < 1e-5)
+    assert inside.all()  # each pixel lies between the two images that were mixed
+    torch.manual_seed(3)
+    again, _ = task.loss(Means(), images, targets)
+    assert torch.equal(loss, again)
+    plain, _ = task_of(recipe).loss(Means(), images, targets)
+    assert not torch.equal(loss, plain)
+
+
+def test_stochastic_depth():
+    probabilities = [
+        m.p
+        for m in build("efficientnet_b0", 10, drop_path=0.4).modules()
+        if hasattr(m, "p") and "Depth" in type(m).__name__
+    ]
+    assert probabilities == sorted(probabilities) and probabilities[-1] > 0.3
+    assert build("timm/test_convnext", 10, drop_path=0.2).stages[3].blocks[0].drop_path.drop_prob > 0.1
+    for name in ("cifar/resnet8", "alexnet"):
+        with pytest.raises(ValueError, match=f"drop_path: {name} has no stochastic depth"):
+            build(name, 10, drop_path=0.1)
+
+
+def test_augmentation_depends_on_seed_epoch_and_number_alone():
+    train, _ = load("digits", **DATA)
+    augmentation = Augmentation(2, True, trivial=True, erasing=0.5)
+    batches = train.batches(16, train.normalization(), augmentation=augmentation)
+    first = [images for images, _ in batches.train(3, 1)]
+    torch.manual_seed(77)
+    again = [images for images, _ in batches.train(3, 1, start=4)]
+    assert all(torch.equal(a, b) for a, b in zip(first[4:], again, strict=True))
+    assert not torch.equal(next(batches.train(3, 2))[0], first[0])
+    plain = train.batches(16, train.normalization(), augmentation=Augmentation(2, True))
+    changed = [(a != b).flatten(1).any(1) for a, (b, _) in zip(first, plain.train(3, 1), strict=True)]
+    assert 0.6 < torch.cat(changed).float().mean() <= 1
+    tested, untouched = (next(b.test())[0] for b in (batches, plain))
+    assert torch.equal(tested, untouched)
+
+
+def test_normalisation_of_weights_from_a_file_is_that_of_the_library(tmp_path):
+    save_file(build("timm/tf_efficientnet_lite0", 2).state_dict(), tmp_path / "weights.safetensors")
+    recipe = ClassificationRecipe(
+        model="timm/tf_efficientnet_lite0", pretrained=str(tmp_path / "weights.safetensors"), data="digits"
+    )
+    mean, std = task_of(recipe).normalization(nn.Identity(), load("digits", **DATA)[0])
+    assert mean.tolist() == std.tolist() == [127.5] * 3
+    (note,) = normalization_note(recipe)
+    assert "0.500, 0.500, 0.500, as for timm/tf_efficientnet_lite0's own" in note and "--data-options" in note
+    assert not normalization_note(recipe.replace(pretrained=None))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("new_lr", 0.0), ("layer_decay", 1.5), ("ema", 1.0), ("ema", -0.1), ("random_erasing", 1.0), ("mixup", -1.0)],
+)
+def test_invalid_values(field, value):
+    with pytest.raises(ValueError, match=f"recipe: .*{field}"):
+        ClassificationRecipe(**{field: value})
+    with pytest.raises(ValueError, match="zero_classifier is for pretrained networks"):
+        ClassificationRecipe(zero_classifier=True)
+
+
+def test_the_flags_are_explained():
+    words = [sys.executable, "-m", "bam", "train", "--recipe", "folder/finetune", "--help"]
+    text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for flag in ("--optimizer", "--ema", "--new-lr", "--layer-decay", "--trivial-augment", "--mixup", "--drop-path"):
+        assert flag in text
