@@ -1,9 +1,11 @@
 """The paired statistics, by hand and against scipy."""
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from bam.reports import paired_difference
+from bam.reports.statistics import detectable_difference, holm
 
 
 def test_by_hand():
@@ -40,3 +42,38 @@ def test_verdicts(baseline, variant, verdict):
 def test_what_is_no_pair(baseline, variant):
     with pytest.raises(ValueError, match="must come in pairs"):
         paired_difference(baseline, variant)
+
+
+def test_holm_by_hand():
+    """p-values 0.0004, 0.03 and 0.04 of three comparisons: alpha is divided by 3, then by 2, and there it stops."""
+    rows = [[-3.0, -3.1, -2.9, -3.05], [-0.9, -1.6, -0.5, -1.9], [0.4, 1.9, 0.9, 1.7]]
+    plain = [paired_difference([0.0] * 4, row) for row in rows]
+    assert [one.verdict for one in plain] == ["better", "better", "worse"]
+    for one, row in zip(plain, rows, strict=True):
+        assert one.p == pytest.approx(stats.ttest_1samp(row, 0).pvalue)
+    first, *others = holm(plain)
+    assert first.confidence == pytest.approx(1 - 0.05 / 3) and first.verdict == "better"
+    for one in others:
+        assert one.confidence == pytest.approx(0.975) and one.verdict == "no difference shown with n=4"
+    low, high = stats.ttest_1samp(rows[1], 0).confidence_interval(0.975)
+    assert others[0].interval == pytest.approx((low, high))
+    (alone,) = holm([plain[1]])
+    assert alone.interval == pytest.approx(plain[1].interval)
+
+
+def test_seeds_that_halve_an_interval():
+    differences = [0.1, 0.9, -0.4, 0.6, 0.3]
+    difference = paired_difference([0.0] * 5, differences)
+    n, deviation = difference.seeds_to_halve, stats.tstd(differences)
+    half = (difference.interval[1] - difference.interval[0]) / 2
+    assert stats.t.ppf(0.975, n - 1) * deviation / n**0.5 <= half / 2
+    assert stats.t.ppf(0.975, n - 2) * deviation / (n - 1) ** 0.5 > half / 2
+    assert paired_difference([0.0], [1.0]).seeds_to_halve is None
+
+
+def test_differences_of_that_size_are_shown_four_times_in_five():
+    least = detectable_difference(1.0, 6)
+    random = np.random.default_rng(0).normal(least, 1.0, (4000, 6))
+    shown = [paired_difference([0.0] * 6, row.tolist()).verdict == "worse" for row in random[:1500]]
+    assert 0.74 < np.mean(shown) < 0.86
+    assert detectable_difference(1.0, 1) is None

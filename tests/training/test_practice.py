@@ -1,5 +1,6 @@
 """Good practice of fine-tuning: each part does what it says, and a run with all of them resumes bit for bit."""
 
+import json
 import math
 import os
 import subprocess
@@ -10,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bam import cli
 from bam.data import load
 from bam.data.augmentation import Augmentation
 from bam.models import build, classifier_names
 from bam.recipes import ClassificationRecipe
+from bam.reports.report import probe_notes
 from bam.tasks import task_of
 from bam.tasks.classification.network import build_model, normalization_note
 from bam.training import Interrupted, run
@@ -232,3 +235,57 @@ def test_the_flags_are_explained():
     text = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     for flag in ("--optimizer", "--ema", "--new-lr", "--layer-decay", "--trivial-augment", "--mixup", "--drop-path"):
         assert flag in text
+
+
+def test_the_linear_probe_is_a_regression_on_what_the_classifier_takes(recipe):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    recipe = recipe.replace(data_options={"num_train": 300, "num_test": 100, "canvas": 16})
+    train, test = task_of(recipe).load(None)
+    network = build_model(recipe.replace(attention="none"), 10, (16, 16)).eval()
+    network.fc = nn.Identity()
+    mean, std = train.normalization()
+    with torch.no_grad():
+        x, test_x = (
+            network(((data.images.float() - mean) / std).permute(0, 3, 1, 2)).numpy() for data in (train, test)
+        )
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    search = GridSearchCV(regression, {"logisticregression__C": [1e-4, 1e-3, 1e-2, 1e-1, 1, 10]}, cv=5)
+    expected = (search.fit(x, train.targets).predict(test_x) != test.targets.numpy()).mean()
+    assert task_of(recipe).probe(train, test) == {"test_error": pytest.approx(expected, abs=0.021)}
+    assert task_of(recipe.replace(pretrained=None)).probe(train, test) is None
+
+
+def test_a_comparison_tells_of_the_probe_and_takes_more_seeds(recipe, tmp_path, capsys):
+    recipe = recipe.replace(epochs=1, attention="none(identity=true)")
+    recipe_file = tmp_path / "mine.yaml"
+    recipe_file.write_text(recipe.to_yaml())
+    words = ["compare", "--recipe", str(recipe_file), "--attention", "none,bam,se", "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--seeds", "2"]) == 0
+    first = capsys.readouterr().out
+    assert "linear probe of the frozen features: " in first and "will probably show" not in first
+    assert first.count(", with all variants [") == 2 and "seeds would halve the interval" in first
+    assert cli.main([*words, "--seeds", "4:6"]) == 0
+    second = capsys.readouterr().out
+    assert "4 seeds will probably show a difference of bam if it is " in second
+    plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plan["seeds"] == [0, 1, 4, 5] and 0 < plan["probe"]["test_error"] < 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Corrected for 2 comparisons (Holm)" in page and "Linear probe of the frozen features" in page
+    for wrong in ("5:", "a", "8:5", "1:2:3", "10000000000"):
+        assert cli.main([*words, "--seeds", wrong]) == 1 and "seeds: " in capsys.readouterr().err
+
+
+def test_a_baseline_below_its_probe_is_told():
+    summary = {
+        "measures": [{"key": "test_error", "label": "test error"}],
+        "probe": {"test_error": 0.05},
+        "variants": [{"name": "none", "mean": 7.0}],
+    }
+    (note,) = probe_notes(summary)
+    assert "The baseline none is worse (7.00 %): training spoils the pretrained features" in note
+    summary["variants"][0]["mean"] = 4.0
+    assert probe_notes(summary) == ["linear probe of the frozen features: 5.00 % test error"]

@@ -186,6 +186,9 @@ class _Skipped(nn.Module):
         super().__init__()
         self.attention = attention
 
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.forward(features)  # torch.fx refuses to call a module that the network does not hold
+
     def forward(self, features: Tensor) -> Tensor:
         return features
 

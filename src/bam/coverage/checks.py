@@ -258,12 +258,19 @@ def _extraction(model: nn.Module, images: Tensor) -> str:
 
 
 def _export(model: nn.Module, images: Tensor) -> str:
+    try:
+        _compare_export(model, images)
+    except AssertionError:  # random weights may amplify rounding: what is left in double precision is no rounding
+        _compare_export(copy.deepcopy(model).double(), images.double())
+    return "pass"
+
+
+def _compare_export(model: nn.Module, images: Tensor) -> None:
     larger_batch = torch.cat([images, images[:1].flip(-1)])
     dynamic_shapes = ({0: torch.export.Dim.AUTO},)
     program = torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes, strict=False).module()
     for actual, expected in zip(_outputs(program, larger_batch), _outputs(model, larger_batch), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
-    return "pass"
 
 
 def _outputs(model: Any, images: Tensor, grad: bool = False) -> list[Tensor]:
