@@ -12,9 +12,15 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+CASES = [
+    pytest.param(place, attention, marks=[] if attention == "bam" or place == "layer" else [pytest.mark.slow])
+    for place in PLACES
+    for attention in ATTENTION
+]
+
+
+@pytest.mark.parametrize(("place", "attention"), CASES)
 @pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.__name__)
-@pytest.mark.parametrize("attention", ATTENTION)
 def test_what_others_do(row, place, attention):
     assert row(Case(place, attention)) == REFUSALS.get(row.__name__)
 
