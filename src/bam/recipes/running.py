@@ -12,8 +12,11 @@ class RunOptions:
         data_root: folder of the data (default: $BAM_DATA, or data).
         device: cpu or cuda (default: a GPU if there is one; CUDA_VISIBLE_DEVICES chooses which).
         save_minutes: minutes between saved states; every epoch also ends with one.
+        log: where curves go, besides steps.csv: csv (epochs.csv), tensorboard (folder logs), wandb, mlflow, trackio and
+            Accelerate's other trackers, separated by commas.
     """
 
     data_root: Path | None = None
     device: str | None = None
     save_minutes: float = 2.0
+    log: str = ""

@@ -17,6 +17,7 @@ from bam.tasks import task_of
 from bam.training.precision import fastest, resolved
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
+from bam.training.trackers import CSV, trackers_of, tracking, write_epochs
 
 #: Data options that may change when a run resumes, because they do not affect the results so far: the number of
 #: decoding processes, and whether an unreadable image ends the run.
@@ -45,6 +46,7 @@ def run(
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     options = options or RunOptions()
+    trackers = trackers_of(options.log)
     recipe, timings = choose_precision(recipe, out, options)
     with settings(recipe, options.device) as accelerator:
         record = _earlier(recipe, out, resume)
@@ -60,7 +62,11 @@ def run(
         session.record.step_ms = timings
         if resume:
             session.restore()
-        return session.train(options.save_minutes * 60)
+        with tracking(accelerator, trackers, out, recipe):
+            record = session.train(options.save_minutes * 60)
+        if CSV in trackers and accelerator.is_main_process:
+            write_epochs(record.history, out)
+        return record
 
 
 def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Recipe, dict[str, float]]:

@@ -103,6 +103,9 @@ class Session:
     def save(self) -> None:
         """Save the current state, and the figures of the steps so far."""
         losses = self.progress.take_losses()
+        for step, lr, *values in losses:
+            curves = dict(zip(self.progress.losses, map(float, values), strict=True))
+            self.accelerator.log({"lr": float(lr), **curves}, step=int(step))
         if not self.main:
             return
         if not (self.out / STEPS).exists():
@@ -174,6 +177,7 @@ class Session:
         if unreadable.count:
             row["unreadable"] = unreadable.count
         self.record.history.append(row)
+        self.accelerator.log(row, step=self.progress.step)
         self.progress.start_clock()
         display.epoch(self.progress.epoch, self.recipe.epochs, description, row["images_per_second"])
         if unreadable.count:
