@@ -31,7 +31,7 @@ class Snapshot:
         for scripted, training in self._scripted:
             scripted.train(training)
         for module, cls, attributes, contents in self._modules:
-            module.__class__ = cls
+            object.__setattr__(module, "__class__", cls)  # past a `__setattr__` of the module's own
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for name, content in contents.items():  # among them parameters, buffers and submodules

@@ -260,19 +260,20 @@ def test_the_linear_probe_is_a_regression_on_what_the_classifier_takes(recipe):
 
 
 def test_a_comparison_tells_of_the_probe_and_takes_more_seeds(recipe, tmp_path, capsys):
-    recipe = recipe.replace(epochs=1, attention="none(identity=true)")
+    recipe = recipe.replace(lr=0.02, data_options={"num_train": 320, "num_test": 200, "canvas": 16})
     recipe_file = tmp_path / "mine.yaml"
     recipe_file.write_text(recipe.to_yaml())
-    words = ["compare", "--recipe", str(recipe_file), "--attention", "none,bam,se", "--out", str(tmp_path / "out")]
-    assert cli.main([*words, "--seeds", "2"]) == 0
+    variants = "none,bam(identity=false),se(identity=false)"
+    words = ["compare", "--recipe", str(recipe_file), "--attention", variants, "--out", str(tmp_path / "out")]
+    assert cli.main([*words, "--seeds", "3"]) == 0
     first = capsys.readouterr().out
     assert "linear probe of the frozen features: " in first and "will probably show" not in first
     assert first.count(", with all variants [") == 2 and "seeds would halve the interval" in first
     assert cli.main([*words, "--seeds", "4:6"]) == 0
     second = capsys.readouterr().out
-    assert "4 seeds will probably show a difference of bam if it is " in second
+    assert "5 seeds will probably show a difference of bam(identity=false) if it is " in second
     plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert plan["seeds"] == [0, 1, 4, 5] and 0 < plan["probe"]["test_error"] < 1
+    assert plan["seeds"] == [0, 1, 2, 4, 5] and 0 < plan["probe"]["test_error"] < 1
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Corrected for 2 comparisons (Holm)" in page and "Linear probe of the frozen features" in page
     for wrong in ("5:", "a", "8:5", "1:2:3", "10000000000"):

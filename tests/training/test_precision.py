@@ -1,5 +1,7 @@
 """Precision "auto" is measured once, and everything that is compared shares it."""
 
+import sys
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def measured(monkeypatch):
         return answers[0], {"fp32": 2.0, "bf16": 1.0}
 
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
-    monkeypatch.setattr("bam.training.run.fastest", fastest)
+    monkeypatch.setattr(sys.modules["bam.training.run"], "fastest", fastest)
     return answers, asked
 
 
@@ -47,15 +49,14 @@ def test_a_comparison_measures_once(measured, tmp_path):
 
 def test_a_comparison_of_before_keeps_the_precision_of_its_runs(measured, tmp_path):
     compare(TINY.replace(precision="fp32"), ["none"], 1, tmp_path)
-    for path in (tmp_path / "recipe.yaml",):
-        path.write_text(TINY.to_yaml())  # which used to say "auto"
+    (tmp_path / "recipe.yaml").write_text(TINY.to_yaml())  # which used to say "auto"
     compare(TINY, ["none"], 2, tmp_path)
     assert {r.recipe["precision"] for r in read_comparison(tmp_path)[0]["none"]} == {"fp32"} and not measured[1]
 
 
 def test_nothing_is_measured_where_there_is_no_choice(monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: False)
-    monkeypatch.setattr("bam.training.run.fastest", None)
+    monkeypatch.setattr(sys.modules["bam.training.run"], "fastest", None)
     record = run(TINY, tmp_path)
     assert record.recipe["precision"] == "fp32" and record.step_ms == {}
     assert Recipe.from_yaml(tmp_path / "recipe.yaml").precision == "fp32"

@@ -35,8 +35,8 @@ def compare(
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
     variants, numbers, first = split_specs(attention), _seeds(seeds), int(os.environ.get("RANK", 0)) == 0
     training.keep_freed_memory()
-    if first:
-        print(*_expectations(recipe, folder, numbers), sep="\n")
+    for line in _expectations(recipe, folder, numbers) if first else []:
+        print(line)
     training.compare(recipe, variants, numbers, folder, options)
     if first:
         report(folder)
