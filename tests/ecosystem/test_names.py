@@ -10,11 +10,14 @@ import timm.layers
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
-from torchvision.models import densenet121, resnet18
+from torchvision.models import densenet121, mobilenet_v2, resnet18
+from torchvision.ops import Conv2dNormActivation
 
 import bam
+from bam.attention.batchnorm import freeze_statistics
 from tests.attention.gate import Gate
 from tests.conftest import restless
+from tests.ecosystem.table import groups
 
 IMAGE = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -141,16 +144,6 @@ def test_pruning_and_parametrizing_a_layer_that_is_a_site():
     assert not bam.attended(bam.detach(model))
 
 
-def groups(module):
-    """The usual way to replace BatchNorms."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, nn.GroupNorm(4, child.num_features))
-        else:
-            groups(child)
-    return module
-
-
 @pytest.mark.parametrize(
     "convert",
     [nn.SyncBatchNorm.convert_sync_batchnorm, timm.layers.freeze_batch_norm_2d, groups],
@@ -169,3 +162,37 @@ def test_attention_stays_when_a_normalisation_layer_is_replaced(convert):
     converted(IMAGE)
     assert len(runs) == 8
     assert converted.state_dict().keys() >= {key for key in model.state_dict() if ".attention." in key}
+
+
+class Chain(nn.Sequential):
+    """It has a second way through itself, over its own modules."""
+
+    def forward_one_by_one(self, x):
+        for module in self:
+            x = module(x)
+        return x
+
+
+def test_another_way_over_the_modules_of_a_sequence_runs_attention_once():
+    model = nn.Sequential(Chain(nn.Conv2d(4, 4, 1), nn.ReLU()), nn.AvgPool2d(2), nn.Conv2d(4, 2, 1))
+    bam.attach(model, Gate, sites="0", image=(4, 8, 8))
+    x = torch.randn(1, 4, 8, 8)
+    expected = model(x)
+    model[0].forward = model[0].forward_one_by_one
+    assert torch.equal(model(x), expected)
+
+
+def test_what_a_user_froze_stays_frozen_when_the_norm_at_its_site_is_replaced():
+    model = bam.attach(restless(resnet18(num_classes=4)), "bam", sites="layer1.0.bn2", image=64)
+    norm = bam.attended(model)["layer1.0.bn2"].channel.norm
+    freeze_statistics(norm)
+    before = norm.running_mean.clone()
+    model.layer1[0].bn2 = nn.GroupNorm(4, 64)
+    model.train()(IMAGE)
+    assert list(bam.attended(model)) == ["layer1.0.bn2"] and torch.equal(norm.running_mean, before)
+
+
+def test_a_block_with_a_norm_in_its_name_is_no_norm():
+    model = bam.attach(mobilenet_v2(num_classes=4), "se", sites="features.0", image=64)
+    model.features[0] = Conv2dNormActivation(3, 32, 3, 2)
+    assert not bam.attended(model)

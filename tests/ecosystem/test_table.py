@@ -7,8 +7,8 @@ from tests.ecosystem.table import ATTENTION, PLACES, ROWS, Case, section
 REFUSALS = {
     "attached_later": "Accelerate has spread the model over devices (cpu_offload, disk_offload or a device map): "
     "attach to the model before that, or call accelerate.hooks.remove_hook_from_submodules(model) first",
-    "scripted": "a network with attention can be traced, not scripted: use torch.jit.trace, or bam.export(model, "
-    '"model.torchscript"), which traces it for any image size',
+    "scripted": "a network with attention can be traced, not scripted: use torch.jit.trace, or "
+    'bam.export.export_model(model, "model.torchscript"), which traces it for any image size',
 }
 
 

@@ -7,12 +7,13 @@ no `isinstance` changes, for any tool.
 
 import functools
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from bam.attention.batchnorm import freeze_statistics
+from bam.attention.batchnorm import freeze_statistics, is_frozen, is_norm
 from bam.attention.contract import not_scriptable
 from bam.attention.spec import SiteSpec
 from bam.private import NormBase
@@ -47,7 +48,8 @@ class Attended(nn.Module):
         return self._leaving(super().forward(*self._entering(args), **kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "forward" and getattr(value, "__self__", None) is self and value.__func__ is not type(self).forward:
+        own = name == "forward" and isinstance(value, MethodType) and value.__self__ is self
+        if own and type(self).forward is Attended.forward is not value.__func__:
             value = functools.partial(_attended_way, self, value)  # Ultralytics' `fuse` and `export` do this
         super().__setattr__(name, value)
 
@@ -144,12 +146,14 @@ class _AttendedWithTap(Attended):
 
     def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The refined output, and the map inside."""
-        output, tap = super().forward_with_tap(*self._entering((x,)))  # type: ignore[misc]  # of the class beside this
+        plain: Any = super()
+        output, tap = plain.forward_with_tap(*self._entering((x,)))
         return self._leaving(output), tap
 
     def prune_to_tap(self) -> None:
         """Drop what follows the map inside, and with it attention to the output."""
-        super().prune_to_tap()  # type: ignore[misc]
+        plain: Any = super()
+        plain.prune_to_tap()
         if not self.attention_before:
             release(self)
 
@@ -285,18 +289,14 @@ def _follow_replaced_layers() -> None:
 def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if name == "attention" and _CARRIED in getattr(new, "__dict__", {}) and not isinstance(parent, Attended):
         assert new is not None
-        if _is_norm(parent):
+        if is_norm(parent):
             _carry(parent, new, new.__dict__[_CARRIED])
     old = parent._modules.get(name)
-    if not (isinstance(old, Attended) and _is_norm(old)) or new is None or isinstance(new, Attended):
+    if not (isinstance(old, Attended) and is_norm(old)) or new is None or isinstance(new, Attended):
         return
     if old not in new.modules():  # it does not wrap the layer
         _carry(new, old.attention, {key: old.__dict__[key] for key in _STATE})
-        for part in old.attention.modules():
-            if isinstance(part, NormBase):
-                freeze_statistics(part, "Frozen" in type(new).__name__)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """Whether it is a normalisation layer; the frozen ones of timm, torchvision and others share no base class."""
-    return any("Norm" in cls.__name__ for cls in type(module).__mro__)
+        if is_frozen(new) or is_frozen(old):
+            for part in old.attention.modules():
+                if isinstance(part, NormBase):
+                    freeze_statistics(part, is_frozen(new))

@@ -1,5 +1,6 @@
 """Batch normalisation: a layer that works even if a batch statistic is undefined, and freezing of any BatchNorm."""
 
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,16 @@ def normalize_averages(norm: nn.Module, averages: Tensor) -> Tensor:
     if isinstance(norm, BatchNorm | nn.SyncBatchNorm | nn.Identity):
         return norm(averages)
     return norm(averages[:, :, None, None]).flatten(1)
+
+
+def is_norm(layer: nn.Module) -> bool:
+    """Whether it is a normalisation layer; those of torch, timm and torchvision share names, but no base class."""
+    return any(re.search("(Batch|Group|Layer|Instance|RMS)Norm", cls.__name__) for cls in type(layer).__mro__)
+
+
+def is_frozen(norm: nn.Module) -> bool:
+    """Whether it is one of the BatchNorms of timm or torchvision whose statistics never change."""
+    return "FrozenBatchNorm" in type(norm).__name__
 
 
 def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:

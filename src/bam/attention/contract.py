@@ -105,8 +105,8 @@ def attention_modules(model: nn.Module) -> Iterator[tuple[str, AttentionModule]]
 
 def not_scriptable() -> Exception:
     """What `torch.jit.script` meets, in attention modules and in networks that carry them."""
-    return NotImplementedError(
-        "a network with attention can be traced, not scripted: use torch.jit.trace, or bam.export(model, "
+    return RuntimeError(
+        "a network with attention can be traced, not scripted: use torch.jit.trace, or bam.export.export_model(model, "
         '"model.torchscript"), which traces it for any image size'
     )
 

@@ -31,12 +31,15 @@ def compare(
         out: folder of the comparison (default: comparisons/<recipe>).
     """
     from bam import training
+    from bam.reports import expectations
 
     folder = out or Path("comparisons") / recipe.name.replace("/", "-")
     variants, numbers, first = split_specs(attention), _seeds(seeds), int(os.environ.get("RANK", 0)) == 0
     training.keep_freed_memory()
-    for line in _expectations(recipe, folder, numbers) if first else []:
-        print(line)
+    if first:
+        planned = len(training.planned_seeds(recipe, numbers, folder))
+        for line in expectations(training.earlier_comparisons(recipe, folder), planned):
+            print(line)
     training.compare(recipe, variants, numbers, folder, options)
     if first:
         report(folder)
@@ -48,34 +51,6 @@ def _seeds(text: str) -> int | range:
     if not all(part.isdigit() and len(part) < 10 for part in parts) or len(parts) > 2:
         raise ValueError(f"seeds: a number of seeds, or the first and the end of a range, e.g. 5:8; got {text!r}")
     return int(text) if len(parts) == 1 else range(int(parts[0]), int(parts[1]))
-
-
-def _expectations(recipe: Recipe, out: Path, seeds: int | range) -> list[str]:
-    """What differences the planned seeds can show, judging by earlier runs of the same recipe."""
-    from bam.reports import summarize
-    from bam.reports.statistics import detectable_difference, standard_deviation
-    from bam.training.comparison import earlier_comparisons
-
-    spreads: dict[str, tuple[float, int]] = {}
-    for records in earlier_comparisons(recipe, out):
-        try:
-            comparisons = summarize(records)["comparisons"]
-        except ValueError:  # nothing is complete yet
-            continue
-        for one in comparisons:
-            deviation = standard_deviation(one["differences"])
-            if deviation is not None and len(one["differences"]) > spreads.get(one["name"], (0.0, 0))[1]:
-                spreads[one["name"]] = deviation, len(one["differences"])
-    lines = []
-    for name, (deviation, pairs) in spreads.items():
-        number = seeds if isinstance(seeds, int) else len(seeds) + pairs
-        least = detectable_difference(deviation, number)
-        if least is not None:
-            lines.append(
-                f"{number} seeds will probably show a difference of {name} if it is {least:.2f} points or more (four "
-                f"times in five; the {pairs} differences so far spread by {deviation:.2f} points)"
-            )
-    return lines
 
 
 def train(

@@ -79,7 +79,7 @@ def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) 
             for current, outcome in _outcomes(row, build):
                 setattr(row, current, outcome)
                 current = next((name for name in CHECKS if not getattr(row, name)), current)
-    except Exception as error:  # any error in a network is a result of the survey
+    except Exception as error:  # a network may raise anything, which is a result of the survey
         setattr(row, current, "fail")
         message = (
             " ".join(str(error).split()) if isinstance(error, Failure | ValueError) else str(error).partition("\n")[0]
@@ -121,7 +121,7 @@ def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
     try:
         with torch.device("meta"):
             model = build()
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # building it needs real values
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # its constructor computes with values
         model = build()
     try:
         return find_bottlenecks(model), ""
@@ -210,11 +210,12 @@ def _ways(library: str, model: nn.Module, images: Tensor) -> str:
         return _extraction(model, images)
     tried = 0
     for name, prepare in _OTHER_WAYS.items():
-        network = copy.deepcopy(model)
         try:
-            way = prepare(network)
-        except (AttributeError, NotImplementedError, AssertionError):  # it does not go there, attended or not
+            prepare(detach(copy.deepcopy(model)))
+        except (AttributeError, NotImplementedError, AssertionError):  # so timm says that a network has no such way
             continue
+        network = copy.deepcopy(model)
+        way = prepare(network)
         runs: Counter[str] = Counter({site: 0 for site in attended(network)})
         for site, module in attended(network).items():
             module.register_forward_pre_hook(lambda *_, runs=runs, site=site: runs.update([site]))

@@ -1,7 +1,8 @@
 """Reports: statistics, tables, plots and pages from records. Reads records, never models."""
 
+from bam.reports.expectations import expectations
 from bam.reports.report import write_report
 from bam.reports.statistics import Difference, paired_difference
 from bam.reports.summary import summarize
 
-__all__ = ["Difference", "paired_difference", "summarize", "write_report"]
+__all__ = ["Difference", "expectations", "paired_difference", "summarize", "write_report"]

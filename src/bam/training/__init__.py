@@ -1,11 +1,12 @@
 """Training: one readable loop, exact resume and paired comparison."""
 
-from bam.training.comparison import compare
+from bam.training.comparison import compare, earlier_comparisons, planned_seeds
 from bam.training.memory import keep_freed_memory
 from bam.training.run import run
 from bam.training.session import Interrupted
 from bam.training.trained import trained_model, training_images
 
 __all__ = [
-    "Interrupted", "compare", "keep_freed_memory", "run", "trained_model", "training_images",
+    "Interrupted", "compare", "earlier_comparisons", "keep_freed_memory", "planned_seeds", "run", "trained_model",
+    "training_images",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from bam.records import Record
 from bam.tasks import task_of
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run
 from bam.training.session import WEIGHTS, check_data
+from bam.training.trackers import trackers_of
 from bam.training.trained import trained_model
 
 PLAN = "comparison.json"
@@ -45,7 +46,7 @@ def compare(
     """
     options = options or RunOptions()
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
-    numbers = _seed_numbers(recipe, seeds, old_plan.get("seeds", []))
+    numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
     recipe, timings = _with_precision(recipe, out, attentions, options)
     pairs = [(seed, text) for seed in numbers for text in attentions]
@@ -110,10 +111,16 @@ def earlier_comparisons(recipe: Recipe, out: Path) -> list[dict[str, list[Record
     return known
 
 
-def _seed_numbers(recipe: Recipe, seeds: int | range, before: Sequence[int]) -> list[int]:
+def planned_seeds(recipe: Recipe, seeds: int | range, out: Path) -> list[int]:
+    """The seeds of a comparison in `out`: that many from the recipe's on, or those it has and a range.
+
+    Raises:
+        ValueError: if there would be none.
+    """
     if isinstance(seeds, range):
         if not seeds or seeds[0] < 0:
             raise ValueError(f"seeds: {seeds.start}:{seeds.stop} holds no seeds from 0 on")
+        before = read_comparison(out)[1]["seeds"] if (out / PLAN).exists() else []
         return sorted({*before, *seeds})
     if seeds < 1:
         raise ValueError(f"seeds: at least 1, got {seeds}")
@@ -147,6 +154,7 @@ def _check(
 
     Returns what a simple model reaches on the task (see `Task.probe`): `probe`, if it is known already.
     """
+    trackers_of(options.log)
     for run_recipe, folder in runs:
         check_folder(run_recipe, folder, options.device)
     with PartialState().main_process_first():  # it may download

@@ -76,7 +76,7 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     def average(mean: Tensor, value: Tensor, number: Tensor | int) -> Tensor:
         if not mean.is_floating_point():
             return value
-        steps = float(number)
-        return torch.lerp(value, mean, min(decay, (1 + steps) / (10 + steps)))
+        steps = torch.as_tensor(number, device=mean.device)  # its value is not read: that would wait for the device
+        return torch.lerp(value, mean, ((1 + steps) / (10 + steps)).clamp(max=decay).to(mean.dtype))
 
     return AveragedModel(model, avg_fn=average, use_buffers=True)

@@ -1,5 +1,6 @@
 """The precision of a run: what the recipe says, or, for "auto", what is fastest for its network on this device."""
 
+import contextlib
 import time
 from pathlib import Path
 from statistics import median
@@ -62,7 +63,8 @@ def fastest(recipe: Recipe, train: Any, device: torch.device) -> tuple[str, dict
     network = task.network(train).to(device).to(memory_format=torch.channels_last).train()
     size = min(_BATCH, max(1, recipe.batch_size // recipe.accumulation), len(train))
     batches = task.batches(train, size, task.normalization(network, train), (device, (0, 1)))
-    batch = next(batches.train(recipe.seed, 0))
+    with contextlib.closing(batches.train(recipe.seed, 0)) as stream:  # which ends the processes that decode
+        batch = next(stream)
     times: dict[str, list[float]] = {name: [] for name in candidates(device)}
     for number in range(_ROUNDS + 1):
         for name in times:

@@ -7,7 +7,7 @@ from bam.attention.batchnorm import freeze_statistics
 from bam.data import LabelledImages
 from bam.models import build
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
-from bam.models.weights import Normalization, normalization
+from bam.models.weights import normalization
 from bam.private import NormBase
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
@@ -73,7 +73,7 @@ def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> 
     Uses the values that the recipe's pretrained weights were trained with, if known and not overridden by the data
     options; otherwise those of the training set.
     """
-    known = _known_normalization(recipe)
+    known = normalization(recipe.model, str(recipe.pretrained)) if _weights_decide(recipe) else None
     if known is None:
         return train.normalization()
     return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
@@ -81,18 +81,16 @@ def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> 
 
 def normalization_note(recipe: ClassificationRecipe) -> list[str]:
     """A line on how images are normalised, if neither the weights nor the recipe say how."""
-    if recipe.pretrained is None or {"mean", "std"} & recipe.data_options.keys():
+    if not _weights_decide(recipe):
         return []
-    known = _known_normalization(recipe)
+    known = normalization(recipe.model, str(recipe.pretrained))
+    guess = "the data set's own values" if known is None else known.source
+    if not guess:
+        return []
     advice = 'to change it: --data-options \'{"mean": [...], "std": [...]}\''
-    if known is None:
-        return [f"{recipe.pretrained} does not say how its images were normalised: the data set's own values; {advice}"]
-    if known.source:
-        return [f"{recipe.pretrained} does not say how its images were normalised: {known.source}; {advice}"]
-    return []
+    return [f"{recipe.pretrained} does not say how its images were normalised: {guess}; {advice}"]
 
 
-def _known_normalization(recipe: ClassificationRecipe) -> Normalization | None:
-    if recipe.pretrained is None or {"mean", "std"} & recipe.data_options.keys():
-        return None
-    return normalization(recipe.model, recipe.pretrained)
+def _weights_decide(recipe: ClassificationRecipe) -> bool:
+    """Whether the normalisation is that of the pretrained weights."""
+    return recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys()
