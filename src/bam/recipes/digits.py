@@ -19,7 +19,7 @@ def small() -> ClassificationRecipe:
         batch_size=64,
         lr=0.1,
         warmup_epochs=0.5,
-        precision="fp32",  # the same figures on every machine
+        precision="fp32",  # not chosen by timing: so short a run should not depend on that
     )
 
 
