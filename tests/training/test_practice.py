@@ -1,10 +1,12 @@
 """Good practice of fine-tuning: each part does what it says, and a run with all of them resumes bit for bit."""
 
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bam import cli
-from bam.data import load
+from bam.data import Dataset, load
 from bam.data.augmentation import Augmentation
 from bam.models import build, classifier_names
 from bam.recipes import ClassificationRecipe
 from bam.reports.report import probe_notes
 from bam.tasks import task_of
 from bam.tasks.classification.network import build_model, normalization_note
+from bam.tasks.classification.probe import fit_probe, linear_probe
+from bam.tasks.classification.task import Classification
 from bam.training import Interrupted, run
 from bam.training.optimization import moving_average, optimizer
 from bam.training.states import load_state
@@ -27,7 +31,8 @@ from tests.conftest import restless
 DATA = {"num_train": 96, "num_test": 20, "canvas": 16}
 ALL = {
     "optimizer": "adamw", "lr": 0.001, "ema": 0.9, "new_lr": 10.0, "trivial_augment": True, "random_erasing": 0.5,
-    "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "zero_classifier": True, "frozen_statistics": True,
+    "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "new_classifier": "probe", "frozen_statistics": True,
+    "validation": 0.1,
 }  # fmt: skip
 
 
@@ -131,7 +136,7 @@ def test_a_new_classifier_starts_near_zero_and_learns(name, tmp_path):
     torch.manual_seed(9)
     save_file(build(name, 7).state_dict(), tmp_path / "weights.safetensors")
     recipe = ClassificationRecipe(
-        model=name, pretrained=str(tmp_path / "weights.safetensors"), zero_classifier=True, precision="fp32"
+        model=name, pretrained=str(tmp_path / "weights.safetensors"), new_classifier="zero", precision="fp32"
     )
     model = build_model(recipe, 5, (64, 64)).eval()
     head = model.get_submodule(classifier_names(model, 5)[0])
@@ -226,8 +231,8 @@ def test_normalisation_of_weights_from_a_file_is_that_of_the_library(tmp_path):
 def test_invalid_values(field, value):
     with pytest.raises(ValueError, match=f"recipe: .*{field}"):
         ClassificationRecipe(**{field: value})
-    with pytest.raises(ValueError, match="zero_classifier is for pretrained networks"):
-        ClassificationRecipe(zero_classifier=True)
+    with pytest.raises(ValueError, match="new_classifier is for pretrained networks"):
+        ClassificationRecipe(new_classifier="zero")
 
 
 def test_the_flags_are_explained():
@@ -278,6 +283,62 @@ def test_a_comparison_tells_of_the_probe_and_takes_more_seeds(recipe, tmp_path, 
     assert "Corrected for 2 comparisons (Holm)" in page and "Linear probe of the frozen features" in page
     for wrong in ("5:", "a", "8:5", "1:2:3", "10000000000"):
         assert cli.main([*words, "--seeds", wrong]) == 1 and "seeds: " in capsys.readouterr().err
+
+
+def test_a_new_classifier_starts_as_the_probe(recipe):
+    task = task_of(recipe.replace(new_classifier="probe", data_options=DATA | {"num_train": 600}))
+    train, _ = task.load(None)
+    network = task.network(train)
+    batches = task.batches(train, 100, task.normalization(network, train), ("cpu", (0, 1)))
+    reached = task.evaluate(network, batches, train).figures["test_error"]
+    assert reached == task.probe(train, train)["test_error"] < 0.9
+    untrained = task.network(train, to_train=False)
+    assert not untrained.fc.weight.equal(network.fc.weight)
+    weights = Path(recipe.pretrained).with_name("whole.safetensors")
+    save_file(build("cifar/resnet8", 10).state_dict(), weights)  # with a classifier that fits: it is kept
+    kept = task_of(task.recipe.replace(pretrained=str(weights))).network(train)
+    assert kept.fc.weight.equal(load_file(weights)["fc.weight"])
+
+
+@pytest.mark.parametrize("chosen", [2, 3])
+def test_the_probe_of_few_classes_and_of_a_class_without_images(recipe, chosen):
+    targets = torch.arange(1, 1 + chosen).repeat(20)
+    grey = 60 * targets[:, None, None, None] + torch.randint(20, (len(targets), 16, 16, 3))
+    images = Dataset(grey.to(torch.uint8), targets, ("absent", *map(str, range(chosen))))
+    probe = fit_probe(recipe, images)
+    assert probe.weight.shape == (chosen + 1, 64) and not probe.weight[0].any()
+    assert linear_probe(recipe, images, images) < 0.05
+    assert fit_probe(recipe, dataclasses.replace(images, targets=torch.ones_like(targets))) is None
+
+
+def test_held_out_images_choose_the_epoch(recipe, tmp_path, monkeypatch):
+    recipe = recipe.replace(epochs=4, validation=0.25, lr=0.05, data_options=DATA | {"num_train": 200})
+    train, _ = task_of(recipe).load(None)
+    rest, held_out = task_of(recipe).hold_out(train)
+    assert len(rest) + len(held_out) == 200 and held_out.targets.unique().tolist() == list(range(10))
+    shares = held_out.targets.bincount() / train.targets.bincount()
+    assert (shares - 0.25).abs().max() < 0.04
+    scores = iter([0.5, 0.2, 0.2, 0.4])
+    evaluate = Classification.evaluate
+
+    def scripted(self, network, batches, images):
+        evaluation = evaluate(self, network, batches, images)
+        if len(images) == len(held_out):
+            evaluation.figures["test_error"] = next(scores)
+        return evaluation
+
+    monkeypatch.setattr(Classification, "evaluate", scripted)
+    record = run(recipe, tmp_path / "best")
+    assert record.final["epoch"] == 2 and record.final["validation_error"] == 0.2
+    assert record.final["test_error"] == record.history[1]["test_error"]
+    short = run(recipe.replace(validation=0.0), tmp_path / "other")
+    assert "epoch" not in short.final
+    saved = load_file(tmp_path / "best" / "model.safetensors")
+    assert all(
+        torch.equal(saved[key], value) for key, value in load_state(tmp_path / "best")["best"]["weights"].items()
+    )
+    with pytest.raises(ValueError, match="holds out no image"):
+        task_of(recipe.replace(validation=0.001)).hold_out(train)
 
 
 def test_a_baseline_below_its_probe_is_told():

@@ -71,6 +71,10 @@ class Images(Protocol):
 class LabelledImages(Images, Protocol):
     """A data set for classification: images of one size, and the class of each."""
 
+    @property
+    def targets(self) -> Tensor:
+        """Class numbers, int64 (n,)."""
+
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation to normalise each channel by: float32 (3,) each, on the scale 0 to 255."""
 

@@ -16,6 +16,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits/full": digits.full,
     "folder/finetune": folder.finetune,
     "cifar100/resnet20": cifar100.resnet20,
+    "cifar100/resnet20_fast": cifar100.resnet20_fast,
     "cifar100/resnet18": cifar100.resnet18,
     "cifar100/resnet50": cifar100.resnet50,
     "cifar100/resnet101": cifar100.resnet101,

@@ -19,6 +19,19 @@ def resnet20() -> ClassificationRecipe:
     )
 
 
+def resnet20_fast() -> ClassificationRecipe:
+    """ResNet-20 in 15 epochs for small budgets: one cycle of a high learning rate, larger batches, label smoothing.
+
+    Not in the paper. The schedule rises for a fifth of the epochs and falls with a cosine, as in super-convergence
+    (arXiv 1708.07120). docs/reproducing.md has what it reaches, and what 200 epochs do.
+
+    bam compare --recipe cifar100/resnet20_fast --attention none,bam --seeds 3
+    """
+    return resnet20().replace(
+        epochs=15, warmup_epochs=3, batch_size=256, lr=0.4, label_smoothing=0.1, decay_weights_only=True
+    )
+
+
 def resnet18() -> ClassificationRecipe:
     """ResNet-18 with a CIFAR stem, 11.2 M parameters, 200 epochs with a cosine; not in the paper.
 

@@ -21,9 +21,13 @@ class ClassificationRecipe(Recipe):
             both, one of the two is drawn for each batch.
         drop_path: probability with which the last block of a network with stochastic depth is skipped in training,
             falling to zero towards the first; 0 for none.
-        zero_classifier: a new classifier of a pretrained network starts at zero, not at the library's random weights.
+        new_classifier: how a classifier that the pretrained weights lack starts: with the library's random weights
+            ("library"), at "zero", or as the linear "probe" of the frozen features (arXiv 2202.10054). Up to 20,000
+            training images; beyond that, and for a convolution, "probe" means "zero".
         frozen_statistics: the BatchNorms of a pretrained network normalise by its own running statistics.
         freeze_backbone: train only the attention and the classifier.
+        validation: share of the training images that is held out to choose the best epoch, whose weights are saved;
+            0: the last epoch's are. Test images never choose.
         label_smoothing: share of the target spread over all classes.
         compile: use torch.compile (takes minutes; pays off in long runs).
         compile_mode: mode of torch.compile; "reduce-overhead" uses CUDA graphs, which speeds up small networks on a
@@ -43,9 +47,10 @@ class ClassificationRecipe(Recipe):
     mixup: float = 0.0
     cutmix: float = 0.0
     drop_path: float = 0.0
-    zero_classifier: bool = False
+    new_classifier: Literal["library", "zero", "probe"] = "library"
     frozen_statistics: bool = False
     freeze_backbone: bool = False
+    validation: float = 0.0
     label_smoothing: float = 0.0
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
@@ -55,11 +60,11 @@ class ClassificationRecipe(Recipe):
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"recipe: label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        for name in ("random_erasing", "drop_path"):
+        for name in ("random_erasing", "drop_path", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("freeze_backbone", "frozen_statistics", "zero_classifier"):
-            if getattr(self, name) and self.pretrained is None:
+        for name, off in (("freeze_backbone", False), ("frozen_statistics", False), ("new_classifier", "library")):
+            if getattr(self, name) != off and self.pretrained is None:
                 raise ValueError(f"recipe: {name} is for pretrained networks: give pretrained too")
         if self.compile_mode != "default" and not self.compile:
             raise ValueError(f"recipe: compile_mode {self.compile_mode} has no effect without compile: set compile too")

@@ -78,6 +78,10 @@ class Task(abc.ABC):
         Pass `to_train=False` if you will load weights into it: pretrained weights are not read and nothing is frozen.
         """
 
+    def hold_out(self, train: Any) -> tuple[Any, Any]:
+        """Training images to learn from, and held-out ones that choose the best epoch; None: the last is used."""
+        return train, None
+
     def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
         """Names of the modules that begin anew in a pretrained network: the recipe's `new_lr` is for them."""
         return [f"{label.removeprefix('before ')}.attention" for label in attended(network)]

@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from bam.data import BatchSource
 from bam.data.interface import Images
@@ -20,6 +20,7 @@ from bam.files import append, write_atomically
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
+from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
 from bam.training.loop import Progress, Trainer
 from bam.training.optimization import moving_average, optimizer
@@ -43,11 +44,13 @@ class Session:
     ) -> None:
         self.task, self.recipe, self.out, self.title = task, task.recipe, out, title
         self.accelerator, self.main = accelerator, accelerator.is_main_process
-        train, self.test = data
+        (train, held_out), self.test = task.hold_out(data[0]), data[1]
         with accelerator.main_process_first():  # it may download pretrained weights
             network = task.network(train)
         normalization, self.notes = task.normalization(network, train), task.notes(train)
         self.train_batches, self.test_batches = self._batches(train, self.test, normalization)
+        self.held_out = None if held_out is None else (self._batches(train, held_out, normalization)[1], held_out)
+        self.best = Best()
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
             self.recipe.as_dict(),
@@ -58,7 +61,7 @@ class Session:
             classes=list(train.classes),
             image_size=list(train.image_size),
             normalization={"mean": mean, "std": std},
-            data=fingerprint(train, self.test),
+            data=fingerprint(*data),
         )
         self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
         self.average = moving_average(self.plain, self.recipe.ema) if self.recipe.ema else None
@@ -73,7 +76,7 @@ class Session:
     ) -> tuple[BatchSource, BatchSource]:
         recipe, processes = self.recipe, self.accelerator.num_processes
         if len(test) < processes:
-            raise ValueError(f"{len(test)} test images are too few for {processes} processes to evaluate on")
+            raise ValueError(f"{len(test)} images are too few for {processes} processes to evaluate on")
         if recipe.batch_size > len(train):
             raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
         part = recipe.batch_size // recipe.accumulation
@@ -98,6 +101,7 @@ class Session:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress.load(state["progress"])
+        self.best.load(state.get("best", {}))  # states of before have none
         self.record.history = json.loads(state["history"])
 
     def save(self) -> None:
@@ -120,6 +124,7 @@ class Session:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
                 "progress": self.progress.state(),
+                "best": self.best.state(),
                 "history": json.dumps(self.record.history),
             },
         )
@@ -168,8 +173,12 @@ class Session:
         description = self.task.describe(row)
         last = self.progress.epoch == self.recipe.epochs
         if last or self.progress.epoch % self.recipe.evaluate_every == 0:
-            self.evaluation = self._evaluate()
+            self.evaluation = self._evaluate(self.test_batches, self.test)
             row |= self.evaluation.figures
+            if self.held_out is not None:
+                held_out = self._evaluate(*self.held_out)
+                row |= renamed(held_out.figures)
+                self.best.offer(self.progress.epoch, held_out, self._final())
             results = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
             description = "  ".join([description, *results])
         self.progress.unreadable.add(self.test_batches.take_unreadable())
@@ -183,11 +192,15 @@ class Session:
         if unreadable.count:
             display.say(f"unreadable images left out in this epoch: {unreadable.count}, e.g. {unreadable.example}")
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self, batches: BatchSource, images: Images) -> Evaluation:
         if self.average is None:
-            return self.task.evaluate(self.trainer.network, self.test_batches, self.test)
+            return self.task.evaluate(self.trainer.network, batches, images)
         with self.accelerator.autocast():
-            return self.task.evaluate(self.average.module, self.test_batches, self.test)
+            return self.task.evaluate(self.average.module, batches, images)
+
+    def _final(self) -> nn.Module:
+        """The network that is evaluated and saved."""
+        return self.plain if self.average is None else self.average.module
 
     def _all_stop(self, stop: list[int]) -> bool:
         """Whether to stop now. Several processes must stop at the same step, so they agree every 20 steps."""
@@ -200,18 +213,24 @@ class Session:
         return self.accelerator.check_trigger()
 
     def _finish(self) -> None:
-        last = self.record.history[-1]
+        chosen = self.record.history[(self.best.epoch or self.progress.epoch) - 1]
+        if self.best.epoch not in (0, self.progress.epoch):
+            self._final().load_state_dict(self.best.weights)
+            self.evaluation = None
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
-        evaluation = self.evaluation or self._evaluate()  # missing if the run was stopped after its last epoch
-        self.record.final = {name: value for name, value in last.items() if name.startswith(("test_", "train_"))}
+        # It is missing if the run was stopped after its last epoch, or another epoch is the best.
+        evaluation = self.evaluation or self._evaluate(self.test_batches, self.test)
+        kinds = ("test_", "train_", HELD_OUT)
+        self.record.final = {name: value for name, value in chosen.items() if name.startswith(kinds)}
+        if self.held_out is not None:
+            self.record.final["epoch"] = chosen["epoch"]
         self.record.measures = evaluation.measures
         self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
         if self.main:
             for name, content in self.task.results(evaluation, self.test).items():
                 write_atomically(self.out / name, content)
-            final = self.plain if self.average is None else self.average.module
-            weights = {name: value.contiguous() for name, value in final.state_dict().items()}
+            weights = {name: value.contiguous() for name, value in self._final().state_dict().items()}
             write_atomically(self.out / WEIGHTS, save(weights))
             self.record.write(self.out)
         self.accelerator.wait_for_everyone()

@@ -49,7 +49,8 @@ def _start_from_pretrained(model: nn.Module, recipe: ClassificationRecipe, num_c
     before = {name: next(head.parameters()).clone() for name, head in heads.items()}
     load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
     for name, head in heads.items():
-        if recipe.zero_classifier and torch.equal(before[name], next(head.parameters())):  # the file has none that fits
+        in_file = not torch.equal(before[name], next(head.parameters()))
+        if recipe.new_classifier != "library" and not in_file:
             _start_small(head)
     for module in model.modules():
         if recipe.frozen_statistics and isinstance(module, NormBase):

@@ -1,7 +1,8 @@
-"""The linear probe: what a linear classifier of a pretrained network's frozen features reaches."""
+"""The linear probe: a linear classifier of a pretrained network's frozen features."""
 
 import warnings
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,33 +17,75 @@ LARGEST = 20_000  #: training images; more would take too long for a first look
 _REGULARIZATION = np.logspace(-4, 1, 6)
 
 
-def linear_probe(recipe: ClassificationRecipe, train: LabelledImages, test: LabelledImages) -> float | None:
-    """The test error of logistic regression on the features before the classifier, strength by cross-validation.
+class Probe(NamedTuple):
+    """A linear classifier: logits are features @ weight.T + bias."""
 
-    Images are not augmented. None for a network that is not pretrained, or more than `LARGEST` training images.
+    weight: Tensor  #: float32 (classes, features)
+    bias: Tensor  #: float32 (classes,)
+
+
+def linear_probe(recipe: ClassificationRecipe, train: LabelledImages, test: LabelledImages) -> float | None:
+    """The test error of `fit_probe`; None where that is None."""
+    probe = fit_probe(recipe, train)
+    if probe is None:
+        return None
+    features, targets = _features(recipe, train, test)
+    return ((features @ probe.weight.T + probe.bias).argmax(1) != targets).double().mean().item()
+
+
+def start_at_probe(classifier: nn.Module, recipe: ClassificationRecipe, train: LabelledImages) -> None:
+    """Give a new linear classifier, still at zero, the weights of the probe: fine-tuning then starts with its error.
+
+    Linear probing, then fine-tuning (arXiv 2202.10054) leaves the pretrained features intact in the first steps, and
+    seeds then differ less. Other classifiers are left alone: those with weights from the file, and convolutions.
+    """
+    if not isinstance(classifier, nn.Linear) or classifier.weight.any():
+        return
+    probe = fit_probe(recipe, train)
+    if probe is not None:
+        with torch.no_grad():
+            classifier.weight.copy_(probe.weight)
+            if classifier.bias is not None:
+                classifier.bias.copy_(probe.bias)
+
+
+def fit_probe(recipe: ClassificationRecipe, train: LabelledImages) -> Probe | None:
+    """Logistic regression on the features before the classifier, regularised by cross-validation.
+
+    Images are not augmented. All runs of a comparison share one probe, so the last one is remembered. None for a
+    network that is not pretrained, a single class, or more than `LARGEST` training images.
 
     Raises:
         ValueError: if the network has no classifier.
     """
     if recipe.pretrained is None or len(train) > LARGEST:
         return None
-    num_classes = len(train.classes)
-    plain = recipe.replace(attention="none", freeze_backbone=False, drop_path=0.0)
-    network = build_model(plain, num_classes, train.image_size).eval()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device).to(memory_format=torch.channels_last)
-    normalization = pixel_normalization(recipe, train)
-    (x, y), (test_x, test_y) = (
-        _features(network, num_classes, data.batches(64, normalization, device).test()) for data in (train, test)
-    )
-    return _error_of_regression(x, y, test_x, test_y)
+    key = f"{recipe.model} {recipe.pretrained} {recipe.data} {recipe.data_options} {train.fingerprint}"
+    if key not in _last:
+        x, y = _features(recipe, train, train)
+        _last.clear()
+        _last[key] = _fit(x.numpy(), y.numpy(), len(train.classes))
+    return _last[key]
+
+
+_last: dict[str, Probe | None] = {}
 
 
 @torch.no_grad()
-def _features(
+def _features(recipe: ClassificationRecipe, train: LabelledImages, images: LabelledImages) -> tuple[Tensor, Tensor]:
+    """What the classifier of the plain network takes for `images`, float32 (n, features), and their classes (n,)."""
+    num_classes = len(train.classes)
+    plain = recipe.replace(attention="none", freeze_backbone=False, drop_path=0.0, new_classifier="library")
+    network = build_model(plain, num_classes, train.image_size).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).to(memory_format=torch.channels_last)
+    batches = images.batches(64, pixel_normalization(recipe, train), device)
+    return _before_classifier(network, num_classes, batches.test())
+
+
+def _before_classifier(
     network: nn.Module, num_classes: int, batches: Iterable[tuple[Tensor, Tensor]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the classifier takes, (n, features), and the classes (n,)."""
+) -> tuple[Tensor, Tensor]:
     features: list[Tensor] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -54,20 +97,32 @@ def _features(
         targets = [(network(images), classes)[1] for images, classes in batches]
     finally:
         handle.remove()
-    return torch.cat(features).cpu().numpy(), torch.cat(targets).cpu().numpy()
+    return torch.cat(features).cpu(), torch.cat(targets).cpu()
 
 
-def _error_of_regression(x: np.ndarray, y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> float:
+def _fit(x: np.ndarray, y: np.ndarray, num_classes: int) -> Probe | None:
+    """Logistic regression on standardised features, as a linear classifier of the features themselves."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    folds = min(5, int(np.bincount(y).min()))
-    if folds > 1:
-        probe = GridSearchCV(probe, {"logisticregression__C": _REGULARIZATION}, cv=folds)
+    present, counts = np.unique(y, return_counts=True)
+    if len(present) < 2:
+        return None
+    scaler = StandardScaler().fit(x)
+    regression = LogisticRegression(max_iter=500)
+    folds = min(5, int(counts.min()))
+    search = GridSearchCV(regression, {"C": _REGULARIZATION}, cv=folds) if folds > 1 else regression
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without regularisation it would not converge
-        probe.fit(x, y)
-    return float((probe.predict(test_x) != test_y).mean())
+        search.fit(scaler.transform(x), y)
+    fitted = search.best_estimator_ if folds > 1 else search
+    weight, bias = fitted.coef_, fitted.intercept_
+    if len(present) == 2:  # scikit-learn gives the logit of the second class alone
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scaler.scale_
+    bias = bias - weight @ scaler.mean_
+    # A class without training images is never predicted before its logit has grown.
+    rows, shifts = np.zeros((num_classes, x.shape[1])), np.full(num_classes, bias.min())
+    rows[present], shifts[present] = weight, bias
+    return Probe(torch.from_numpy(rows).float(), torch.from_numpy(shifts).float())

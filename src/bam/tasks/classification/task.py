@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,14 @@ from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
 from bam.data.augmentation import Augmentation
 from bam.dryrun import Image
-from bam.models import build, classifier_names
+from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5
+from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Record
 from bam.surgery import attach
 from bam.tasks.classification.network import build_model, normalization_note, pixel_normalization
-from bam.tasks.classification.probe import linear_probe
-from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.classification.probe import linear_probe, start_at_probe
+from bam.tasks.task import Classes, Evaluation, Price, Subject, Task, count_classes
 
 
 class Classification(Task):
@@ -40,8 +40,26 @@ class Classification(Task):
 
     def network(self, subject: Subject, *, to_train: bool = True) -> nn.Module:
         """See `build_model`."""
-        height, width = subject.image_size
-        return build_model(self.recipe, count_classes(subject), (height, width), to_train=to_train)
+        (height, width), num_classes = subject.image_size, count_classes(subject)
+        network = build_model(self.recipe, num_classes, (height, width), to_train=to_train)
+        if to_train and self.recipe.new_classifier == "probe" and not isinstance(subject, Record | Classes):
+            train = cast(LabelledImages, subject)
+            start_at_probe(network.get_submodule(classifier_name(network, num_classes)), self.recipe, train)
+        return network
+
+    def hold_out(self, train: LabelledImages) -> tuple[LabelledImages, LabelledImages | None]:
+        """Hold out the recipe's share of each class, drawn by its seed."""
+        if not self.recipe.validation:
+            return train, None
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        held_out = torch.zeros(len(train), dtype=torch.bool)
+        for number in range(len(train.classes)):
+            members = (train.targets == number).nonzero().flatten()
+            chosen = torch.randperm(len(members), generator=generator)[: round(self.recipe.validation * len(members))]
+            held_out[members[chosen]] = True
+        if not held_out.any():
+            raise ValueError(f"validation {self.recipe.validation} holds out no image: each class has too few")
+        return train.subset((~held_out).nonzero().flatten()), train.subset(held_out.nonzero().flatten())
 
     def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
         """The attention, and the classifier with its auxiliary heads."""
