@@ -5,6 +5,8 @@ into `nn.Module` of its own.
 """
 
 import contextlib
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +23,7 @@ __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
     "functorch_is_active", "is_batched_by_autograd", "is_dispatched", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
-    "tree_leaves", "tree_map_only",
+    "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip
 
 
@@ -68,6 +70,18 @@ def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
     """
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return type(module) is cls and not any(hooks) and "forward" not in module.__dict__
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """A shallow copy of `module` without its own hooks before and after the forward pass; its parts keep theirs."""
+    copied = copy.copy(module)
+    copied.__dict__ |= {name: OrderedDict() for name in ("_forward_pre_hooks", "_forward_hooks")}
+    return copied
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The network inside of one from `torch.compile`, or `model`; torch has no public name for it."""
+    return getattr(model, "_orig_mod", model)
 
 
 def remove_forward_hooks(module: nn.Module) -> None:

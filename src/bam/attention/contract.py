@@ -73,6 +73,11 @@ def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
     return _method(module, "maps")(module, features)
 
 
+def has_maps(module: nn.Module) -> bool:
+    """Whether `module` itself says what it attends to; of any other, only the gain is known."""
+    return _method(module, "maps") is not AttentionModule.maps
+
+
 def is_identity(module: nn.Module) -> bool:
     """Whether leaving `module` out changes nothing, see `AttentionModule.is_identity`."""
     return _method(module, "is_identity")(module)
