@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
+from bam.cli.explaining import explain
 from bam.cli.exporting import export
 from bam.cli.networks import cost, coverage, models, paper, sites
 from bam.cli.training import compare, predict, recipes, report, train
@@ -13,7 +14,7 @@ from bam.flags import parse_flags
 
 VERBS: dict[str, Callable[..., None]] = {
     function.__name__: function
-    for function in (compare, train, report, predict, sites, cost, export, models, recipes, paper, coverage)
+    for function in (compare, train, report, predict, explain, sites, cost, export, models, recipes, paper, coverage)
 }
 
 

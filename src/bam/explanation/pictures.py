@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -39,13 +40,34 @@ def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
     return page
 
 
+def hierarchy(pixels: Tensor, maps: Mapping[str, Tensor]) -> Image.Image:
+    """An image uint8 (3, H, W), then each map (h, w) over it, with a bar of its colours and its range in numbers."""
+    from matplotlib import colormaps
+
+    panels = {"image": pixels} | {title: overlay(pixels, values) for title, values in maps.items()}
+    page, footer = side_by_side(panels), 40
+    whole = Image.new("RGB", (page.width, page.height + footer), "white")
+    whole.paste(page, (0, 0))
+    width = (page.width - 6 * len(maps)) // len(panels)
+    colours = (255 * colormaps["inferno"](np.linspace(0, 1, width))[None, :, :3]).astype(np.uint8)
+    bar, pen, font = Image.fromarray(colours).resize((width, 10)), ImageDraw.Draw(whole), ImageFont.load_default(13)
+    for number, values in enumerate(maps.values(), start=1):
+        left = number * (width + 6)
+        whole.paste(bar, (left, page.height + 5))
+        low, high = f"{values.min():.3f}", f"{values.max():.3f}"
+        pen.text((left, page.height + 18), low, "#1c2329", font)
+        pen.text((left + width - pen.textlength(high, font), page.height + 18), high, "#1c2329", font)
+    return whole
+
+
 def _scaled(picture: Image.Image) -> Image.Image:
     return picture.resize((round(picture.width * PANEL_SIDE / picture.height), PANEL_SIDE))
 
 
-def save_png(picture: Image.Image | Tensor, path: Path) -> None:
-    """Write a picture, or an image uint8 (3, H, W), as PNG; its folder is made."""
+def save_png(picture: Image.Image | Tensor, to: Path | BinaryIO) -> None:
+    """Write a picture, or an image uint8 (3, H, W), as PNG to a stream or a path, whose folder is made."""
     if isinstance(picture, Tensor):
         picture = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", optimize=True)
+    if isinstance(to, Path):
+        to.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(to, format="PNG", optimize=True)

@@ -9,10 +9,9 @@ from typing import Any
 
 from bam.costs import format_count
 from bam.files import write_atomically
+from bam.reports.templates import environment
 
 try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from bam.reports.plots import differences, learning_curves
 except ImportError as error:
     raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
@@ -20,13 +19,7 @@ except ImportError as error:
 
 def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     """Write the four files into `out`; `command` is the command that repeats the comparison."""
-    templates = Environment(
-        loader=PackageLoader("bam", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     templates.filters |= {"count": format_count, "percent": _percent, "interval": _interval, "signed": "{:+.2f}".format}
     templates.filters |= {"rate": _rate, "capitalized": lambda text: text[:1].upper() + text[1:]}
     measure = summary["measures"][0]

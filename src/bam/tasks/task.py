@@ -1,7 +1,7 @@
 """The task interface: everything the training loop and the commands leave to a task."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +13,7 @@ from bam.costs import Cost
 from bam.data import BatchSource
 from bam.data.interface import Images
 from bam.dryrun import Image
+from bam.explanation.views import ImageView
 from bam.placement import Sites
 from bam.recipes import Recipe
 from bam.records import Measure, Record
@@ -30,6 +31,9 @@ class Classes:
 
 #: What a network is built for: a data set, the record of a run, or a number of classes.
 Subject = Images | Record | Classes
+
+#: From a PIL image to a network's input (3, H, W), and the same pixels to look at, uint8 (3, H, W).
+Prepare = Callable[[Any], tuple[Tensor, Tensor]]
 
 
 class Price(NamedTuple):
@@ -140,6 +144,19 @@ class Task(abc.ABC):
     def illustrate(self, networks: Mapping[str, nn.Module], test: Any, folder: Path) -> list[dict[str, str]]:
         """Draw the networks' output on the same test images; returns the file name and caption of each picture."""
         return []
+
+    def views(
+        self, network: nn.Module, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
+    ) -> Iterator[ImageView]:
+        """What the network's attention does in each of `images`, (name, PIL image) pairs, and what it predicts.
+
+        Args:
+            network: with attention, in eval mode.
+            classes: their names.
+            images: named, as read from files.
+            prepare: makes an image the input of a saved network; a task may do that by itself.
+        """
+        raise ValueError(f"bam explain does not support the task {self.name}")
 
     def predict(
         self, network: nn.Module, classes: Sequence[str], images: Sequence[Path], out: Path, score: float

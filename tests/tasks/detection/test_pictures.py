@@ -11,15 +11,20 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import bam
 from bam.data.boxes import Objects
 from bam.explanation import overlay, save_png, side_by_side
+from bam.explanation.views import GAIN
 from bam.recipes import DetectionRecipe
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import Detections
-from bam.tasks.detection.pictures import draw, gains_on_image
+from bam.tasks.detection.pictures import draw, views_on_image
 from tests.data.boxed import drawn
 
 NAMES = ("cat", "dog")
 PADDING = "fasterrcnn_mobilenet_v3_large_fpn"  # of its images, to a multiple of 32
+
+
+def gains_on_image(model, image):
+    return {view.site: view.maps[GAIN] for view in views_on_image(model, image)[1]}
 
 
 def read(path):

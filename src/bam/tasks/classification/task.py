@@ -1,6 +1,6 @@
 """The classification task."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,6 +14,8 @@ from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
 from bam.data.augmentation import Augmentation
 from bam.dryrun import Image
+from bam.explanation import record
+from bam.explanation.views import ImageView, site_views
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
@@ -21,7 +23,7 @@ from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Record
 from bam.surgery import attach
 from bam.tasks.classification.network import build_model, normalization_note, pixel_normalization
 from bam.tasks.classification.probe import linear_probe, start_at_probe
-from bam.tasks.task import Classes, Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.task import Classes, Evaluation, Prepare, Price, Subject, Task, count_classes
 
 
 class Classification(Task):
@@ -142,6 +144,20 @@ class Classification(Task):
         """The test error of `linear_probe`."""
         error = linear_probe(self.recipe, train, test)
         return None if error is None else {TEST_ERROR.key: error}
+
+    @torch.no_grad()
+    def views(
+        self, network: nn.Module, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
+    ) -> Iterator[ImageView]:
+        """The attention, and the five most likely classes with their probabilities."""
+        for name, image in images:
+            inputs, pixels = prepare(image)
+            with record(network) as passes:
+                shares = _logits(network(inputs[None])).float().softmax(1)[0]
+            best = shares.topk(min(5, len(shares)))
+            named = [classes[k] if classes else str(k) for k in best.indices.tolist()]
+            prediction = list(zip(named, best.values.tolist(), strict=True))
+            yield ImageView(name, pixels, prediction, site_views(passes[0], 0))
 
     def describe(self, row: Mapping[str, float]) -> str:
         """Training loss and error."""

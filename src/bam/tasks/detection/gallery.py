@@ -8,10 +8,11 @@ from torch import Tensor
 
 from bam.data import BoxDataset
 from bam.explanation import overlay, save_png, side_by_side
+from bam.explanation.views import GAIN
 from bam.surgery import attended
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
-from bam.tasks.detection.pictures import draw, gains_on_image
+from bam.tasks.detection.pictures import draw, views_on_image
 from bam.tasks.detection.predict import find
 
 _COUNT = 6  #: number of images
@@ -59,7 +60,7 @@ def _panels(
     for name, model in models.items():
         panels[name] = draw(pixels, find(model, image), shown.classes, SCORE)
         if attended(model):
-            gains = gains_on_image(model, image)
+            gains = {view.site: view.maps[GAIN] for view in views_on_image(model, image)[1]}
             site = max(gains, key=lambda site: float(gains[site].std(correction=0)))
             low, high = float(gains[site].min()), float(gains[site].max())
             panels[f"{name}: attention"] = overlay(pixels, gains[site])

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from bam.explanation import site_gains
+from bam.explanation import record
 from bam.explanation.pictures import PANEL_SIDE
+from bam.explanation.views import SiteView, site_views
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
 
@@ -46,30 +48,27 @@ def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: f
     return pil_to_tensor(picture)
 
 
-def gains_on_image(model: DetectorModule, image: Tensor) -> dict[str, Tensor]:
-    """The gain of the attention at each position of an image, per site; see `site_gains`.
+def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, list[SiteView]]:
+    """The detections in an image, and the attention at each site.
 
     Args:
         model: a detector with attention, in eval mode.
         image: float32 (3, H, W) from 0 to 1.
 
-    Returns: site -> float32 (h, w), cropped to the image: the detector's padding is removed.
+    Returns: detections, and for each site its maps, cropped to the image: the detector's padding is removed.
     """
-    shares: dict[str, float] = {}
+    share = (1.0, 1.0)
 
     def note_size(module: object, images: object, resized: tuple) -> None:
+        nonlocal share
         (batch, _) = resized
         (height, width), padded = batch.image_sizes[0], batch.tensors.shape[-2:]
-        shares.update(height=height / padded[0], width=width / padded[1])
+        share = height / padded[0], width / padded[1]
 
     handle = model.transform.register_forward_hook(note_size)
     try:
-        gains = site_gains(model, [image])
+        with record(model) as passes, torch.no_grad():
+            (output,) = model([image])
     finally:
         handle.remove()
-    return {site: _top_left(gain[0], shares["height"], shares["width"]) for site, gain in gains.items()}
-
-
-def _top_left(gain: Tensor, height: float, width: float) -> Tensor:
-    """Crop a map (h, w) to these shares of its height and width, at least one position each."""
-    return gain[: max(1, round(gain.shape[0] * height)), : max(1, round(gain.shape[1] * width))]
+    return Detections.of(output), site_views(passes[0], 0, share)

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.attention import AttentionSpec
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
 from bam.dryrun import Image
+from bam.explanation.views import ImageView
 from bam.models import build
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import DetectionRecipe
@@ -21,7 +23,7 @@ from bam.records import Measure, Record
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.cost import detector_cost, input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
-from bam.tasks.detection.gallery import write_gallery
+from bam.tasks.detection.gallery import SCORE, write_gallery
 from bam.tasks.detection.metrics import (
     Detections,
     coco_ground_truth,
@@ -30,8 +32,9 @@ from bam.tasks.detection.metrics import (
     mean_average_precision,
     voc_average_precision,
 )
+from bam.tasks.detection.pictures import draw, views_on_image
 from bam.tasks.detection.predict import find_files, predict
-from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.task import Evaluation, Prepare, Price, Subject, Task, count_classes
 
 _NUM_CLASSES = 20  #: the default, as in VOC
 
@@ -173,6 +176,17 @@ class Detection(Task):
     ) -> list[dict[str, str]]:
         """See `write_gallery`."""
         return write_gallery(networks, test, folder)
+
+    def views(
+        self, network: DetectorModule, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
+    ) -> Iterator[ImageView]:
+        """The attention, and the five best detections; the pictures have their boxes. `prepare` is not needed."""
+        for name, image in images:
+            pixels = pil_to_tensor(image)
+            detections, sites = views_on_image(network, pixels.float() / 255)
+            labels, scores = detections.labels.tolist(), detections.scores.tolist()
+            ranked = sorted(zip([classes[k - 1] for k in labels], scores, strict=True), key=lambda pair: -pair[1])
+            yield ImageView(name, draw(pixels, detections, classes, SCORE), ranked[:5], sites)
 
     def predict(
         self, network: DetectorModule, classes: Sequence[str], images: Sequence[Path], out: Path, score: float

@@ -1,0 +1,109 @@
+"""What attention does in one image, as data for pictures and pages."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bam.attention.contract import AttentionMaps
+from bam.explanation.pictures import save_png
+
+SPATIAL, GAIN = "spatial attention", "gain"
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """The attention at one site.
+
+    Attributes:
+        site: the site's label.
+        maps: name -> float32 (h, w), on the CPU: `SPATIAL`, the sigmoid of the spatial logits, of modules that have
+            them; `GAIN`, how much stronger each place became, of every module.
+        channels: the sigmoid of the channel logits, float32 (C,); None for modules without.
+    """
+
+    site: str
+    maps: dict[str, Tensor]
+    channels: Tensor | None
+
+    @property
+    def shown(self) -> Tensor:
+        """The map that tells most of this module: the first."""
+        return next(iter(self.maps.values()))
+
+    def as_plain(self) -> dict[str, Any]:
+        """For a page, see `bam.reports.gallery`: maps as bytes in base64, from their least to their greatest value."""
+        strongest, weakest = self.ranked_channels()
+        maps = [{"name": name} | _as_bytes(values) for name, values in self.maps.items()]
+        return {"site": self.site, "maps": maps, "strongest": strongest, "weakest": weakest}
+
+    def ranked_channels(self, count: int = 5) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+        """The strongest and the weakest channels, each as (number, value); empty where there are none."""
+        if self.channels is None:
+            return [], []
+        order = self.channels.argsort(descending=True).tolist()
+        pairs = [(number, float(self.channels[number])) for number in order]
+        count = min(count, len(pairs) // 2)
+        return pairs[:count], pairs[::-1][:count]
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """An image, what the network says of it, and its attention at every site.
+
+    Attributes:
+        name: of the image.
+        pixels: as the network saw them, uint8 (3, H, W).
+        prediction: (what, score) pairs, best first.
+        sites: in the network's order.
+    """
+
+    name: str
+    pixels: Tensor
+    prediction: Sequence[tuple[str, float]]
+    sites: Sequence[SiteView]
+
+    def as_plain(self) -> dict[str, Any]:
+        """For a page, see `bam.reports.gallery`."""
+        buffer = io.BytesIO()
+        save_png(self.pixels, buffer)
+        png = base64.b64encode(buffer.getvalue()).decode()
+        prediction = [[what, score] for what, score in self.prediction]
+        sites = [site.as_plain() for site in self.sites]
+        return {"name": self.name, "png": png, "prediction": prediction, "sites": sites}
+
+
+def _as_bytes(values: Tensor) -> dict[str, Any]:
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else values * 0
+    content = base64.b64encode((255 * scaled).round().to(torch.uint8).numpy().tobytes()).decode()
+    return {"height": values.shape[0], "width": values.shape[1], "low": low, "high": high, "values": content}
+
+
+def site_views(maps: Mapping[str, AttentionMaps], number: int, share: tuple[float, float] = (1, 1)) -> list[SiteView]:
+    """The attention at each site for image `number` of a recorded pass.
+
+    Args:
+        maps: of one pass, see `bam.explanation.record`.
+        number: of the image in its batch.
+        share: of height and width that the image takes of its padded batch, from the top left.
+    """
+    views = []
+    for site, values in maps.items():
+        shown = {GAIN: values.gain[number]}
+        if values.spatial_logits is not None:
+            shown = {SPATIAL: values.spatial_logits[number, 0].sigmoid()} | shown
+        cropped = {name: _top_left(each.float().cpu(), *share) for name, each in shown.items()}
+        logits = values.channel_logits
+        channels = None if logits is None else logits[number].flatten().sigmoid().float().cpu()
+        views.append(SiteView(site, cropped, channels))
+    return views
+
+
+def _top_left(values: Tensor, height: float, width: float) -> Tensor:
+    """Crop a map (h, w) to these shares of its height and width, at least one place each."""
+    return values[: max(1, round(values.shape[0] * height)), : max(1, round(values.shape[1] * width))]
