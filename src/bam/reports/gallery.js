@@ -51,9 +51,11 @@ function rows(table, pairs, meter) {
   table.replaceChildren(...pairs.map(([name, value]) => {
     const row = document.createElement("tr");
     for (const text of [name, meter ? `${(100 * value).toFixed(1)} %` : value.toFixed(3)]) row.insertCell().textContent = text;
-    const bar = document.createElement("meter");
-    bar.value = value; bar.min = 0; bar.max = 1; bar.setAttribute("aria-hidden", "true");
-    row.insertCell().append(bar);
+    if (meter) {
+      const bar = document.createElement("meter");
+      bar.value = value; bar.min = 0; bar.max = 1; bar.setAttribute("aria-hidden", "true");
+      row.insertCell().append(bar);
+    }
     return row;
   }));
 }

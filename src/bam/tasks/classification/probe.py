@@ -50,7 +50,7 @@ def start_at_probe(classifier: nn.Module, recipe: ClassificationRecipe, train: L
 
 
 def fit_probe(recipe: ClassificationRecipe, train: LabelledImages) -> Probe | None:
-    """Logistic regression on the features before the classifier, regularised by cross-validation.
+    """Logistic regression on the features before the classifier; cross-validation chooses its regularisation.
 
     Images are not augmented. All runs of a comparison share one probe, so the last one is remembered. None for a
     network that is not pretrained, a single class, or more than `LARGEST` training images.
@@ -100,6 +100,17 @@ def _before_classifier(
     return torch.cat(features).cpu(), torch.cat(targets).cpu()
 
 
+def _strongest(scores: dict[str, np.ndarray]) -> int:
+    """The strongest regularisation whose accuracy is within a standard error of the best (Breiman et al., 1984).
+
+    The best alone chases noise: where many strengths do alike it can choose weights so large that the first steps of
+    fine-tuning wreck the features.
+    """
+    means, folds = scores["mean_test_score"], sum(key.startswith("split") for key in scores)
+    best = int(means.argmax())
+    return int(np.argmax(means >= means[best] - scores["std_test_score"][best] / folds**0.5))
+
+
 def _fit(x: np.ndarray, y: np.ndarray, num_classes: int) -> Probe | None:
     """Logistic regression on standardised features, as a linear classifier of the features themselves."""
     from sklearn.linear_model import LogisticRegression
@@ -112,7 +123,8 @@ def _fit(x: np.ndarray, y: np.ndarray, num_classes: int) -> Probe | None:
     scaler = StandardScaler().fit(x)
     regression = LogisticRegression(max_iter=500)
     folds = min(5, int(counts.min()))
-    search = GridSearchCV(regression, {"C": _REGULARIZATION}, cv=folds) if folds > 1 else regression
+    grid = {"C": _REGULARIZATION}
+    search = GridSearchCV(regression, grid, cv=folds, refit=_strongest) if folds > 1 else regression
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without regularisation it would not converge
         search.fit(scaler.transform(x), y)
