@@ -111,9 +111,10 @@ $("opacity").oninput = show;
 $("kind").onchange = () => { kind = $("kind").value; show(); };
 $("range").onchange = show;
 document.onkeydown = (event) => {
-  if (["INPUT", "SELECT", "TEXTAREA"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "ArrowLeft") turn(-1);
-  else if (event.key === "ArrowRight") turn(1);
+  const control = event.target.tagName;
+  if (control === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "ArrowLeft" && control !== "INPUT") turn(-1);
+  else if (event.key === "ArrowRight" && control !== "INPUT") turn(1);
   else if (/^[1-9]$/.test(event.key) && event.key <= images[number].sites.length) { site = event.key - 1; show(); }
 };
 drawScale();
