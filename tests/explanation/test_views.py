@@ -1,0 +1,117 @@
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import get_model
+
+import bam
+from bam import cli
+from bam.explanation import hierarchy, record
+from bam.explanation.views import GAIN, SPATIAL, site_views
+from bam.reports.gallery import write_gallery
+from tests.conftest import restless
+
+IMAGE = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+
+
+def views_of(attention):
+    model = restless(bam.attach(get_model("resnet18", num_classes=3), attention, image=64)).eval()
+    with record(model) as passes:
+        model(IMAGE)
+    return passes[0], site_views(passes[0], 1)
+
+
+def test_views_are_the_maps_of_one_image():
+    maps, views = views_of("bam")
+    assert [view.site for view in views] == list(maps)
+    for view in views:
+        assert torch.equal(view.shown, maps[view.site].spatial_logits[1, 0].sigmoid())
+        assert torch.equal(view.maps[GAIN], maps[view.site].gain[1])
+        strongest, weakest = view.ranked_channels(3)
+        values = view.channels.sort(descending=True).values.tolist()
+        assert [value for _, value in strongest] == values[:3] and [value for _, value in weakest] == values[:-4:-1]
+        assert all(float(view.channels[number]) == value for number, value in strongest + weakest)
+
+
+@pytest.mark.parametrize("attention", ["se", torch.nn.BatchNorm2d], ids=str)
+def test_modules_without_spatial_attention_show_their_gain(attention):
+    _, views = views_of(attention)
+    assert all(list(view.maps) == [GAIN] for view in views)
+    assert all((view.channels is None) == (attention != "se") for view in views)
+
+
+def test_padding_is_cut_off_but_one_place_stays():
+    maps, _ = views_of("bam")
+    views = site_views(maps, 0, (0.5, 0.01))
+    assert [tuple(view.shown.shape) for view in views] == [(8, 1), (4, 1), (2, 1)]
+    assert torch.equal(views[0].maps[GAIN], maps["layer1"].gain[0, :8, :1])
+
+
+def test_the_page_holds_what_the_views_hold(tmp_path):
+    _, views = views_of("bam")
+    plain = views[0].as_plain()
+    values = views[0].maps[SPATIAL]
+    written = np.frombuffer(base64.b64decode(plain["maps"][0]["values"]), np.uint8).reshape(values.shape)
+    low, high = plain["maps"][0]["low"], plain["maps"][0]["high"]
+    assert np.abs(low + written / 255 * (high - low) - values.numpy()).max() <= (high - low) / 510 + 1e-6
+    page = write_gallery(tmp_path, "</script>", [{"name": "<b>", "png": "", "prediction": [], "sites": [plain]}])
+    text = page.read_text()
+    assert text.count("</script>") == 2 and "<b>" not in text  # its own two
+    data = text.partition('id="data">')[2].partition("</script>")[0]
+    assert json.loads(data)[0]["name"] == "<b>"
+
+
+def test_the_picture_has_every_site_with_its_range():
+    ramp = torch.linspace(0, 1, 16).reshape(4, 4)
+    picture = np.asarray(hierarchy(torch.zeros(3, 32, 32, dtype=torch.uint8), {"a": ramp, "b": 0 * ramp}))
+    assert picture.shape[1] == 3 * 320 + 2 * 6
+    first, second = picture[30:330, 330:640], picture[30:330, 660:]
+    assert first[-20:, -20:].mean() > first[:20, :20].mean() + 50 and second.std(axis=(0, 1)).max() < 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("explain")
+    options = '{"num_train": 64, "num_test": 16, "canvas": 16}'
+    words = ["train", "--recipe", "digits/small", "--epochs", "1", "--batch-size", "16", "--data-options", options]
+    for attention in ("bam", "none"):
+        assert cli.main([*words, "--attention", attention, "--out", str(out / attention)]) == 0
+    images = out / "images"
+    images.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(40, 30, 3), dtype=np.uint8)).save(images / "a.png")
+    Image.new("L", (1, 1)).save(images / "pixel.png")
+    (images / "broken.png").write_bytes(b"no image")
+    return out
+
+
+def test_explain_writes_a_page_and_a_picture_for_each_image(trained, tmp_path, capsys):
+    words = ["explain", "--run", str(trained / "bam"), "--images", str(trained / "images"), "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "gallery.html", "pixel.png"]
+    text = capsys.readouterr().out
+    assert "broken.png" in text and "2 images" in text
+    data = (tmp_path / "gallery.html").read_text().partition('id="data">')[2].partition("</script>")[0]
+    first, second = json.loads(data)
+    assert [first["name"], second["name"]] == ["a", "pixel"]
+    assert [site["site"] for site in first["sites"]] == ["layer1", "layer2"]
+    shares = [share for _, share in first["prediction"]]
+    assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(first["png"]))))
+    assert shown.shape == (16, 16, 3)  # what the network saw
+
+
+def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
+    def message(run, images):
+        assert cli.main(["explain", "--run", str(run), "--images", str(images), "--out", str(tmp_path / "out")]) == 1
+        return capsys.readouterr().err
+
+    assert "has no attention to look at" in message(trained / "none", trained / "images")
+    assert "no complete run" in message(tmp_path, trained / "images")
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in message(trained / "bam", tmp_path / "empty")
+    assert "no image" in message(trained / "bam", trained / "images" / "broken.png")
+    assert not (tmp_path / "out").exists()
