@@ -52,7 +52,7 @@ def evaluation_lines(breakdown: Breakdown) -> list[str]:
         lines.append(f"the {_SHOWN} worst of {len(breakdown.classes)} classes:")
     for row in rows:
         lines.append("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    return lines
+    return [*lines, *(["in brackets: Wilson's 95 % intervals"] if breakdown.errors else [])]
 
 
 def _badness(result: ClassResult) -> float:
