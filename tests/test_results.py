@@ -14,9 +14,12 @@ from scipy import stats
 from bam import cli
 from bam.cli.results import evaluate, predict
 from bam.data import load
+from bam.data.files.preprocessing import Preprocessing
+from bam.data.files.workers import decode
 from bam.export import from_pretrained
 from bam.flags import parse_flags
 from bam.recipes import ClassificationRecipe, DetectionRecipe
+from bam.tasks.classification.predict import Decoder
 from bam.training import run, trained_model
 from tests.data.pictures import PLAIN, paint, paint_classes
 
@@ -109,6 +112,18 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
         )
     assert told[3].startswith(f"left out: {tmp_path / 'broken.png'} cannot be read as an image: ")
     assert told[4:] == [f"predictions.csv and predictions.json in {tmp_path / 'out'}"]
+
+
+def test_other_processes_decode_the_same(tmp_path):
+    files = [paint(tmp_path / f"{k}.png", k) for k in range(5)]
+    files[2].write_bytes(b"")
+    decoder = Decoder(files, Preprocessing(MEAN, STD, (16, 12), 20).transform())
+    here, there = (list(decode([[0, 1, 2], [2], [3, 4]], decoder, workers, False)) for workers in (0, 2))
+    assert [one.numbers for one in here] == [one.numbers for one in there] == [[0, 1], [], [3, 4]]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(here, there, strict=True))
+    problem = (2, "cannot be read as an image: it is empty, or no image of a known format")
+    assert [one.unreadable for one in there] == [[problem], [problem], []]
+    assert here[0].images.shape == (2, 3, 16, 12)
 
 
 def test_a_run_in_memory_sees_a_file_as_it_saw_its_test_images(of_digits, tmp_path):

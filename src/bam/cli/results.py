@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bam.tasks import Task, Trained
 
 _NUM_SHOWN = 5  # names in a message
+_LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def predict(
     """Predict the classes of your own images, or detect objects in them, with a trained network.
 
     A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
-    detector's boxes to pictures and predictions.json. Images that cannot be read are named and left out.
+    detector's boxes to pictures and predictions.json. Images are prepared as the network's test images were; EXIF
+    orientation is not applied. Those that cannot be read are named and left out.
 
     Args:
         run: folder of a complete run, or of a network saved by bam export.
@@ -92,7 +94,7 @@ def evaluate(
             raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
         task = task.on_data(data.data, data.data_options, trained.preprocessing)
         test, notes = _measured_images(task, trained, data, record)
-        size = task.recipe.batch_size // task.recipe.accumulation
+        size = min(task.recipe.batch_size // task.recipe.accumulation, _LARGEST_BATCH)
         batches = task.batches(test, size, trained.preprocessing.normalization, (place, (0, 1)))
         shown = ShownBatches(batches, -(-len(test) // size), "evaluating")
         breakdown = task.break_down(trained.network, shown, test)

@@ -23,9 +23,9 @@ _SHOWN, _SHOWN_CLASSES = 20, 3  # rows and classes of the printed table
 
 
 class Decoded(NamedTuple):
-    """Images (n, C, H, W) as the network takes them, their numbers, and (number, problem) of the unreadable ones."""
+    """Images float32 (n, C, H, W), their numbers, and (number, problem) of those that cannot be read."""
 
-    images: list[Tensor]
+    images: Tensor
     numbers: list[int]
     unreadable: list[tuple[int, str]]
 
@@ -45,16 +45,15 @@ class Decoder(torch.utils.data.Dataset[Decoded]):
 
     def __getitem__(self, numbers: Sequence[int]) -> Decoded:
         """The images that can be read, and what is wrong with the others."""
-        decoded = Decoded([], [], [])
+        images: dict[int, Tensor] = {}
+        unreadable: list[tuple[int, str]] = []
         for number in numbers:
             try:
-                image = read_rgb(str(self.files[number]))
+                images[number] = self.transform(read_rgb(str(self.files[number])))
             except ValueError as error:
-                decoded.unreadable.append((number, f"cannot be read as an image: {error}"))
-                continue
-            decoded.images.append(self.transform(image))
-            decoded.numbers.append(number)
-        return decoded
+                unreadable.append((number, f"cannot be read as an image: {error}"))
+        # One tensor: each that comes from another process takes a file descriptor.
+        return Decoded(torch.stack([*images.values()]) if images else torch.empty(0), [*images], unreadable)
 
 
 @torch.no_grad()
@@ -72,7 +71,7 @@ def classify(
         unreadable += [(files[number], problem) for number, problem in decoded.unreadable]
         if not decoded.numbers:
             continue
-        images = torch.stack(decoded.images).to(trained.device, memory_format=torch.channels_last)
+        images = decoded.images.to(trained.device, memory_format=torch.channels_last)
         logits = class_logits(trained.network(images)).float().cpu()
         names = trained.classes or tuple(map(str, range(logits.shape[1])))
         if not logits.isfinite().all():
