@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bam.attention.spec import AttentionSpec
@@ -27,6 +28,7 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
 
     Of a `Recipe`, every field of its task is a flag that changes the recipe named by --recipe. An `AttentionSpec` may
     be given whole, 'bam(reduction=8, sites=layer2)', or in parts. A dataclass stands for a flag for each of its fields.
+    Paths, texts and lists without a default may also be given by their position, without their flags.
     """
     try:
         from docstring_parser import parse
@@ -34,9 +36,10 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     except ImportError as error:
         raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
     described = parse(inspect.getdoc(verb) or "")
-    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=described.description)
     helps = {p.arg_name: p.description for p in described.params}
     parameters = inspect.signature(verb).parameters
+    words, placed = _by_position(words, parameters)
+    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=_description(described.description, parameters))
     recipe = _named_recipe(words) if "recipe" in parameters else None
     for name, parameter in parameters.items():
         if name == "recipe":
@@ -44,12 +47,14 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
         elif dataclasses.is_dataclass(parameter.annotation) and parameter.annotation is not AttentionSpec:
             _add_fields(parser, parameter.annotation, parameter.default)
         else:
-            _add_flag(parser, name, parameter.annotation, parameter.default, helps[name])
+            default = None if name in placed else parameter.default
+            _add_flag(parser, name, parameter.annotation, default, helps[name])
             if parameter.annotation is AttentionSpec:
                 _add_parts(parser, parameter.default)
     if recipe is not None:
         _add_recipe_flags(parser, recipe, without={"name", *parameters})
     given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    given |= placed
     if recipe is not None and given.get("task", recipe.task) != recipe.task:
         raise ValueError("write --task in full: it decides which other flags there are")
     if recipe is not None and not _names(words, "--recipe"):
@@ -82,6 +87,66 @@ def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe
     attention = changes.pop("attention", None)
     recipe = recipe.replace(**changes)
     return recipe if attention is None else variant(recipe, attention)
+
+
+def _placeable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Name -> type of the parameters that may be given by their position, in order."""
+    required = [p for p in parameters.values() if p.default is inspect.Parameter.empty]
+    return {p.name: p.annotation for p in required if p.annotation in (str, Path, list[str])}
+
+
+def _by_position(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> tuple[list[str], dict[str, Any]]:
+    """The words that remain, and the values of the parameters that others give by their position; a list takes all."""
+    missing = [name for name in _placeable(parameters) if not _names(words, f"--{name.replace('_', '-')}")]
+    free, placed = _free_words(words, _switches(parameters)), dict[str, Any]()
+    used: set[int] = set()
+    for name in missing:
+        kind = parameters[name].annotation
+        chosen = free if kind == list[str] else free[:1]
+        if chosen:
+            texts = [words[place] for place in chosen]
+            placed[name] = texts if kind == list[str] else kind(texts[0])
+            free, used = free[len(chosen) :], used.union(chosen)
+    return [word for place, word in enumerate(words) if place not in used], placed
+
+
+def _free_words(words: list[str], switches: set[str]) -> list[int]:
+    """Places of the words that are neither flags nor their values."""
+    places, value_follows = [], False
+    for place, word in enumerate(words):
+        if word.startswith("-") and not value_follows:
+            switch = any(name.startswith(word) for name in switches)
+            follower = words[place + 1] if place + 1 < len(words) else ""
+            value_follows = "=" not in word and (not switch or follower in ("true", "false"))
+        elif value_follows:
+            value_follows = False
+        else:
+            places.append(place)
+    return places
+
+
+def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
+    """The flags that take no value."""
+    names = {"help"}
+    for name, parameter in parameters.items():
+        kind = parameter.annotation
+        if kind is bool:
+            names.add(name)
+        elif kind is AttentionSpec:
+            names.add("identity")
+        elif dataclasses.is_dataclass(kind):
+            names |= {field for field, hint in typing.get_type_hints(kind).items() if hint is bool}
+    flags = {f"--{prefix}{name.replace('_', '-')}" for name in names for prefix in ("", "no-")}
+    return flags | {"-h"}
+
+
+def _description(description: str | None, parameters: Mapping[str, inspect.Parameter]) -> str:
+    """What a verb does, and what may be given by its position."""
+    kinds = _placeable(parameters)
+    if not kinds:
+        return description or ""
+    order = " ".join(name.upper() + ("..." if kind == list[str] else "") for name, kind in kinds.items())
+    return f"{description}\n\nAlso without flags, in this order: {order}"
 
 
 def _names(words: list[str], flag: str) -> bool:

@@ -81,6 +81,30 @@ class Record:
         return record
 
 
+@dataclass(frozen=True)
+class ClassResult:
+    """Results on the test images of one class, as shares of 1."""
+
+    name: str
+    count: int  #: its test images, or its objects
+    errors: int | None = None  #: how many of these are wrong, where that is counted
+    figures: dict[str, float] = field(default_factory=dict)  #: other results
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Results on labelled images, in total and class by class, as shares of 1."""
+
+    num_images: int  #: images that were measured
+    measures: list[Measure]
+    figures: dict[str, float]  #: measure -> result
+    unit: str  #: what is counted in each class: "images" or "objects"
+    classes: list[ClassResult]  #: those that the images have
+    errors: dict[str, int] = field(default_factory=dict)  #: measure -> wrong images, where the measure counts them
+    predicted: list[str] = field(default_factory=list)  #: names of the columns of `confusion`
+    confusion: list[list[int]] = field(default_factory=list)  #: images of each of `classes` by predicted class
+
+
 def environment(device: str, precision: str) -> dict[str, Any]:
     """The software and hardware of a run."""
     from importlib.metadata import PackageNotFoundError, version

@@ -113,5 +113,5 @@ def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
     assert "no complete run" in message(tmp_path, trained / "images")
     (tmp_path / "empty").mkdir()
     assert "holds no images" in message(trained / "bam", tmp_path / "empty")
-    assert "no image" in message(trained / "bam", trained / "images" / "broken.png")
+    assert "none of the 1 images can be read" in message(trained / "bam", trained / "images" / "broken.png")
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from bam.reports import paired_difference
-from bam.reports.statistics import detectable_difference, holm
+from bam.reports.statistics import detectable_difference, holm, wilson_interval
 
 
 def test_by_hand():
@@ -77,3 +77,19 @@ def test_differences_of_that_size_are_shown_four_times_in_five():
     shown = [paired_difference([0.0] * 6, row.tolist()).verdict == "worse" for row in random[:1500]]
     assert 0.74 < np.mean(shown) < 0.86
     assert detectable_difference(1.0, 1) is None
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 10), (10, 10), (1, 1), (0, 1), (3, 20), (60, 500), (1559, 2000)])
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+def test_wilson_interval_against_scipy(count, total, confidence):
+    expected = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(count, total, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_interval_by_hand():
+    """81 of 263: 0.2553 to 0.3662 (Newcombe 1998, Statistics in Medicine 17, table I)."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 0) is None
+    assert wilson_interval(0, 20)[0] == 0 and wilson_interval(20, 20)[1] == 1
+    with pytest.raises(ValueError, match="a share is of 0 to 3, got 4"):
+        wilson_interval(4, 3)

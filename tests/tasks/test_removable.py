@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bam.tasks import NETWORKS
+from tests.data.pictures import paint
 
 #: The command, verb by verb, in a process in which the room cannot be imported, as if its folder were not there.
 BLOCKED = """
@@ -35,6 +36,8 @@ WORK = [
     (["train", "--recipe", "digits/small", "--help"], "--crop-padding"),
     (["train", "--recipe", "digits/small", *SHORT, "--attention", "bam", "--out", "run"], "weights in run"),
     (["compare", "--recipe", "digits/small", *SHORT, "--seeds", "1", "--out", "out"], "bam - none"),
+    (["evaluate", "run", "--device", "cpu"], "test error"),
+    (["predict", "run", "photo.png", "--device", "cpu"], "predictions.csv"),
 ]
 REFUSED = [
     ["train", "--recipe", "digits/detection"],
@@ -54,7 +57,9 @@ def test_the_names_of_a_tasks_networks_are_known_without_it():
 def results(tmp_path_factory):
     verbs = json.dumps([*(words for words, _ in WORK), *REFUSED])
     command = [sys.executable, "-c", BLOCKED, verbs]
-    run = subprocess.run(command, cwd=tmp_path_factory.mktemp("here"), capture_output=True, text=True)
+    here = tmp_path_factory.mktemp("here")
+    paint(here / "photo.png", 0)
+    run = subprocess.run(command, cwd=here, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bam.cli.results import opened, say
 
-def explain(run: Path, images: list[str], out: Path = Path("explanations")) -> None:
+
+def explain(run: Path, images: list[str], out: Path = Path("explanations"), device: str | None = None) -> None:
     """Show what the attention in a trained network attends to, image by image and site by site.
 
     Writes gallery.html, a page to step through images and sites, and for each image a PNG with all its sites side by
@@ -13,66 +15,55 @@ def explain(run: Path, images: list[str], out: Path = Path("explanations")) -> N
     how much stronger a module leaves each place.
 
     Args:
-        run: folder of a complete run.
+        run: folder of a complete run, or of a network saved by bam export.
         images: files or folders, separated by commas.
         out: folder for the page and the pictures.
+        device: cpu or cuda (default: a GPU if there is one).
     """
+    from bam.data.files.listing import find_files
     from bam.explanation import hierarchy, save_png
-    from bam.recipes import Recipe
     from bam.reports.gallery import write_gallery
-    from bam.tasks import task_of
-    from bam.training import trained_model
+    from bam.training.run import accelerate_afresh
 
-    network, record = trained_model(run)
-    task = task_of(Recipe.from_dict(record.recipe))
-    reading = _Reading([Path(image) for image in images])
     views: list[dict[str, Any]] = []
-    for view in task.views(network, record.classes, reading, _prepare(network, record)):
-        save_png(hierarchy(view.pixels, {site.site: site.shown for site in view.sites}), out / f"{view.name}.png")
-        views.append(view.as_plain())
+    with accelerate_afresh(device) as place:
+        task, trained, _ = opened(run, place)
+        reading = _Reading(find_files([Path(image) for image in images if image]))
+        for view in task.views(trained, reading):
+            maps = {site.site: site.shown for site in view.sites}
+            save_png(hierarchy(view.pixels, maps), out / f"{view.name}.png")
+            views.append(view.as_plain())
     if not views:
-        raise ValueError(f"no image could be read: {reading.unreadable[0]}")
-    page = write_gallery(
-        out, f"What {record.recipe['model']} with {record.recipe['attention']} attends to", views, reading.unreadable
-    )
-    print(*reading.unreadable, f"{len(views)} images: {page}, and a PNG of each beside it", sep="\n")
-
-
-def _prepare(network: Any, record: Any) -> Any:
-    """The test-time preprocessing of a run: from a PIL image to the network's input, and its pixels as uint8."""
-    import torch
-
-    from bam.export import preprocessing
-    from bam.export.description import complete, describe_run
-
-    if record.recipe["task"] != "classification":
-        return None
-    transform = preprocessing(complete(network, describe_run(record))[0])
-    mean, std = (torch.tensor(record.normalization[name])[:, None, None] for name in ("mean", "std"))
-
-    def prepare(image: Any) -> Any:
-        inputs = transform(image)
-        return inputs, (255 * (inputs * std + mean)).round().clamp(0, 255).to(torch.uint8)
-
-    return prepare
+        raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")
+    attention = task.recipe.attention if task.recipe.attention.name != "none" else "its attention"
+    page = write_gallery(out, f"{task.recipe.model} with {attention}: what it attends to", views, reading.unreadable)
+    say([*reading.unreadable, f"{len(views)} images: {page}, and a PNG of each beside it"])
 
 
 class _Reading:
-    """Images read one by one, with a progress bar; those that cannot be read are noted."""
+    """Reads images one by one, with a progress bar, and notes those that cannot be read.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        from bam.tasks.detection.predict import find_files
+    Each has a name of its own: that of its file, with a number where several are called alike.
+    """
 
-        self.files = find_files(paths)
-        self.unreadable: list[str] = []
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files, self.unreadable = files, list[str]()
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        from rich.progress import track
-
         from bam.data.files.decoding import read_rgb
+        from bam.training.display import track
 
-        for file in track(self.files, "explaining", transient=True):
+        used: set[str] = set()
+        for file in track(self.files, len(self.files), "explaining"):
             try:
-                yield file.stem, read_rgb(str(file))
+                image = read_rgb(str(file))
             except ValueError as error:
-                self.unreadable.append(f"{file} was left out: {error}")
+                self.unreadable.append(f"left out: {file} cannot be read as an image: {error}")
+                continue
+            number = next(k for k in range(1, len(self.files) + 1) if self._named(file, k) not in used)
+            used.add(self._named(file, number))
+            yield self._named(file, number), image
+
+    @staticmethod
+    def _named(file: Path, number: int) -> str:
+        return file.stem if number == 1 else f"{file.stem}-{number}"

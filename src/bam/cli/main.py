@@ -9,12 +9,27 @@ from collections.abc import Callable, Sequence
 from bam.cli.explaining import explain
 from bam.cli.exporting import export
 from bam.cli.networks import cost, coverage, models, paper, sites
-from bam.cli.training import compare, predict, recipes, report, train
+from bam.cli.results import evaluate, predict
+from bam.cli.training import compare, recipes, report, train
 from bam.flags import parse_flags
 
 VERBS: dict[str, Callable[..., None]] = {
     function.__name__: function
-    for function in (compare, train, report, predict, explain, sites, cost, export, models, recipes, paper, coverage)
+    for function in (
+        compare,
+        train,
+        report,
+        evaluate,
+        predict,
+        explain,
+        sites,
+        cost,
+        export,
+        models,
+        recipes,
+        paper,
+        coverage,
+    )  # fmt: skip
 }
 
 

@@ -1,4 +1,4 @@
-"""Verbs about training: compare, train, report, predict, recipes."""
+"""Verbs about training: compare, train, report, recipes."""
 
 import inspect
 import json
@@ -94,30 +94,6 @@ def report(out: Path) -> None:
     summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
     write_report(out, summary, _compare_command(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
-
-
-def predict(
-    run: Path,
-    images: list[str],
-    out: Path = Path("predictions"),
-    score: float = 0.3,
-) -> None:
-    """Detect objects in your own images with a trained detector; writes pictures with boxes and a JSON file.
-
-    Args:
-        run: folder of a complete detection run.
-        images: files or folders, separated by commas.
-        out: folder for the pictures (PNG) and predictions.json.
-        score: minimum score of a detection.
-    """
-    from bam.tasks import task_of
-    from bam.training import trained_model
-
-    network, record = trained_model(run)
-    task = task_of(Recipe.from_dict(record.recipe))
-    if task.not_predicted:
-        raise ValueError(f"{run} is a {task.name} run: {task.not_predicted}")
-    print(*task.predict(network, record.classes, [Path(image) for image in images], out, score), sep="\n")
 
 
 def recipes() -> None:

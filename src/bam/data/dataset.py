@@ -1,7 +1,7 @@
 """Labelled images of one size, whole in memory, and batches of them cut, flipped and normalised on the device."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bam.data.augmentation import NO_AUGMENTATION, Augmentation
 from bam.data.files.decoding import seeded_by
-from bam.data.interface import Unreadable, fingerprint_of
+from bam.data.interface import Unreadable, fingerprint_of, new_numbers
 from bam.data.plan import BatchPlan, epoch_generator
 from bam.pixels import normalized
 
@@ -23,12 +23,14 @@ class Dataset:
         targets: class numbers, int64 (n,).
         classes: names of the classes.
         boxes: the object in each image, int64 (n, 4), xyxy in pixels; None where unknown.
+        part: which part of the data these images are, in words.
     """
 
     images: Tensor
     targets: Tensor
     classes: tuple[str, ...]
     boxes: Tensor | None = None
+    part: str = ""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -58,6 +60,16 @@ class Dataset:
         """The images with the numbers `chosen`, int64 (n,), in that order."""
         boxes = None if self.boxes is None else self.boxes[chosen]
         return dataclasses.replace(self, images=self.images[chosen], targets=self.targets[chosen], boxes=boxes)
+
+    def renumbered(self, classes: Sequence[str]) -> "Dataset":
+        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+        targets = new_numbers(self.classes, classes)[self.targets]
+        return dataclasses.replace(self, targets=targets, classes=tuple(classes))
+
+    def joined(self, other: "Dataset") -> "Dataset":
+        """These images, then those of `other`, a data set of the same classes; their boxes are left out."""
+        images, targets = torch.cat([self.images, other.images]), torch.cat([self.targets, other.targets])
+        return Dataset(images, targets, self.classes)
 
     def batches(
         self,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -64,6 +64,16 @@ class Images(Protocol):
     def fingerprint(self) -> str:
         """Digest of the images' names, number, order and classes; their pixels are not read."""
 
+    @property
+    def part(self) -> str:
+        """Which part of the user's data these images are, in words; "" if the data set itself says it."""
+
+    def renumbered(self, classes: Sequence[str]) -> Self:
+        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+
+    def joined(self, other: Self) -> Self:
+        """These images, then those of `other`, a data set of the same classes."""
+
     def __len__(self) -> int:
         """Number of images."""
 
@@ -99,6 +109,11 @@ class LabelledImages(Images, Protocol):
             augmentation: of training images.
             shard: (rank, number of processes); each process serves its share of every batch.
         """
+
+
+def new_numbers(before: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Number in `before` -> number in `classes` of the class with the same name, int64 (len(before),)."""
+    return torch.tensor([classes.index(name) for name in before])
 
 
 def fingerprint_of(classes: Sequence[str], targets: Tensor, names: Sequence[str] = ()) -> str:

@@ -31,22 +31,7 @@ def preprocessing(model: nn.Module | NetworkConfig) -> "Compose":
             "NetworkConfig"
         )
     try:
-        import torch
-        from PIL.Image import Image
-        from torchvision.transforms import v2
-
-        from bam.data.files.decoding import to_rgb
+        from bam.data.files.preprocessing import Preprocessing
     except ImportError:
         raise ImportError("this needs torchvision: pip install 'bottleneck-attention[train]'") from None
-    colours: dict[int, list[v2.Transform]] = {1: [v2.Grayscale()], 3: [v2.Lambda(to_rgb, Image), v2.RGB()]}
-    return v2.Compose(
-        [
-            *colours.get(len(config.mean), []),
-            v2.Resize(config.resize, antialias=True),
-            v2.CenterCrop(config.image_size),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(config.mean, config.std),
-            v2.ToPureTensor(),
-        ]
-    )
+    return Preprocessing(config.mean, config.std, config.image_size, config.resize).transform()

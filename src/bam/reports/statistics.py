@@ -1,9 +1,10 @@
-"""Statistics of a paired comparison: differences per seed, their mean and its confidence interval."""
+"""Statistics: differences of a paired comparison with confidence intervals, and an interval for a share."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,27 @@ def detectable_difference(deviation: float, n: int, confidence: float = 0.95, po
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence) / 2, n - 1) + t.ppf(power, n - 1)) * deviation / math.sqrt(n)
+
+
+def wilson_interval(count: int, total: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Wilson's score interval for a share, `count` of `total` (Wilson 1927); None if there is nothing to count.
+
+    With p = count / n and z the normal quantile of the confidence, it is
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It stays within 0 and 1, and has a width also
+    for no errors at all.
+
+    Raises:
+        ValueError: for a count outside 0 to `total`.
+    """
+    if not 0 <= count <= total:
+        raise ValueError(f"a share is of 0 to {total}, got {count}")
+    if not total:
+        return None
+    z, share = NormalDist().inv_cdf((1 + confidence) / 2), count / total
+    scale = 1 + z * z / total
+    middle = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / scale
+    return (0.0 if count == 0 else middle - half), (1.0 if count == total else middle + half)
 
 
 def _half_width(deviation: float, n: int, confidence: float) -> float:

@@ -4,7 +4,16 @@ import importlib
 from collections.abc import Iterator
 
 from bam.recipes import Recipe
-from bam.tasks.task import Classes, Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.task import (
+    Classes,
+    Evaluation,
+    PredictOptions,
+    Price,
+    Subject,
+    Task,
+    Trained,
+    count_classes,
+)
 
 #: Task name -> module and class.
 TASKS = {
@@ -63,6 +72,6 @@ def task_knowing(model: str) -> type[Task]:
 
 
 __all__ = [
-    "NETWORKS", "TASKS", "Classes", "Evaluation", "Price", "Subject", "Task", "available_tasks", "count_classes",
-    "task_class", "task_knowing", "task_of",
+    "NETWORKS", "TASKS", "Classes", "Evaluation", "PredictOptions", "Price", "Subject", "Task", "Trained",
+    "available_tasks", "count_classes", "task_class", "task_knowing", "task_of",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,11 @@ from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.placement import Sites
 from bam.recipes import Recipe
-from bam.records import Measure, Record
+from bam.records import Breakdown, Measure, Record
 from bam.surgery import attended
+
+if TYPE_CHECKING:
+    from bam.data.files.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,6 @@ class Classes:
 
 #: What a network is built for: a data set, the record of a run, or a number of classes.
 Subject = Images | Record | Classes
-
-#: From a PIL image to a network's input (3, H, W), and the same pixels to look at, uint8 (3, H, W).
-Prepare = Callable[[Any], tuple[Tensor, Tensor]]
 
 
 class Price(NamedTuple):
@@ -53,6 +53,33 @@ class Evaluation:
     output: Any = field(default=None, repr=False)  #: extra data for `Task.results`
 
 
+#: Passes on the items of an iterable, of which there are so many, and may show how far it is.
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+def silent(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Progress that shows nothing."""
+    return items
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what it needs to be used."""
+
+    network: nn.Module  #: in eval mode, in float32, on `device`
+    classes: tuple[str, ...]  #: their names; empty if nobody named them
+    preprocessing: "Preprocessing"  #: of classifiers; detectors resize and normalise images themselves
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `Task.predict`: the least score of a detection (None: the default), and what shows the progress."""
+
+    score: float | None = None
+    progress: Progress = silent
+
+
 class Task(abc.ABC):
     """A kind of training. It holds its recipe and no other state between calls."""
 
@@ -62,6 +89,8 @@ class Task(abc.ABC):
     #: Why `bam export` and `bam predict` refuse this task's networks; empty if they accept them.
     not_exported: ClassVar[str] = ""
     not_predicted: ClassVar[str] = "bam predict does not support this task"
+    #: Why `bam evaluate` refuses them.
+    not_broken_down: ClassVar[str] = "bam evaluate does not support this task"
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -145,22 +174,38 @@ class Task(abc.ABC):
         """Draw the networks' output on the same test images; returns the file name and caption of each picture."""
         return []
 
-    def views(
-        self, network: nn.Module, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
-    ) -> Iterator[ImageView]:
+    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
         """What the network's attention does in each of `images`, (name, PIL image) pairs, and what it predicts.
 
-        Args:
-            network: with attention, in eval mode.
-            classes: their names.
-            images: named, as read from files.
-            prepare: makes an image the input of a saved network; a task may do that by itself.
+        Raises:
+            ValueError: if the network has no attention, or the task does not support this.
         """
         raise ValueError(f"bam explain does not support the task {self.name}")
 
-    def predict(
-        self, network: nn.Module, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
-    ) -> list[str]:
+    def on_data(self, data: str | None, options: Mapping[str, Any], preprocessing: "Preprocessing") -> Self:
+        """The same task on other data; None means the recipe's own.
+
+        Data options of the recipe apply to its own data alone; other data are read as the network expects images.
+        """
+        name = self.recipe.data if data is None else data
+        defaults = self.recipe.data_options
+        if name != self.recipe.data:
+            defaults = self.reading_options(name, options, preprocessing)
+        return type(self)(self.recipe.replace(data=name, data_options={**defaults, **options}))
+
+    def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: "Preprocessing") -> dict[str, Any]:
+        """Data options with which the data set `data`, read with `options`, serves images as a network expects them."""
+        return {}
+
+    def break_down(self, network: nn.Module, batches: BatchSource, test: Any) -> Breakdown:
+        """Results on the test images, in total and class by class, of a single process.
+
+        Raises:
+            ValueError: if the task does not support this (see `not_broken_down`).
+        """
+        raise ValueError(self.not_broken_down)
+
+    def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
         """Write predictions for `images` into `out`; returns lines to print.
 
         Raises:

@@ -9,7 +9,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam import cli
 from bam.data.files.decoding import read_rgb
-from bam.recipes import ClassificationRecipe, DetectionRecipe
+from bam.recipes import DetectionRecipe
 from bam.tasks.detection.pictures import draw
 from bam.tasks.detection.predict import find
 from bam.training import run, trained_model
@@ -86,11 +86,13 @@ def test_files_and_folders_together(trained, photos, tmp_path, capsys):
 
 def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):
     (photos / "b.jpg").write_bytes((photos / "b.jpg").read_bytes()[:200])
-    assert predict(trained, photos, tmp_path / "out") == 1
-    assert f"bam predict: {photos / 'b.jpg'} cannot be read as an image: " in capsys.readouterr().err
+    assert predict(trained, photos, tmp_path / "out") == 0
+    assert f"left out: {photos / 'b.jpg'} cannot be read as an image: " in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "predictions.json"]
     (photos / "b.jpg").write_text("no image")
-    assert predict(trained, photos, tmp_path / "out") == 1
-    assert f"{photos / 'b.jpg'} cannot be read as an image: it is empty, or no image" in capsys.readouterr().err
+    assert predict(trained, photos / "b.jpg", tmp_path / "none") == 1
+    told = f"none of the 1 images can be read: {photos / 'b.jpg'} cannot be read as an image: it is empty, or no image"
+    assert told in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -110,17 +112,7 @@ def test_what_cannot_be_meant_is_told(trained, photos, tmp_path, capsys, words, 
     assert not (tmp_path / "out").exists()
 
 
-def test_other_runs_are_refused(photos, tmp_path, capsys):
-    run(
-        ClassificationRecipe(data_options={"canvas": 16, "num_train": 32, "num_test": 8}, batch_size=32, epochs=1),
-        tmp_path / "run",
-    )
-    capsys.readouterr()
-    assert predict(tmp_path / "run", photos, tmp_path / "out") == 1
-    told = capsys.readouterr().err
-    assert (
-        f"{tmp_path / 'run'} is a classification run: predict draws boxes; to predict classes, use bam export" in told
-    )
+def test_what_is_no_run_is_refused(photos, tmp_path, capsys):
     assert predict(tmp_path, photos, tmp_path / "out") == 1
     assert "holds no complete run" in capsys.readouterr().err
 

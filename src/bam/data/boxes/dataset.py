@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from bam.data.boxes.objects import Objects
 from bam.data.boxes.options import BoxOptions
 from bam.data.boxes.requests import BoxDecoded, BoxRequest
 from bam.data.files.stream import AugmentationSeed, StreamedBatches
-from bam.data.interface import fingerprint_of
+from bam.data.interface import fingerprint_of, new_numbers
 from bam.data.plan import BatchPlan
 
 #: Images, float32 (3, H, W) each, from 0 to 1; and for each of them a dictionary of boxes, float32 (n, 4), xyxy in its
@@ -34,6 +35,7 @@ class BoxDataset:
         image_ids: of each image in the annotations.
         category_ids: of each class in the annotations.
         protocol: whose rules score detections.
+        part: which part of the data these images are, in words.
     """
 
     images: list[str] | Tensor
@@ -44,6 +46,7 @@ class BoxDataset:
     image_ids: list[int]
     category_ids: list[int]
     protocol: Literal["voc", "coco"]
+    part: str = ""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -84,6 +87,28 @@ class BoxDataset:
             objects=[self.objects[k] for k in numbers],
             sizes=[self.sizes[k] for k in numbers],
             image_ids=[self.image_ids[k] for k in numbers],
+        )
+
+    def renumbered(self, classes: Sequence[str]) -> "BoxDataset":
+        """The same images with labels and categories numbered as in `classes`, which holds all of theirs."""
+        labels = new_numbers(self.classes, classes) + 1
+        objects = [dataclasses.replace(objects, labels=labels[objects.labels - 1]) for objects in self.objects]
+        numbers = list(range(1, len(classes) + 1))
+        return dataclasses.replace(self, objects=objects, classes=tuple(classes), category_ids=numbers)
+
+    def joined(self, other: "BoxDataset") -> "BoxDataset":
+        """These images, then those of `other`, a data set of the same classes; all are numbered afresh."""
+        images: list[str] | Tensor
+        if isinstance(self.images, Tensor) and isinstance(other.images, Tensor):
+            images = torch.cat([self.images, other.images])
+        else:
+            images = [*map(str, self.images), *map(str, other.images)]
+        return dataclasses.replace(
+            self,
+            images=images,
+            objects=self.objects + other.objects,
+            sizes=self.sizes + other.sizes,
+            image_ids=list(range(1, len(self) + len(other) + 1)),
         )
 
     def batches(

@@ -7,7 +7,7 @@ import torch
 
 from bam.data.folder.dataset import FolderBatches, FolderDataset
 from bam.data.folder.options import FolderOptions
-from bam.data.folder.scanning import find_images, locate
+from bam.data.folder.scanning import find_images, locate, part_names
 
 
 def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, FolderDataset]:
@@ -26,9 +26,11 @@ def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, F
         ValueError: if the folder has another layout, or for an unknown or invalid option.
     """
     folder_options = FolderOptions.read(options)
-    parts = find_images(locate(path, root), folder_options.val_share)
+    folder = locate(path, root)
+    parts = find_images(folder, folder_options.val_share)
     train, test = (
-        FolderDataset(images.paths, torch.tensor(images.targets), images.classes, folder_options) for images in parts
+        FolderDataset(images.paths, torch.tensor(images.targets), images.classes, folder_options, name)
+        for images, name in zip(parts, part_names(folder, folder_options.val_share), strict=True)
     )
     return train, test
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from bam.data.augmentation import NO_AUGMENTATION, Augmentation
 from bam.data.files.stream import AugmentationSeed, StreamedBatches
 from bam.data.folder.decoding import FolderDecoded, FolderDecoder, FolderRequest
 from bam.data.folder.options import FolderOptions
-from bam.data.interface import fingerprint_of
+from bam.data.interface import fingerprint_of, new_numbers
 from bam.data.plan import BatchPlan
 from bam.pixels import normalized
 
@@ -25,12 +26,14 @@ class FolderDataset:
         targets: class numbers, int64 (n,).
         classes: names of the classes.
         options: how the images are read.
+        part: which part of the folder they are, in words.
     """
 
     paths: list[str]
     targets: Tensor
     classes: tuple[str, ...]
     options: FolderOptions
+    part: str = ""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -56,6 +59,16 @@ class FolderDataset:
         return dataclasses.replace(
             self, paths=[self.paths[number] for number in chosen.tolist()], targets=self.targets[chosen]
         )
+
+    def renumbered(self, classes: Sequence[str]) -> "FolderDataset":
+        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+        targets = new_numbers(self.classes, classes)[self.targets]
+        return dataclasses.replace(self, targets=targets, classes=tuple(classes))
+
+    def joined(self, other: "FolderDataset") -> "FolderDataset":
+        """These images, then those of `other`, a data set of the same classes."""
+        targets = torch.cat([self.targets, other.targets])
+        return dataclasses.replace(self, paths=self.paths + other.paths, targets=targets, part="")
 
     def batches(
         self,

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from bam.data.augmentation import Augmentation
 from bam.data.files.decoding import read_rgb, seeded_by
+from bam.data.files.preprocessing import centre_crop
 from bam.data.files.stream import AugmentationSeed
 from bam.data.folder.options import FolderOptions
 
@@ -45,7 +46,7 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
         crop = v2.RandomResizedCrop(options.size, tuple(options.scale), tuple(options.ratio))
         self.augment = v2.Compose([crop, v2.RandomHorizontalFlip()]) if augmentation.flip else crop
         self.after_cropping = augmentation.after_cropping(mean)
-        self.centre = v2.Compose([v2.Resize(options.shorter_side), v2.CenterCrop(options.size)])
+        self.centre = v2.Compose(centre_crop(options.shorter_side, (options.size, options.size)))
 
     def __getitem__(self, request: FolderRequest) -> FolderDecoded:
         """Decode and crop the images of a request; leave out those that cannot be read."""

@@ -11,6 +11,7 @@ from bam.data.files.places import first_folder
 
 _EVALUATION = ("val", "validation", "test")  # in order of preference
 _NUM_SHOWN = 5  # names in a message
+_VAL_SHARE = 0.2
 
 
 class ScannedImages(NamedTuple):
@@ -44,7 +45,7 @@ def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, S
     """
     parts = _parts(folder)
     if parts is None:
-        return _split(scan(folder), folder, 0.2 if val_share is None else val_share)
+        return _split(scan(folder), folder, _VAL_SHARE if val_share is None else val_share)
     if val_share is not None:
         raise ValueError(f"folder: val_share splits a folder of classes, but {folder} is split into {_names(parts)}")
     train, test = (scan(folder / part) for part in parts)
@@ -56,6 +57,15 @@ def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, S
         details = "; ".join(f"{part}/ lacks {_names(sorted(names))}" for part, names in missing if names)
         raise ValueError(f"{folder}: {parts[0]}/ and {parts[1]}/ must hold the same classes, but {details}")
     return train, test
+
+
+def part_names(folder: Path, val_share: float | None) -> tuple[str, str]:
+    """What the two parts that `find_images` returns are called, in words."""
+    parts = _parts(folder)
+    if parts is not None:
+        return f"{parts[0]}/", f"{parts[1]}/"
+    share = 100 * (_VAL_SHARE if val_share is None else val_share)
+    return f"the {100 - share:g} % of each class for training", f"the {share:g} % of each class kept for testing"
 
 
 def scan(folder: Path) -> ScannedImages:

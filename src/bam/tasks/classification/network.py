@@ -1,5 +1,7 @@
 """The network of a classification recipe, ready for training."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -95,3 +97,12 @@ def normalization_note(recipe: ClassificationRecipe) -> list[str]:
 def _weights_decide(recipe: ClassificationRecipe) -> bool:
     """Whether the normalisation is that of the pretrained weights."""
     return recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys()
+
+
+def class_logits(output: Any) -> Tensor:
+    """The class logits (N, num_classes) in a network's output; drops the auxiliary ones of GoogLeNet and Inception."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"the network returns {what}, not class logits (N, classes): it is not an image classifier")
+    return logits

@@ -13,27 +13,29 @@ from torchvision.transforms import v2
 from bam.costs import Cost, cost
 from bam.data import BatchSource, LabelledImages, load
 from bam.data.augmentation import Augmentation
+from bam.data.files.listing import find_files
+from bam.data.files.preprocessing import Preprocessing
 from bam.dryrun import Image
 from bam.explanation import record
 from bam.explanation.views import ImageView, site_views
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Record
+from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record
 from bam.surgery import attach
-from bam.tasks.classification.network import build_model, normalization_note, pixel_normalization
+from bam.tasks.classification.breakdown import break_down
+from bam.tasks.classification.network import build_model, class_logits, normalization_note, pixel_normalization
+from bam.tasks.classification.predict import TOP, classify, table, write_predictions
 from bam.tasks.classification.probe import linear_probe, start_at_probe
-from bam.tasks.task import Classes, Evaluation, Prepare, Price, Subject, Task, count_classes
+from bam.tasks.task import Classes, Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 
 
 class Classification(Task):
     """One class per image."""
 
     name: ClassVar[str] = "classification"
-    not_predicted: ClassVar[str] = (
-        "predict draws boxes; to predict classes, use bam export --run RUN --out FOLDER, then "
-        "bam.export.from_pretrained and preprocessing"
-    )
+    not_predicted: ClassVar[str] = ""
+    not_broken_down: ClassVar[str] = ""
     recipe: ClassificationRecipe
 
     def load(self, root: Path | None) -> tuple[LabelledImages, LabelledImages]:
@@ -115,7 +117,7 @@ class Classification(Task):
         mix = _mixing(self.recipe, len(targets))
         shares = torch.arange(len(targets), device=images.device)  # after mixing: of each image in each mixed one
         images, shares = (images, shares) if mix is None else mix(images, shares)
-        logits = _logits(network(images))
+        logits = class_logits(network(images))
         goal = targets if mix is None else shares.float() @ F.one_hot(targets, logits.shape[1]).float()
         loss = F.cross_entropy(logits.float(), goal, label_smoothing=self.recipe.label_smoothing)
         return loss, {"loss": loss.detach() * len(targets), "error": (logits.argmax(1) != targets).sum()}
@@ -127,7 +129,7 @@ class Classification(Task):
         sums = torch.zeros(3, device=next(network.parameters()).device)
         num_classes = num_images = 0
         for images, targets in batches.test():
-            logits = _logits(network(images)).float()
+            logits = class_logits(network(images)).float()
             loss = F.cross_entropy(logits, targets, reduction="sum")
             num_classes = logits.shape[1]
             top5_errors = (logits.topk(min(5, num_classes)).indices != targets[:, None]).all(1)
@@ -146,18 +148,55 @@ class Classification(Task):
         return None if error is None else {TEST_ERROR.key: error}
 
     @torch.no_grad()
-    def views(
-        self, network: nn.Module, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
-    ) -> Iterator[ImageView]:
+    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
         """The attention, and the five most likely classes with their probabilities."""
+        transform, (mean, std) = trained.preprocessing.transform(), trained.preprocessing.normalization
         for name, image in images:
-            inputs, pixels = prepare(image)
-            with record(network) as passes:
-                shares = _logits(network(inputs[None])).float().softmax(1)[0]
-            best = shares.topk(min(5, len(shares)))
-            named = [classes[k] if classes else str(k) for k in best.indices.tolist()]
+            inputs = transform(image)
+            pixels = (inputs * std[:, None, None] + mean[:, None, None]).round().clamp(0, 255)
+            with record(trained.network) as passes:
+                shares = class_logits(trained.network(inputs[None].to(trained.device))).float().softmax(1)[0].cpu()
+            best = shares.topk(min(TOP, len(shares)))
+            named = [trained.classes[k] if trained.classes else str(k) for k in best.indices.tolist()]
             prediction = list(zip(named, best.values.tolist(), strict=True))
-            yield ImageView(name, pixels, prediction, site_views(passes[0], 0))
+            yield ImageView(name, pixels.to(torch.uint8), prediction, site_views(passes[0], 0))
+
+    def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
+        """A folder's images are resized and cropped as the network expects them.
+
+        Raises:
+            ValueError: for a network whose images are not square, which folders do not serve.
+        """
+        if not data.startswith("folder:") or "size" in options:
+            return {}
+        height, width = preprocessing.image_size
+        if height != width:
+            raise ValueError(
+                f"the network takes images of {height} x {width} pixels, and a folder serves square ones: choose their "
+                """side, e.g. --data-options '{"size": 224}'"""
+            )
+        resize = {} if "resize" in options else {"resize": preprocessing.resize}
+        return {"size": height, **resize}
+
+    def break_down(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Breakdown:
+        """See `break_down`."""
+        return break_down(network, batches, test.classes)
+
+    def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
+        """Write the most likely classes of the user's own images, see `write_predictions`.
+
+        Raises:
+            ValueError: for a score, which only detections have; also the errors of `find_files` and `classify`.
+        """
+        if options.score is not None:
+            raise ValueError("a score is for detections: a classifier's predictions are written with their probability")
+        predictions, unreadable = classify(trained, find_files(images), options.progress)
+        write_predictions(predictions, out)
+        return [
+            *table(predictions),
+            *(f"left out: {file} {problem}" for file, problem in unreadable),
+            f"predictions.csv and predictions.json in {out}",
+        ]
 
     def describe(self, row: Mapping[str, float]) -> str:
         """Training loss and error."""
@@ -169,12 +208,3 @@ def _mixing(recipe: ClassificationRecipe, size: int) -> v2.Transform | None:
     kinds = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
     transforms = [kind(alpha=alpha, num_classes=size) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(transforms) if transforms else None
-
-
-def _logits(output: Any) -> Tensor:
-    """The class logits (N, num_classes) in a network's output; drops the auxiliary ones of GoogLeNet and Inception."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the network returns {what}, not class logits (N, classes): it is not an image classifier")
-    return logits

@@ -1,13 +1,12 @@
 """Detections in your own images: pictures with boxes, and a JSON file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.data.files.decoding import read_rgb
@@ -16,6 +15,7 @@ from bam.files import write_atomically
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
 from bam.tasks.detection.pictures import draw
+from bam.tasks.task import Progress, Trained, silent
 
 
 @torch.no_grad()
@@ -25,66 +25,52 @@ def find(model: DetectorModule, image: Tensor) -> Detections:
     return Detections.of(output)
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The image files that `paths` name; a folder stands for the images directly inside it.
-
-    Raises:
-        FileNotFoundError: for a missing path, or a folder without images.
-    """
-    files: list[Path] = []
-    for path in paths:
-        images = sorted(filter(_is_image, path.iterdir())) if path.is_dir() else [path]
-        if not images:
-            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
-        if not path.exists():
-            raise FileNotFoundError(f"there is no image {path}")
-        files += images
-    return files
-
-
-def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMG_EXTENSIONS
-
-
 def predict(
-    model: DetectorModule, files: Sequence[Path], classes: Sequence[str], out: Path, score: float
-) -> list[tuple[Path, Detections]]:
+    trained: Trained, files: Sequence[Path], out: Path, score: float, progress: Progress = silent
+) -> tuple[list[tuple[Path, Detections]], list[tuple[Path, str]]]:
     """Write a PNG with boxes for each image, and predictions.json: file, class, score and box (xywh) of each detection.
 
     Args:
-        model: a detector in eval mode.
+        trained: a detector; its classes start with label 1.
         files: the images.
-        classes: class names, starting with label 1.
         out: the output folder.
         score: minimum score of a detection.
+        progress: shows how far it is.
 
-    Returns: each file with its detections.
+    Returns: each file with its detections, and each file that cannot be read with what is wrong.
 
     Raises:
-        ValueError: if `score` is outside 0 to 1, an image cannot be read, or a picture would overwrite another picture
-            or one of the images.
+        ValueError: if `score` is outside 0 to 1, no image can be read, or a picture would overwrite another picture or
+            one of the images.
     """
     if not 0 <= score <= 1:
         raise ValueError(f"score must be from 0 to 1, got {score}")
     results: list[tuple[Path, Detections]] = []
-    rows: list[dict[str, Any]] = []
-    for file, picture in zip(files, _picture_paths(files, out), strict=True):
+    unreadable: list[tuple[Path, str]] = []
+    pairs = list(zip(files, _picture_paths(files, out), strict=True))
+    for file, picture in progress(pairs, len(pairs)):
         try:
             pixels = pil_to_tensor(read_rgb(str(file)))
         except ValueError as error:
-            raise ValueError(f"{file} cannot be read as an image: {error}") from None
-        candidates = find(model, pixels.float() / 255)
+            unreadable.append((file, f"cannot be read as an image: {error}"))
+            continue
+        candidates = find(cast(DetectorModule, trained.network), pixels.to(trained.device).float() / 255)
         kept = candidates.scores >= score
         detections = Detections(candidates.boxes[kept], candidates.scores[kept], candidates.labels[kept])
-        save_png(draw(pixels, detections, classes), picture)
+        save_png(draw(pixels, detections, trained.classes), picture)
         results.append((file, detections))
-        for (x1, y1, x2, y2), value, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        ):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            rows.append({"file_name": str(file), "category": classes[label - 1], "score": value, "bbox": box})
+    if not results:
+        raise ValueError(f"none of the {len(files)} images can be read: {unreadable[0][0]} {unreadable[0][1]}")
+    rows = [row for file, detections in results for row in _rows(file, detections, trained.classes)]
     write_atomically(out / "predictions.json", json.dumps(rows, indent=1) + "\n")
-    return results
+    return results, unreadable
+
+
+def _rows(file: Path, detections: Detections, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    columns = (detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
+    for (x1, y1, x2, y2), value, label in zip(*columns, strict=True):
+        box = [x1, y1, x2 - x1, y2 - y1]
+        yield {"file_name": str(file), "category": classes[label - 1], "score": value, "bbox": box}
 
 
 def _picture_paths(files: Sequence[Path], out: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from bam.attention import AttentionSpec
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
+from bam.data.files.listing import find_files
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.models import build
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import DetectionRecipe
-from bam.records import Measure, Record
+from bam.records import Breakdown, ClassResult, Measure, Record
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.cost import detector_cost, input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
@@ -33,10 +34,11 @@ from bam.tasks.detection.metrics import (
     voc_average_precision,
 )
 from bam.tasks.detection.pictures import draw, views_on_image
-from bam.tasks.detection.predict import find_files, predict
-from bam.tasks.task import Evaluation, Prepare, Price, Subject, Task, count_classes
+from bam.tasks.detection.predict import predict
+from bam.tasks.task import Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 
 _NUM_CLASSES = 20  #: the default, as in VOC
+_LEAST_SCORE = 0.3  #: of the detections that are drawn
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
@@ -65,6 +67,7 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     illustrates: ClassVar[bool] = True
     not_predicted: ClassVar[str] = ""
+    not_broken_down: ClassVar[str] = ""
     not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector, run bam predict"
     recipe: DetectionRecipe
 
@@ -147,7 +150,32 @@ class Detection(Task):
 
         The measures follow the protocol of the data: VOC's mAP or COCO's AP comes first.
         """
-        detections = detect(network, batches, len(test))
+        return self._evaluation(detect(network, batches, len(test)), test)[0]
+
+    def break_down(self, network: DetectorModule, batches: BatchSource, test: BoxDataset) -> Breakdown:
+        """The measures, and each class's average precision by both of VOC's rules; unreadable images count as missed.
+
+        Raises:
+            ValueError: if there is no object to detect.
+        """
+        evaluation, per_class = self._evaluation(detect(network, batches, len(test)), test)
+        counts = torch.zeros(len(test.classes) + 1, dtype=torch.int64)
+        for objects in test.objects:
+            counts += torch.bincount(objects.labels[~objects.ignored], minlength=len(counts))
+        rows = [
+            ClassResult(
+                name, int(counts[label]), figures={rule: float(per_class[rule][label - 1]) for rule in per_class}
+            )
+            for label, name in enumerate(test.classes, start=1)
+            if counts[label]
+        ]
+        if not rows:
+            raise ValueError(f"{self.recipe.data}: the {len(test)} images contain no objects to detect")
+        figures = {measure.key: evaluation.figures[measure.key] for measure in evaluation.measures}
+        return Breakdown(len(test), evaluation.measures, figures, "objects", rows)
+
+    def _evaluation(self, detections: list[Detections], test: BoxDataset) -> tuple[Evaluation, dict[str, Tensor]]:
+        """The evaluation of detections, and by VOC's rules the average precision of each class (num_classes,)."""
         per_class = {
             "voc07": voc_average_precision(test.objects, detections, len(test.classes), rule="11 points"),
             "voc12": voc_average_precision(test.objects, detections, len(test.classes), rule="area"),
@@ -155,7 +183,8 @@ class Detection(Task):
         values = {name: mean_average_precision(precisions) for name, precisions in per_class.items()}
         values |= coco_metrics(test.objects, detections, test.sizes, test.classes)
         figures = {f"test_{name}": value for name, value in values.items() if not math.isnan(value)}
-        return Evaluation(figures, [_MEASURES[key] for key in _REPORTED[test.protocol] if key in figures], detections)
+        measures = [_MEASURES[key] for key in _REPORTED[test.protocol] if key in figures]
+        return Evaluation(figures, measures, detections), per_class
 
     def describe(self, row: Mapping[str, float]) -> str:
         """The training loss and its parts."""
@@ -177,26 +206,26 @@ class Detection(Task):
         """See `write_gallery`."""
         return write_gallery(networks, test, folder)
 
-    def views(
-        self, network: DetectorModule, classes: Sequence[str], images: Iterable[tuple[str, Any]], prepare: Prepare
-    ) -> Iterator[ImageView]:
-        """The attention, and the five best detections; the pictures have their boxes. `prepare` is not needed."""
+    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
+        """The attention, and the five best detections; the pictures have their boxes."""
         for name, image in images:
             pixels = pil_to_tensor(image)
-            detections, sites = views_on_image(network, pixels.float() / 255)
+            detections, sites = views_on_image(trained.network, pixels.float().to(trained.device) / 255)
             labels, scores = detections.labels.tolist(), detections.scores.tolist()
-            ranked = sorted(zip([classes[k - 1] for k in labels], scores, strict=True), key=lambda pair: -pair[1])
-            yield ImageView(name, draw(pixels, detections, classes, SCORE), ranked[:5], sites)
+            names = [trained.classes[label - 1] for label in labels]
+            ranked = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
+            yield ImageView(name, draw(pixels, detections, trained.classes, SCORE), ranked[:5], sites)
 
-    def predict(
-        self, network: DetectorModule, classes: Sequence[str], images: Sequence[Path], out: Path, score: float
-    ) -> list[str]:
+    def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
         """Draw detections in the user's own images, see `predict`."""
+        score = _LEAST_SCORE if options.score is None else options.score
+        results, unreadable = predict(trained, find_files(images), out, score, options.progress)
         lines = []
-        for file, detections in predict(network, find_files(images), classes, out, score):
+        for file, detections in results:
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
-            objects = [f"{classes[label - 1]} {value:.2f}" for label, value in pairs]
+            objects = [f"{trained.classes[label - 1]} {value:.2f}" for label, value in pairs]
             lines.append(f"{file}: {', '.join(objects) or f'nothing with a score of {score} or more'}")
+        lines += [f"left out: {file} {problem}" for file, problem in unreadable]
         return [*lines, f"pictures and predictions.json in {out}"]
 
 

@@ -1,0 +1,197 @@
+"""Verbs about what a trained network does: predict, evaluate."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bam.recipes import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from bam.data.interface import Images
+    from bam.records import Record
+    from bam.tasks import Task, Trained
+
+_NUM_SHOWN = 5  # names in a message
+_LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The labelled data to evaluate on.
+
+    Attributes:
+        data: data set of the run's task, e.g. folder:PATH (default: the run's own).
+        data_options: options of the data set as JSON; the run's own apply to its own data. Folders are resized and
+            cropped as the network expects it.
+        part: test images, training images or all of them.
+        data_root: folder of the data (default: $BAM_DATA, or data).
+    """
+
+    data: str | None = None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    part: Literal["test", "train", "all"] = "test"
+    data_root: Path | None = None
+
+
+def predict(
+    run: Path,
+    images: list[str],
+    out: Path = Path("predictions"),
+    score: float | None = None,
+    device: str | None = None,
+) -> None:
+    """Predict the classes of your own images, or detect objects in them, with a trained network.
+
+    A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
+    detector's boxes to pictures and predictions.json. Images are prepared as the network's test images were; EXIF
+    orientation is not applied. Those that cannot be read are named and left out.
+
+    Args:
+        run: folder of a complete run, or of a network saved by bam export.
+        images: files or folders, separated by commas.
+        out: folder for the results.
+        score: minimum score of a detection (default: 0.3).
+        device: cpu or cuda (default: a GPU if there is one).
+    """
+    from bam.tasks import PredictOptions
+    from bam.training.display import track
+    from bam.training.run import accelerate_afresh
+
+    with accelerate_afresh(device) as place:
+        task, trained, _ = opened(run, place)
+        _refuse(run, task, task.not_predicted)
+        options = PredictOptions(score, lambda items, total: track(items, total, "predicting"))
+        say(task.predict(trained, [Path(image) for image in images if image], out, options))
+
+
+def evaluate(
+    run: Path,
+    out: Path = Path("evaluation"),
+    data: LabelledData = LabelledData(),
+    device: str | None = None,
+) -> None:
+    """Measure a trained network on labelled data: in total with intervals, and class by class.
+
+    Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors carry
+    Wilson's 95 % intervals. The data may lack classes of the network, but must not have others. Computes in float32.
+
+    Args:
+        run: folder of a complete run, or of a network saved by bam export.
+        out: folder for the results.
+        device: cpu or cuda (default: a GPU if there is one).
+    """
+    from bam.reports import evaluation_lines, write_evaluation
+    from bam.training.display import ShownBatches
+    from bam.training.run import accelerate_afresh
+
+    with accelerate_afresh(device) as place:
+        task, trained, record = opened(run, place)
+        _refuse(run, task, task.not_broken_down)
+        if record is None and data.data is None:
+            raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
+        task = task.on_data(data.data, data.data_options, trained.preprocessing)
+        test, notes = _measured_images(task, trained, data, record)
+        size = min(task.recipe.batch_size // task.recipe.accumulation, _LARGEST_BATCH)
+        batches = task.batches(test, size, trained.preprocessing.normalization, (place, (0, 1)))
+        shown = ShownBatches(batches, -(-len(test) // size), "evaluating")
+        breakdown = task.break_down(trained.network, shown, test)
+        unreadable = batches.take_unreadable()
+    about: dict[str, Any] = {
+        "run": str(run),
+        "task": task.name,
+        "data": task.recipe.data,
+        "data_options": task.recipe.data_options,
+    }
+    about |= {"part": data.part, "part_in_words": test.part, "unreadable": unreadable.count, "device": str(place)}
+    files = write_evaluation(out, breakdown, about)
+    if unreadable.count:
+        notes.append(f"unreadable images: {unreadable.count}, e.g. {unreadable.example}")
+    where = _part_in_words(data.part, test.part)
+    head = f"{run} on {task.recipe.data}, {where}: {breakdown.num_images} images"
+    say([head, *notes, *evaluation_lines(breakdown), f"{', '.join(files[:-1])} and {files[-1]} in {out}"])
+
+
+def opened(folder: Path, device: "torch.device") -> "tuple[Task, Trained, Record | None]":
+    """The network in a folder, its task, and its record if it is a run's."""
+    import torch
+
+    from bam.data.files.preprocessing import Preprocessing
+    from bam.export.config import CONFIG, config_of
+    from bam.export.description import describe_run, describe_saved
+    from bam.export.pretrained import from_pretrained
+    from bam.records import FILE_NAME
+    from bam.tasks import Trained, task_knowing, task_of
+    from bam.training import trained_model
+
+    record = None
+    if (folder / FILE_NAME).exists():
+        network, record = trained_model(folder)
+        task, about = task_of(Recipe.from_dict(record.recipe)), describe_run(record)
+    elif (folder / CONFIG).exists():
+        network = from_pretrained(folder)
+        config = config_of(network)
+        assert config is not None
+        kind, about = task_knowing(config.backbone), describe_saved(network)
+        task = kind(Recipe.from_dict({"task": kind.name, "model": config.backbone}))
+    else:
+        raise FileNotFoundError(
+            f"{folder} holds no complete run ({FILE_NAME}) and no network saved by bam export ({CONFIG})"
+        )
+    size: Any = about["image_size"]
+    preprocessing = Preprocessing(
+        about["mean"] or (), about["std"] or (), (size[0], size[1]), about.get("resize") or max(size)
+    )
+    network = network.float().to(device).to(memory_format=torch.channels_last)
+    return task, Trained(network, tuple(about["classes"] or ()), preprocessing, device), record
+
+
+def _refuse(run: Path, task: "Task", reason: str) -> None:
+    if reason:
+        raise ValueError(f"{run} is a {task.name} network: {reason}")
+
+
+def _measured_images(
+    task: "Task", trained: "Trained", data: LabelledData, record: "Record | None"
+) -> "tuple[Images, list[str]]":
+    """The images to measure, with classes numbered as the network numbers them, and notes for the user.
+
+    Raises:
+        ValueError: if they have classes that the network lacks.
+    """
+    from bam.training.session import fingerprint
+
+    train, test = task.load(data.data_root)
+    images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()
+    notes = []
+    own = record is not None and task.recipe.data == record.recipe["data"]
+    if own and record is not None and record.data and record.data != fingerprint(train, test):
+        notes.append("these are not the images of the run: files, classes or options have changed since")
+    if not trained.classes:
+        return images, notes
+    unknown = [name for name in images.classes if name not in trained.classes]
+    if unknown:
+        raise ValueError(
+            f"{task.recipe.data} has classes that the network does not know, {_names(unknown)}; it knows "
+            f"{_names(trained.classes)}: rename them, or leave them out"
+        )
+    return images.renumbered(trained.classes), notes
+
+
+def _part_in_words(part: str, details: str) -> str:
+    words = {"test": "test images", "train": "training images", "all": "all images"}[part]
+    return f"{words} ({details})" if details else words
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_SHOWN} more" if len(listed) > _NUM_SHOWN else ""
+    return ", ".join(map(repr, listed[:_NUM_SHOWN])) + more
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines; they may contain names with undecodable bytes."""
+    for line in lines:
+        print(line.encode(errors="backslashreplace").decode())
