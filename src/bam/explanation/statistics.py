@@ -96,7 +96,7 @@ class _Sums:
         for name, values in quantities.items():
             self.totals[name] = self.totals.get(name, 0.0) + values.double().sum().item()
         if self.classes is not None and maps.channel_logits is not None:
-            self.classes.add(maps.channel_logits[:, :, 0, 0].sigmoid().cpu().double(), classes)
+            self.classes.add(maps.channel_logits[:, :, 0, 0].cpu().double().sigmoid(), classes)
 
     def statistics(self) -> SiteStatistics:
         means = {name: total / self.num_images for name, total in self.totals.items()}
