@@ -103,6 +103,7 @@ def branch_alone(network: nn.Module, branch: str) -> Iterator[None]:
             for name, other in branches.items() if branch in branches else ():
                 if name != branch:
                     hooks.callback(other.module.register_forward_hook(partial(_silence, other.neutral)).remove)
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code runs no new hooks
         yield
 
 

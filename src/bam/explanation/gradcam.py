@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bam.explanation.passes import class_logits, require_finite, undisturbed
+from bam.explanation.passes import NOTHING_RUNS, class_logits, require_finite, undisturbed
 from bam.private import uncompiled
 from bam.surgery import attended
 
@@ -39,6 +39,8 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> dict[str, T
         stack.enter_context(torch.enable_grad())
         # The images ask for a gradient, so that features have one in a frozen network, too.
         logits = class_logits(network, images.detach().requires_grad_(), classes)
+        if not features:
+            raise ValueError(NOTHING_RUNS)
         score = logits.gather(1, classes[:, None]).sum()
         gradients = torch.autograd.grad(score, list(features.values()), allow_unused=True)
     maps = {}

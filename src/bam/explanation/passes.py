@@ -12,6 +12,7 @@ from bam.explanation.recording import record
 
 #: Batches of normalised images (N, 3, H, W) and classes (N,).
 Batches = Iterable[tuple[Tensor, Tensor]]
+NOTHING_RUNS = "no attention of the network runs: it is switched off, or not on the way of these images"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def watched(network: nn.Module, batches: Batches) -> Iterator[tuple[Batch, Tenso
         with undisturbed(network), torch.no_grad(), record(network) as passes:
             logits = class_logits(network, batch.images, batch.classes)
         if not passes:
-            raise ValueError("no attention of the network runs: it is switched off, or not on the way of these images")
+            raise ValueError(NOTHING_RUNS)
         for site, maps in passes[0].items():
             for name in ("gain", "channel_logits", "spatial_logits", "combined"):
                 if (values := getattr(maps, name)) is not None:
