@@ -76,6 +76,23 @@ def test_gains(name):
         assert not module(x)[:, :, 1, 2].any()
 
 
+@torch.no_grad()
+def test_a_branch_left_out_leaves_the_map_of_the_others(name):
+    module, x = restless(ATTENTION[name](16)).eval(), torch.randn(2, 16, 4, 5)
+    if not module.logit_branches():
+        pytest.skip("it has no two branches")
+    maps = module.maps(x)
+    logits = {"channel": maps.channel_logits, "spatial": maps.spatial_logits}
+    for branch, part in module.logit_branches().items():
+        others = [values for other, values in logits.items() if other != branch and values is not None]
+        neutral = part.neutral
+        handle = part.module.register_forward_hook(lambda _, x, y, neutral=neutral: torch.full_like(y, neutral))
+        combined = module.maps(x).combined
+        handle.remove()
+        assert len(others) == 1 and torch.allclose(combined, others[0].sigmoid().expand_as(combined))
+    assert torch.equal(module.maps(x).combined, maps.combined)
+
+
 def test_identity_and_constancy_are_told_from_the_weights(name):
     module = restless(ATTENTION[name](16)).eval()
     assert not module.is_identity() and not module.is_constant() and not module.is_fused

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm, normalize_averages
-from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, Branch, check_features, gain
 from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
@@ -19,6 +19,7 @@ for _name in ("check_features", "gate", "pool_and_reduce"):
 
 _BRANCHES = ("both", "channel", "spatial")
 _LAYOUTS = ("paper", "released")
+_NEUTRAL = {"sum": 0.0, "product": 1.0, "max": -1e4}  #: logits that leave the other branch's alone
 
 
 class ChannelBranch(nn.Module):
@@ -163,6 +164,13 @@ class BAM(AttentionModule):
         logits = [branch.to(features.dtype) for branch in (channel, spatial) if branch is not None]
         combined = (logits[0] if len(logits) == 1 else COMBINE[self.combine](*logits)).sigmoid()
         return AttentionMaps(gain(features, self(features)), channel, spatial, combined)
+
+    def logit_branches(self) -> dict[str, Branch]:
+        """The channel and the spatial branch; zeros in the place of one leave the other (ones for "product")."""
+        if self.channel is None or self.spatial is None:
+            return {}
+        neutral = _NEUTRAL[self.combine]
+        return {"channel": Branch(self.channel, neutral), "spatial": Branch(self.spatial, neutral)}
 
     def is_constant(self) -> bool:
         """Whether the logits are the same for every image, because the last weights of the branches are zero."""

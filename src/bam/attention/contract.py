@@ -22,6 +22,14 @@ class AttentionMaps:
     combined: Tensor | None = None  #: what multiplies the features, in a shape that broadcasts to theirs
 
 
+@dataclass(frozen=True)
+class Branch:
+    """A part of an attention module whose output is the logits of one branch."""
+
+    module: nn.Module
+    neutral: float  #: with these logits in its place, the map is that of the other branches alone
+
+
 class AttentionModule(nn.Module):
     """A module that keeps (N, C, H, W), with answers for placing, pricing, explaining, saving and fusing it.
 
@@ -43,6 +51,10 @@ class AttentionModule(nn.Module):
     def maps(self, features: Tensor) -> AttentionMaps:
         """What the module attends to in features (N, C, H, W), in eval mode. The default knows the gain alone."""
         return AttentionMaps(gain(features, self(features)))
+
+    def logit_branches(self) -> dict[str, Branch]:
+        """The branches whose logits are combined to one map, by name; none if the module has fewer than two."""
+        return {}
 
     def is_identity(self) -> bool:
         """Whether the module returns its (finite) input unchanged, so that leaving it out changes nothing."""
@@ -76,6 +88,11 @@ def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
 def has_maps(module: nn.Module) -> bool:
     """Whether `module` itself says what it attends to; of any other, only the gain is known."""
     return _method(module, "maps") is not AttentionModule.maps
+
+
+def logit_branches(module: nn.Module) -> dict[str, Branch]:
+    """The branches of `module` whose logits are combined, see `AttentionModule.logit_branches`."""
+    return _method(module, "logit_branches")(module)
 
 
 def is_identity(module: nn.Module) -> bool:

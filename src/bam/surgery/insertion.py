@@ -162,9 +162,20 @@ def attended_modules(model: nn.Module) -> dict[Site, Attended]:
 
 
 @contextlib.contextmanager
-def without_attention(model: nn.Module) -> Iterator[nn.Module]:
-    """Switch off the attention within this context: `model` computes the plain network's output bit for bit."""
-    modules = [module for module in model.modules() if isinstance(module, Attended)]
+def without_attention(model: nn.Module, sites: Sequence[str] | None = None) -> Iterator[nn.Module]:
+    """Switch off the attention within this context: `model` computes the plain network's output bit for bit.
+
+    Args:
+        model: a network with attention.
+        sites: switch it off at these sites alone, see `attended`.
+
+    Raises:
+        ValueError: for a site without attention.
+    """
+    carriers = {site.label: module for site, module in attended_modules(model).items()}
+    if unknown := [site for site in sites or () if site not in carriers]:
+        raise ValueError(f"there is no attention at {', '.join(unknown)}; it is at {', '.join(carriers) or 'no site'}")
+    modules = list(carriers.values()) if sites is None else [carriers[site] for site in sites]
     before = [module.attention_enabled for module in modules]
     try:
         for module in modules:

@@ -1,0 +1,139 @@
+"""What a trained network owes to its attention: accuracy with parts of it switched off."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import logit_branches
+from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates
+from bam.explanation.passes import Batches, checked, class_logits, undisturbed
+from bam.private import uncompiled
+from bam.surgery import attended, without_attention
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The network with a part of its attention switched off."""
+
+    accuracy: Estimate
+    difference: Estimate  #: its accuracy minus that of the whole network, image by image
+    changed: float  #: share of images with another predicted class
+    verdict: str  #: the conclusion that the interval of the difference supports
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """The accuracy of a network, whole and without parts of its attention."""
+
+    accuracy: Estimate  #: of the whole network
+    all_off: Ablation
+    sites_off: dict[str, Ablation]  #: each site alone switched off
+    branches_alone: dict[str, Ablation]  #: one branch alone at every site that has several; {} without such sites
+
+
+def ablations(network: nn.Module, batches: Batches) -> Ablations:
+    """Accuracy with each site off, all attention off, and each branch alone, with 95 % paired bootstrap intervals.
+
+    The network is not trained again. So a fall shows that it relies on this attention, not that a network trained
+    without it would be worse; for that, compare runs (`bam compare`).
+
+    Args:
+        network: a classifier with attention; it is left as it was.
+        batches: normalised images (N, 3, H, W) and their classes (N,).
+
+    Raises:
+        ValueError: as `bam.explanation.attention_statistics`.
+    """
+    network = uncompiled(network)
+    switches = _switches(network)
+    predictions: dict[str, list[Tensor]] = {name: [] for name in switches}
+    targets = []
+    for batch in checked(network, batches):
+        targets.append(batch.classes.cpu())
+        with undisturbed(network), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for name, switched in switches.items():
+                with switched():
+                    logits = class_logits(network, batch.images, batch.classes)
+                predictions[name].append(logits.argmax(1).cpu())
+    results = _compared({name: torch.cat(parts) for name, parts in predictions.items()}, torch.cat(targets))
+    accuracy = results.pop("whole").accuracy
+    grouped: dict[str, dict[str, Ablation]] = {"off": {}, "alone": {}}
+    all_off = results.pop("all off")
+    for name, result in results.items():
+        kind, _, part = name.partition(" ")
+        grouped[kind][part] = result
+    return Ablations(accuracy, all_off, grouped["off"], grouped["alone"])
+
+
+def _switches(network: nn.Module) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
+    """The forms of the network: "whole", "all off", "off SITE", "alone BRANCH"."""
+    modules = attended(network)
+    if not modules:
+        raise ValueError(f"{type(network).__name__} has no attention to switch off: attach some with bam.attach")
+    switches: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+        "whole": contextlib.nullcontext,
+        "all off": partial(without_attention, network),
+    }
+    switches |= {f"off {site}": partial(without_attention, network, [site]) for site in modules}
+    branches = dict.fromkeys(branch for module in modules.values() for branch in logit_branches(module))
+    return switches | {f"alone {branch}": partial(branch_alone, network, branch) for branch in branches}
+
+
+@contextlib.contextmanager
+def branch_alone(network: nn.Module, branch: str) -> Iterator[None]:
+    """Within this context, the other branches' logits are neutral (0 where logits are added) at every site.
+
+    Modules without such a branch are left alone.
+
+    Raises:
+        ValueError: if no attention of the network has branches of which one is `branch`.
+    """
+    modules = [logit_branches(module) for module in attended(uncompiled(network)).values()]
+    known = dict.fromkeys(name for branches in modules for name in branches)
+    if branch not in known:
+        raise ValueError(f"no attention of this network has a branch {branch!r} (known: {', '.join(known) or 'none'})")
+    with contextlib.ExitStack() as hooks:
+        for branches in modules:
+            for name, other in branches.items() if branch in branches else ():
+                if name != branch:
+                    hooks.callback(other.module.register_forward_hook(partial(_silence, other.neutral)).remove)
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))  # compiled code runs no new hooks
+        yield
+
+
+def _silence(logit: float, module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+    return torch.full_like(logits, logit)
+
+
+def _compared(predictions: dict[str, Tensor], targets: Tensor) -> dict[str, Ablation]:
+    correct = {name: (predicted == targets).double() for name, predicted in predictions.items()}
+    differences = {f"minus {name}": values - correct["whole"] for name, values in correct.items()}
+    results = estimates(correct | differences)
+    return {
+        name: Ablation(
+            results[name],
+            results[f"minus {name}"],
+            (predicted != predictions["whole"]).double().mean().item(),
+            _verdict(results[f"minus {name}"], name),
+        )
+        for name, predicted in predictions.items()
+    }
+
+
+def _verdict(difference: Estimate, name: str) -> str:
+    kind, _, part = name.partition(" ")
+    condition = f"with the {part} branch alone" if kind == "alone" else "without it"
+    match difference.sign:
+        case None:
+            return NO_VERDICT
+        case 0:
+            return f"no difference in accuracy shown {condition}"
+        case -1:
+            return f"evidence: accuracy falls {condition}"
+    return f"contrary: accuracy rises {condition}"

@@ -1,0 +1,69 @@
+"""Means over images and their bootstrap intervals; differences are paired, image by image."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FEWEST = 10  #: images for an interval: the percentile bootstrap of fewer is too narrow
+NO_VERDICT = f"no verdict: fewer than {FEWEST} images"
+_RESAMPLES, _SEED, _AT_ONCE = 2000, 0, 2_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images with its 95 % bootstrap interval."""
+
+    mean: float
+    interval: tuple[float, float] | None  #: None with fewer than `FEWEST` images
+    num_images: int
+
+    @property
+    def sign(self) -> int | None:
+        """1 or -1 if the interval lies above or below zero, 0 if it holds zero, None without an interval."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return 1 if low > 0 else -1 if high < 0 else 0
+
+
+def estimates(values: Mapping[str, Tensor]) -> dict[str, Estimate]:
+    """The mean of each quantity (n,) over the same n images, with percentile bootstrap intervals (Efron 1979).
+
+    All quantities share 2,000 resamples, drawn with a fixed seed. The interval of a paired difference is that of the
+    differences per image.
+
+    Raises:
+        ValueError: without images, or for a value that is not finite.
+    """
+    for name, each in values.items():
+        if not len(each):
+            raise ValueError("there are no images to average over")
+        if not each.isfinite().all():
+            raise ValueError(f"{name}: the value of image {int((~each.isfinite()).nonzero()[0])} is not finite")
+    table = torch.stack([each.detach().cpu().double() for each in values.values()], dim=1)
+    number = len(table)
+    bounds = _bounds(table) if number >= FEWEST else None
+    return {
+        name: Estimate(
+            math.fsum(table[:, k].tolist()) / number,
+            None if bounds is None else (bounds[0, k].item(), bounds[1, k].item()),
+            number,
+        )
+        for k, name in enumerate(values)
+    }
+
+
+def _bounds(table: Tensor) -> Tensor:
+    """The 2.5th and 97.5th percentiles of resampled means: (n, k) -> (2, k)."""
+    number, generator, means = len(table), torch.Generator().manual_seed(_SEED), []
+    rows = max(1, _AT_ONCE // (number * table.shape[1]))
+    for start in range(0, _RESAMPLES, rows):
+        drawn = torch.randint(number, (min(rows, _RESAMPLES - start), number), generator=generator)
+        means.append(table[drawn].mean(1))
+    level = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    bounds = torch.cat(means).quantile(level, dim=0)
+    equal = table.amin(0) == table.amax(0)
+    return torch.where(equal, table[0], bounds)  # a mean of equal values is that value, without rounding

@@ -1,0 +1,202 @@
+"""Is a map evidence or decoration? Deleting and inserting the places it points at, in the order of the map."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates
+from bam.explanation.gradcam import grad_cam
+from bam.explanation.passes import Batch, Batches, class_logits, undisturbed, watched
+from bam.explanation.places import centred, levels, place_map, place_map_name
+
+BLUR = 1 / 10  #: deviation of the blur that insertion starts from, as a share of the image's shorter side
+_OTHERS = ("random", "centre", "grad_cam")
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Deletion or insertion in the order of one site's map, and in other orders: areas under the curve, 0 to 1."""
+
+    attention: Estimate
+    others: dict[str, Estimate]  #: "random", "centre", "grad_cam"
+    differences: dict[str, Estimate]  #: attention minus each of them, image by image
+    curves: dict[str, tuple[float, ...]]  #: mean probability of the class at each of the fractions, for each order
+    verdict: str  #: the conclusion that the interval of attention minus random supports
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What deleting and inserting the places shows that the attention at one site points at."""
+
+    num_images: int
+    place_map: str  #: "spatial logits" or "gain": what was looked at
+    fractions: tuple[float, ...]  #: shares of the pixels that were deleted or inserted
+    deletion: Curve  #: a lower area is better
+    insertion: Curve  #: a higher area is better
+    verdict: str  #: whether the map is evidence
+
+
+def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16) -> dict[str, Faithfulness]:
+    """Deletion and insertion curves of the map at each site, with 95 % bootstrap intervals over images.
+
+    Petsiuk et al. (RISE, https://arxiv.org/abs/1806.07421): the probability of the true class while pixels are replaced
+    by the mean, or while they replace those of a blurred image, most attended first; area under it by trapezoids. The
+    other orders are Grad-CAM of the true class, a Gaussian at the centre, and the same map with its places shuffled
+    ("random"), which deletes patches of the same size. Pixels that a map does not tell apart come in a random order.
+
+    Args:
+        network: a classifier with attention; it is left as it was.
+        batches: normalised images (N, 3, H, W), 0 being the mean, and their classes (N,).
+        steps: how many times pixels are replaced; each costs six forward passes per site and two more.
+
+    Raises:
+        ValueError: for steps below 1; as `bam.explanation.attention_statistics`.
+    """
+    if steps < 1:
+        raise ValueError(f"deletion needs at least 1 step, got {steps}")
+    kept: dict[str, list[dict[str, _Curves]]] = {}
+    kinds: dict[str, str] = {}
+    for batch, _, sites in watched(network, batches):
+        cams = grad_cam(network, batch.images, batch.classes)
+        probe = _Probe(network, batch, steps)
+        centre = probe.curves(centred(probe.size).to(batch.images.device).expand(len(batch.images), -1, -1))
+        for site, maps in sites.items():
+            kinds[site] = place_map_name(maps)
+            kept.setdefault(site, []).append(
+                {
+                    "attention": probe.curves(place_map(maps)),
+                    "random": probe.curves(probe.shuffled(place_map(maps))),
+                    "centre": centre,
+                    "grad_cam": probe.curves(cams[site]),
+                }
+            )
+    return {site: _faithfulness(parts, kinds[site], steps) for site, parts in kept.items()}
+
+
+class _Curves(NamedTuple):
+    deletion: Tensor  #: probabilities, float64 (N, steps + 1), on the CPU
+    insertion: Tensor
+
+
+class _Probe:
+    """Deletes and inserts pixels of one batch, and asks the network for the probability of the class."""
+
+    def __init__(self, network: nn.Module, batch: Batch, steps: int) -> None:
+        self.network, self.batch, self.steps = network, batch, steps
+        height, width = batch.images.shape[2:]
+        self.size = (height, width)
+        numbers = range(batch.first, batch.first + len(batch.images))
+        self.generators = [torch.Generator().manual_seed(_SEED + number) for number in numbers]
+        self.ties = self._permutations(height * width)
+        self.blurred = blurred(batch.images)
+        self.ends = {
+            name: self._probability(images)
+            for name, images in (
+                ("whole", batch.images),
+                ("deleted", torch.zeros_like(batch.images)),
+                ("blurred", self.blurred),
+            )
+        }
+
+    def _permutations(self, length: int) -> Tensor:
+        drawn = [torch.randperm(length, generator=generator) for generator in self.generators]
+        return torch.stack(drawn).to(self.batch.images.device)
+
+    def shuffled(self, values: Tensor) -> Tensor:
+        """Maps (N, h, w) with their places in a random order."""
+        return values.flatten(1).gather(1, self._permutations(values[0].numel())).view_as(values)
+
+    def curves(self, values: Tensor) -> _Curves:
+        """Probabilities while pixels are deleted and inserted, those first where maps (N, h, w) are greatest."""
+        ranks = ordered(levels(values, self.size).flatten(1), self.ties).view(-1, 1, *self.size)
+        images, count = self.batch.images, self.size[0] * self.size[1]
+        deletion, insertion = [self.ends["whole"]], [self.ends["blurred"]]
+        for step in range(1, self.steps):
+            first = ranks < round(step * count / self.steps)
+            deletion.append(self._probability(images.masked_fill(first, 0)))
+            insertion.append(self._probability(torch.where(first, images, self.blurred)))
+        deletion.append(self.ends["deleted"])
+        insertion.append(self.ends["whole"])
+        return _Curves(torch.stack(deletion, 1), torch.stack(insertion, 1))
+
+    def _probability(self, images: Tensor) -> Tensor:
+        with undisturbed(self.network), torch.no_grad():
+            logits = class_logits(self.network, images, self.batch.classes)
+        return logits.double().softmax(1).gather(1, self.batch.classes[:, None])[:, 0].cpu()
+
+
+def ordered(values: Tensor, ties: Tensor) -> Tensor:
+    """The rank of each value (N, n) in its row, 0 for the greatest; equal ones follow the permutations `ties`."""
+    order = ties.gather(1, values.gather(1, ties).argsort(dim=1, descending=True, stable=True))
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) blurred by a Gaussian with a deviation of `BLUR` of the shorter side; borders repeat."""
+    deviation = BLUR * min(images.shape[2:])
+    radius = math.ceil(3 * deviation)
+    kernel = (-((torch.arange(-radius, radius + 1, device=images.device) / deviation) ** 2) / 2).exp()
+    kernel = (kernel / kernel.sum()).to(images.dtype)
+    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate").flatten(0, 1)[:, None]
+    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]).view_as(images)
+
+
+def _faithfulness(parts: list[dict[str, _Curves]], kind: str, steps: int) -> Faithfulness:
+    whole = {name: [part[name] for part in parts] for name in parts[0]}
+    deletion = _curve({name: torch.cat([each.deletion for each in pieces]) for name, pieces in whole.items()}, -1)
+    insertion = _curve({name: torch.cat([each.insertion for each in pieces]) for name, pieces in whole.items()}, 1)
+    fractions = tuple(step / steps for step in range(steps + 1))
+    count = deletion.attention.num_images
+    return Faithfulness(count, kind, fractions, deletion, insertion, "; ".join(_conclusions(deletion, insertion)))
+
+
+def _curve(probabilities: dict[str, Tensor], better: int) -> Curve:
+    """Areas, differences and mean curves from probabilities (n, steps + 1) in each order."""
+    areas = {
+        name: torch.trapezoid(values, dx=1 / (values.shape[1] - 1), dim=1) for name, values in probabilities.items()
+    }
+    differences = {f"minus {name}": areas["attention"] - areas[name] for name in _OTHERS}
+    results = estimates(areas | differences)
+    verb = "deleting what it points at hurts" if better < 0 else "showing what it points at helps"
+    texts = {
+        None: NO_VERDICT,
+        0: "no difference from a random order shown",
+        better: f"{verb} more than in a random order",
+        -better: f"{verb} less than in a random order",
+    }
+    return Curve(
+        results["attention"],
+        {name: results[name] for name in _OTHERS},
+        {name: results[f"minus {name}"] for name in _OTHERS},
+        {name: tuple(values.mean(0).tolist()) for name, values in probabilities.items()},
+        texts[results["minus random"].sign],
+    )
+
+
+def _conclusions(deletion: Curve, insertion: Curve) -> Iterator[str]:
+    """The verdict on a site, part by part: 1 is for the map, -1 against it."""
+    signs = {name: _signs(deletion, insertion, name) for name in ("random", "centre")}
+    if not signs["random"]:
+        yield NO_VERDICT
+        return
+    if signs["random"] == {0}:
+        yield "no difference shown: nothing says that it is more than decoration"
+        return
+    kind = "mixed" if {1, -1} <= signs["random"] else "evidence" if 1 in signs["random"] else "contrary"
+    texts = [curve.verdict for curve in (deletion, insertion) if curve.differences["random"].sign]
+    yield f"{kind}: {' and '.join(texts)}"
+    if kind == "evidence" and 1 not in signs["centre"]:
+        yield "the centre of the image does " + ("better" if -1 in signs["centre"] else "as well")
+
+
+def _signs(deletion: Curve, insertion: Curve, other: str) -> set[int]:
+    lower, higher = deletion.differences[other].sign, insertion.differences[other].sign
+    return set() if lower is None or higher is None else {-lower, higher}

@@ -1,0 +1,191 @@
+"""Statistics of the attention over a data set: is it alive, how sharp is it, and what does it tell apart?"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import AttentionMaps
+from bam.explanation.passes import Batches, watched
+from bam.explanation.places import place_map, place_map_name, shares, strength
+
+TOLERANCE = 0.01  #: how near to 0, to 1 or to each other values of a map count as equal
+SATURATED = 0.99  #: share of a map's values that must be near 0 or 1
+_LOGIT_LIMIT = 1e-7  #: a sigmoid in float32 tells no logits apart beyond this distance from 0 and 1
+
+
+@dataclass(frozen=True)
+class BranchShares:
+    """Shares of the variance of the combined logits (C, H, W) of an image; they add up to 1.
+
+    Of the channel means, of the place means, and of what is neither (0 where the logits are added).
+    """
+
+    channel: float
+    spatial: float
+    interaction: float
+
+
+@dataclass(frozen=True)
+class ClassAttention:
+    """What the channel attention sigmoid(Mc(F)) tells about the classes.
+
+    Selectivity is eta squared, the variance between classes over the total variance (Fisher 1925, correlation ratio).
+    Channels without class information have (k - 1) / (n - 1) on average, for k classes with images and n images.
+    """
+
+    means: tuple[tuple[float, ...] | None, ...]  #: per class, C values; None for a class without images
+    selectivity: tuple[float | None, ...]  #: per channel, 0 to 1; None for a channel that never varies
+    selectivity_by_chance: float | None  #: None if every class has one image
+
+
+@dataclass(frozen=True)
+class SiteStatistics:
+    """Statistics of the attention at one site; None where its module has no such map."""
+
+    num_images: int
+    place_map: str  #: "spatial logits" or "gain": what entropy and constancy are about
+    dead: float  #: share of images whose gain is below `TOLERANCE` everywhere
+    saturated: float | None  #: share of images whose map is within `TOLERANCE` of 0 or 1 nearly everywhere
+    constant: float | None  #: share of images whose map varies by less than `TOLERANCE` over places; None for 1x1 maps
+    entropy: float | None  #: mean entropy of the map over places, 0 (one place) to 1 (uniform); None for 1x1 maps
+    entropy_deviation: float | None  #: its standard deviation over images (divided by n)
+    mean_gain: float
+    branches: BranchShares | None  #: None unless there are both branches, and their logits vary
+    classes: ClassAttention | None  #: None without channel logits
+
+
+def attention_statistics(network: nn.Module, batches: Batches) -> dict[str, SiteStatistics]:
+    """Statistics of the attention at each site over all images; memory does not grow with their number.
+
+    Args:
+        network: a classifier with attention; it is left as it was.
+        batches: normalised images (N, 3, H, W) and their classes (N,).
+
+    Raises:
+        ValueError: without attention, images or classes that the network knows; for values that are not finite.
+    """
+    sums: dict[str, _Sums] = {}
+    for batch, logits, sites in watched(network, batches):
+        for site, maps in sites.items():
+            sums.setdefault(site, _Sums(maps, logits.shape[1])).add(maps, batch.classes.cpu())
+    return {site: each.statistics() for site, each in sums.items()}
+
+
+class _Sums:
+    """Sums over images, in float64 on the CPU."""
+
+    def __init__(self, maps: AttentionMaps, num_classes: int) -> None:
+        self.place_map = place_map_name(maps)
+        self.totals: dict[str, float] = {}
+        self.num_images = 0
+        self.classes = None if maps.channel_logits is None else _ClassSums(maps.channel_logits.shape[1], num_classes)
+
+    def add(self, maps: AttentionMaps, classes: Tensor) -> None:
+        self.num_images += len(classes)
+        quantities = {"gain": maps.gain.double().mean((1, 2)), "dead": _within(maps.gain, 0)}
+        if maps.combined is not None:
+            near = ((maps.combined.float() - maps.combined.float().round().clamp(0, 1)).abs() < TOLERANCE).double()
+            quantities["saturated"] = near.flatten(1).mean(1) >= SATURATED
+        if maps.gain[0].numel() > 1:
+            entropy = normalized_entropy(strength(maps))
+            quantities |= {"entropy": entropy, "entropy squared": entropy**2, "constant": _is_constant(maps)}
+        variances = branch_variances(maps)
+        quantities |= {} if variances is None else variances
+        for name, values in quantities.items():
+            self.totals[name] = self.totals.get(name, 0.0) + values.double().sum().item()
+        if self.classes is not None and maps.channel_logits is not None:
+            self.classes.add(maps.channel_logits[:, :, 0, 0].cpu().double().sigmoid(), classes)
+
+    def statistics(self) -> SiteStatistics:
+        means = {name: total / self.num_images for name, total in self.totals.items()}
+        entropy, deviation = means.get("entropy"), None
+        if entropy is not None:
+            deviation = math.sqrt(max(0.0, means["entropy squared"] - entropy**2))
+        return SiteStatistics(
+            self.num_images,
+            self.place_map,
+            means["dead"],
+            means.get("saturated"),
+            means.get("constant"),
+            entropy,
+            deviation,
+            means["gain"],
+            self._branches(),
+            None if self.classes is None else self.classes.statistics(),
+        )
+
+    def _branches(self) -> BranchShares | None:
+        parts = [self.totals.get(name, 0.0) for name in ("channel", "spatial", "interaction")]
+        total = math.fsum(parts)
+        return BranchShares(*(part / total for part in parts)) if total > 1e-12 * self.num_images else None
+
+
+class _ClassSums:
+    """Sums of the channel attention and of its squares, per class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        self.counts = torch.zeros(num_classes, dtype=torch.float64)
+        self.sums = torch.zeros(num_classes, channels, dtype=torch.float64)
+        self.squares = torch.zeros(channels, dtype=torch.float64)
+
+    def add(self, attention: Tensor, classes: Tensor) -> None:
+        self.counts += torch.bincount(classes, minlength=len(self.counts))
+        self.sums.index_add_(0, classes, attention)
+        self.squares += (attention**2).sum(0)
+
+    def statistics(self) -> ClassAttention:
+        number, present = self.counts.sum(), self.counts > 0
+        means = self.sums / self.counts.clamp(min=1)[:, None]
+        mean = self.sums.sum(0) / number
+        total = self.squares - number * mean**2
+        between = (self.counts[:, None] * (means - mean) ** 2).sum(0)
+        varies = total > 1e-12 * number
+        selectivity = torch.where(varies, between / torch.where(varies, total, 1.0), 0.0).clamp(0, 1)
+        count, classes = int(number), int(present.sum())
+        return ClassAttention(
+            tuple(tuple(row.tolist()) if there else None for row, there in zip(means, present, strict=True)),
+            tuple(value if known else None for value, known in zip(selectivity.tolist(), varies.tolist(), strict=True)),
+            (classes - 1) / (count - 1) if count > classes else None,
+        )
+
+
+def normalized_entropy(values: Tensor) -> Tensor:
+    """Entropy of each map (N, h, w) as shares of its sum, over log(hw): float64 (N,), 0 to 1. Not for 1x1 maps."""
+    parts = shares(values)
+    return -torch.special.xlogy(parts, parts).sum((1, 2)) / math.log(parts[0].numel())
+
+
+def branch_variances(maps: AttentionMaps) -> dict[str, Tensor] | None:
+    """Variance of the combined logits over channels and places (N,): of channel means, place means and the rest.
+
+    The logits are Mc(F) + Ms(F) where that gives the combined map, and else those of the combined map itself. None for
+    a module without both branches.
+    """
+    channel, spatial, combined = maps.channel_logits, maps.spatial_logits, maps.combined
+    if channel is None or spatial is None or combined is None:
+        return None
+    logits = channel.double() + spatial.double()
+    if logits.shape != combined.shape or not torch.allclose(logits.sigmoid().float(), combined.float(), atol=0.01):
+        logits = combined.double().clamp(_LOGIT_LIMIT, 1 - _LOGIT_LIMIT).logit()
+    mean = logits.mean((1, 2, 3), keepdim=True)
+    of_channels = logits.mean((2, 3), keepdim=True) - mean
+    of_places = logits.mean(1, keepdim=True) - mean
+    rest = logits - mean - of_channels - of_places
+    parts = {"channel": of_channels, "spatial": of_places, "interaction": rest}
+    return {name: (part**2).flatten(1).mean(1) for name, part in parts.items()}
+
+
+def _within(values: Tensor, centre: float) -> Tensor:
+    """Whether all values of each image are near `centre`: bool (N,)."""
+    return ((values.float() - centre).abs() < TOLERANCE).flatten(1).all(1)
+
+
+def _is_constant(maps: AttentionMaps) -> Tensor:
+    """Whether the map of each image is equal at all places, up to `TOLERANCE`: bool (N,)."""
+    if maps.spatial_logits is not None:
+        values = strength(maps)[:, None]
+    else:
+        values = place_map(maps)[:, None] if maps.combined is None else maps.combined.float()
+    return ((values.amax((2, 3)) - values.amin((2, 3))) < TOLERANCE).all(1)

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+
+import bam
+from bam.data import digits
+from bam.data.dataset import Dataset
+from bam.explanation import examine
+from bam.models import build
+from tests.explanation.synthetic import assert_unchanged, traces
+
+
+def network():
+    torch.manual_seed(0)
+    return bam.attach(build("cifar/resnet8", 10), image=16)
+
+
+def data(number=24):
+    return digits(canvas=16, num_train=24, num_test=number)
+
+
+def test_everything_as_strict_json():
+    train, test = data()
+    model, calls = network(), []
+    before = traces(model)
+    found = examine(model, test, train.normalization(), limit=4, progress=lambda *call: calls.append(call))
+    assert_unchanged(before, model)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert list(found) == ["num_images", "statistics", "pointing", "faithfulness", "ablations"]
+    sites = list(bam.attended(model))
+    assert found["num_images"] == 4 and all(list(found[part]) == sites for part in list(found)[1:4])
+    assert calls == [(part, 4, 4) for part in list(found)[1:]]
+    assert found == examine(model, test, train.normalization(), limit=4)
+
+
+def test_without_boxes_and_with_a_single_image():
+    train, test = data(1)
+    unboxed = Dataset(test.images, test.targets, test.classes)
+    found = examine(network(), unboxed, train.normalization(), limit=None)
+    assert found["pointing"] is None and found["num_images"] == 1
+    json.dumps(found, allow_nan=False)
+    given = examine(network(), unboxed, train.normalization(), boxes=test.boxes)
+    assert given["pointing"] is not None
+
+
+def test_what_cannot_be_examined_is_refused():
+    train, test = data()
+    mean_and_deviation = train.normalization()
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        examine(network(), test, mean_and_deviation, limit=0)
+    with pytest.raises(ValueError, match="3 boxes for 24 images"):
+        examine(network(), test, mean_and_deviation, boxes=test.boxes[:3])
+    with pytest.raises(ValueError, match="no images"):
+        examine(network(), test.subset(torch.zeros(0, dtype=torch.int64)), mean_and_deviation)
+    with pytest.raises(ValueError, match="no attention"):
+        examine(bam.detach(network()), test, mean_and_deviation)
