@@ -82,14 +82,15 @@ def report(out: Path) -> None:
     Args:
         out: folder of the comparison.
     """
-    from bam.reports import summarize, write_report
-    from bam.reports.report import table
-    from bam.training.comparison import PICTURES, read_comparison
+    from bam.reports import summarize, summarize_classes, write_report
+    from bam.reports.wording import table
+    from bam.training.comparison import PICTURES, class_results, read_comparison
 
     records, plan = read_comparison(out)
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
     summary["probe"] = plan.get("probe")
+    summary["classes"] = summarize_classes(class_results(out, plan))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
     write_report(out, summary, _compare_command(out, summary))

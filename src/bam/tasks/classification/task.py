@@ -17,7 +17,7 @@ from bam.dryrun import Image
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Record
+from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Record, classes_csv
 from bam.surgery import attach
 from bam.tasks.classification.network import build_model, normalization_note, pixel_normalization
 from bam.tasks.classification.probe import linear_probe, start_at_probe
@@ -122,21 +122,31 @@ class Classification(Task):
     def evaluate(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Evaluation:
         """Mean cross-entropy, top-1 and (for more than 5 classes) top-5 error over all readable images."""
         network.eval()
-        sums = torch.zeros(3, device=next(network.parameters()).device)
+        device = next(network.parameters()).device
+        sums, seen = torch.zeros(3, device=device), [torch.zeros(2, 0, dtype=torch.int64, device=device)]
         num_classes = num_images = 0
         for images, targets in batches.test():
             logits = _logits(network(images)).float()
             loss = F.cross_entropy(logits, targets, reduction="sum")
             num_classes = logits.shape[1]
             top5_errors = (logits.topk(min(5, num_classes)).indices != targets[:, None]).all(1)
-            sums += torch.stack([loss, (logits.argmax(1) != targets).sum(), top5_errors.sum()])
+            errors = logits.argmax(1) != targets
+            sums += torch.stack([loss, errors.sum(), top5_errors.sum()])
+            seen.append(torch.stack([targets, errors.long()]))
             num_images += len(targets)
-        totals = torch.cat([sums, torch.tensor([num_images], device=sums.device)])
-        loss_sum, error_sum, top5_error_sum, count = reduce(totals, "sum").tolist()
+        by_class = _by_class(*torch.cat(seen, dim=1), len(test.classes))
+        totals = torch.cat([sums, torch.tensor([num_images], device=device), by_class.flatten()])
+        loss_sum, error_sum, top5_error_sum, count, *counts = reduce(totals, "sum").tolist()
         figures = {"test_loss": loss_sum / count, "test_error": error_sum / count}
         if num_classes > 5:
             figures["test_error_top5"] = top5_error_sum / count
-        return Evaluation(figures, [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures])
+        measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures]
+        numbers = list(map(int, counts))
+        return Evaluation(figures, measures, list(zip(numbers[::2], numbers[1::2], strict=True)))
+
+    def results(self, evaluation: Evaluation, test: LabelledImages) -> dict[str, str]:
+        """The number of test images and errors of each class."""
+        return {CLASSES: classes_csv(test.classes, evaluation.output)}
 
     def probe(self, train: LabelledImages, test: LabelledImages) -> dict[str, float] | None:
         """The test error of `linear_probe`."""
@@ -146,6 +156,13 @@ class Classification(Task):
     def describe(self, row: Mapping[str, float]) -> str:
         """Training loss and error."""
         return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
+
+
+def _by_class(targets: Tensor, errors: Tensor, num_classes: int) -> Tensor:
+    """The number of images and of errors of each class, float32 (num_classes, 2)."""
+    images = torch.bincount(targets, minlength=num_classes)
+    wrong = torch.bincount(targets[errors.bool()], minlength=num_classes)
+    return torch.stack([images, wrong], dim=1).float()
 
 
 def _mixing(recipe: ClassificationRecipe, size: int) -> v2.Transform | None:
