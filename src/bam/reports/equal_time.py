@@ -13,9 +13,9 @@ from bam.reports.statistics import paired_difference, standard_deviation
 def at_equal_time(complete: Mapping[str, Mapping[int, Record]], measure: Measure) -> dict[str, Any] | None:
     """Compare variants at the training time that the fastest one needed; the first variant is the baseline.
 
-    The fastest variant has the shortest mean training time. For each seed, the clock stops when its run ends. Each other
-    run of that seed counts with its last evaluated epoch that had ended by then, or, where held-out images choose
-    the epoch, with the best of those. Only seeds that every variant has count.
+    The fastest variant has the shortest mean training time. For each seed, the clock stops when its run ends. Each
+    other run of that seed counts with its last evaluated epoch that had ended by then, or, where held-out images
+    choose the epoch, with the best of those. Only seeds that every variant has count.
 
     Args:
         complete: variant -> seed -> complete run.

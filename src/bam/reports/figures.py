@@ -8,8 +8,10 @@ from typing import Any
 
 from bam.reports import plots
 from bam.reports.svg import standalone
+from bam.reports.wording import capitalized
 
 FOLDER = "figures"
+_LONG = 5  #: evaluated epochs in the second half of a run that are worth a figure
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,12 @@ def figures_of(summary: dict[str, Any]) -> dict[str, list[Figure]]:
 
 #: All names that a figure can have: files of earlier reports with these names go where a report lacks them.
 NAMES = (
-    "differences", "curves", "loss", "cost-parameters", "cost-macs", "cost-latency", "equal-time", "curves-by-time",
+    "differences",
+    *("curves", "curves-late", "loss"),
+    *("cost-parameters", "cost-macs", "cost-latency", "cost-time"),
+    *("equal-time", "curves-by-time"),
     "classes",
-)  # fmt: skip
+)
 
 
 def _differences(summary: dict[str, Any]) -> Figure:
@@ -61,19 +66,27 @@ def _differences(summary: dict[str, Any]) -> Figure:
 
 
 def _curves(summary: dict[str, Any]) -> list[Figure]:
-    variants, label = summary["variants"], summary["measures"][0]["label"]
-    rows = list(_points(variants))
-    names = {"curves": (1, f"{label}, %"), "loss": (2, "training loss")}
-    return [
-        Figure(
-            name,
-            f"{text[:1].upper()}{text[1:]}, by epoch",
-            plots.curves(variants, column, text),
-            _csv(["variant", "seed", "epoch", name if column == 2 else "percent"], [[*r[:3], r[2 + column]] for r in rows]),
-        )
-        for name, (column, text) in names.items()
-        if any(row[2 + column] is not None for row in rows)
-    ]
+    label = summary["measures"][0]["label"]
+    whole = summary["variants"]
+    last = max((row[2] for row in _points(whole)), default=0)
+    late = [variant | {"curves": [_second_half(curve, last) for curve in variant["curves"]]} for variant in whole]
+    long = all(len(curve) >= _LONG for variant in late for curve in variant["curves"])
+    kinds = [("curves", 1, f"{label}, %", whole, "by epoch")]
+    kinds += [("curves-late", 1, f"{label}, %", late, "second half of the epochs")] if long else []
+    kinds += [("loss", 2, "training loss", whole, "by epoch")]
+    figures = []
+    for name, column, text, variants, title in kinds:
+        rows = [[*row[:3], row[2 + column]] for row in _points(variants)]
+        if any(row[-1] is not None for row in rows):
+            csv_text = _csv(["variant", "seed", "epoch", "percent" if column == 1 else "loss"], rows)
+            figures.append(
+                Figure(name, f"{capitalized(text)}, {title}", plots.curves(variants, column, text), csv_text)
+            )
+    return figures
+
+
+def _second_half(curve: list[list[Any]], last: int) -> list[list[Any]]:
+    return [point for point in curve if 2 * point[0] >= last]
 
 
 def _cost(summary: dict[str, Any]) -> list[Figure]:
@@ -82,13 +95,14 @@ def _cost(summary: dict[str, Any]) -> list[Figure]:
         "parameters": ("params", "parameters"),
         "macs": ("macs", "multiply-adds per image"),
         "latency": ("latency_ms", "latency of one image, ms"),
+        "time": ("train_seconds", "training time per run"),
     }
     for name, (key, label) in kinds.items():
         variants = summary["variants"]
         if any(variant[key] is None for variant in variants):
             continue
         rows = [[v["name"], v[key], v["mean"], v["std"]] for v in variants]
-        title = f"{measure['label'][:1].upper()}{measure['label'][1:]} against {label.split(',')[0]}"
+        title = f"{capitalized(measure['label'])} against {label.split(',')[0]}"
         svg = plots.cost(variants, key, label, measure)
         figures.append(Figure(f"cost-{name}", title, svg, _csv(["variant", key, "mean_percent", "std"], rows)))
     return figures
@@ -98,14 +112,15 @@ def _time(summary: dict[str, Any]) -> list[Figure]:
     equal, measure = summary["equal_time"], summary["measures"][0]
     if equal is None:
         return []
-    by_name = {variant["name"]: variant for variant in summary["variants"]}
+    final = {v["name"]: dict(zip(v["seeds"], v["results"], strict=True)) for v in summary["variants"]}
     rows = [
-        [v["name"], seed, v["seconds"], epoch, result, by_name[v["name"]]["results"][by_name[v["name"]]["seeds"].index(seed)]]
+        [v["name"], seed, v["seconds"], epoch, result, final[v["name"]][seed]]
         for v in equal["variants"]
         for seed, epoch, result in zip(equal["seeds"], v["epochs"], v["results"], strict=True)
     ]
-    header = ["variant", "seed", "mean_seconds", "epoch_at_equal_time", "percent_at_equal_time", "percent_at_equal_epochs"]
-    label = f"{measure['label'][:1].upper()}{measure['label'][1:]}"
+    header = ["variant", "seed", "mean_seconds", "epoch_at_equal_time"]
+    header += ["percent_at_equal_time", "percent_at_equal_epochs"]
+    label = capitalized(measure["label"])
     points = [[*row[:3], row[5], row[3]] for row in _points(summary["variants"])]
     return [
         Figure(
@@ -125,7 +140,15 @@ def _time(summary: dict[str, Any]) -> list[Figure]:
 
 def _classes(summary: dict[str, Any]) -> Figure:
     rows = [
-        [one["name"], one["images"], one["baseline_error"], v["name"], v["error"], v["difference"], *_ends(v["interval"])]
+        [
+            one["name"],
+            one["images"],
+            one["baseline_error"],
+            v["name"],
+            v["error"],
+            v["difference"],
+            *_ends(v["interval"]),
+        ]
         for one in summary["classes"]
         for v in one["variants"]
     ]

@@ -18,17 +18,20 @@ def curves(variants: Sequence[dict[str, Any]], column: int, label: str) -> str:
     """A figure by epoch: thin lines for seeds, a bold one for their mean. `column` is that of the variants' curves."""
     known = [point[column] for v in variants for curve in v["curves"] for point in curve if point[column] is not None]
     epochs = [point[0] for v in variants for curve in v["curves"] for point in curve]
-    chart = _curve_chart(f"{label} by epoch, for each variant: its seeds thin, their mean bold", known, epochs)
+    chart = _curve_chart(f"{label} by epoch, for each variant: its seeds thin, their mean bold", label, known, epochs)
     chart.x_axis(ticks(min(epochs), max(epochs), whole=True), "epoch")
     means = []
     for number, variant in enumerate(variants):
         seeds = [[(point[0], point[column]) for point in curve] for curve in variant["curves"]]
-        means.append(_mean_curve(seeds))
-        chart.variant(number, lambda number=number, seeds=seeds: _lines(chart, number, seeds, means[number]))  # type: ignore[misc]
+        mean = _mean_curve(seeds)
+        means.append(dict(mean))
+        with chart.variant(number):
+            _lines(chart, number, seeds, mean)
+    height = chart.height - chart.bottom - chart.top
     for epoch, left, right in _stops(sorted({int(epoch) for epoch in epochs}), chart):
-        values = [(v["name"], dict(mean).get(epoch)) for v, mean in zip(variants, means, strict=True)]
+        values = [(v["name"], mean.get(epoch)) for v, mean in zip(variants, means, strict=True)]
         told = [f"{name}: {value:.4g}" for name, value in values if value is not None]
-        box = f'x="{left:.1f}" y="{chart.top}" width="{right - left:.1f}" height="{chart.height - chart.bottom - chart.top}"'
+        box = f'x="{left:.1f}" y="{chart.top}" width="{right - left:.1f}" height="{height:.1f}"'
         chart.add(f'<rect class="hit" {box}/>', "\n".join([f"epoch {epoch}, {label}", *told]))
     chart.legend([variant["name"] for variant in variants])
     return chart.svg()
@@ -40,21 +43,19 @@ def curves_by_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], la
     unit, name = (60.0, "min") if max(point[3] for point in points) > 300 else (1.0, "s")
     times = [0.0, *(point[3] / unit for point in points)]
     alt = f"{label} by training time; the fastest variant, {equal['fastest']}, needs {equal['seconds']:.3g} s"
-    chart = _curve_chart(alt, [point[1] for point in points], times)
+    chart = _curve_chart(alt, label, [point[1] for point in points], times)
     chart.x_axis(ticks(0, max(times)), f"training time, {name}")
     end = f"M{chart.x(equal['seconds'] / unit):.1f} {chart.top}V{chart.height - chart.bottom:.1f}"
     chart.add(f'<path class="zero" d="{end}"/>', f"{equal['fastest']} ends after {equal['seconds']:.3g} s (mean)")
     for number, variant in enumerate(variants):
         seeds = [[(p[3] / unit, p[1]) for p in curve if p[3] is not None] for curve in variant["curves"]]
         mean = _mean_curve(seeds)
-
-        def draw(number: int = number, seeds: Any = seeds, mean: Any = mean, name: str = variant["name"]) -> None:
+        with chart.variant(number):
             _lines(chart, number, seeds, mean)
             for x, y in _thinned(mean, 20):
                 if y is not None:
-                    chart.add(marker(number, chart.x(x), chart.y(y), size=3.4), f"{name}: {y:.4g} after {x:.4g}")
-
-        chart.variant(number, draw)
+                    told = f"{variant['name']}: {y:.4g} after {x:.4g} {name}"
+                    chart.add(marker(number, chart.x(x), chart.y(y), size=3.4), told)
     chart.legend([variant["name"] for variant in variants])
     return chart.svg()
 
@@ -70,7 +71,8 @@ def differences(comparisons: Sequence[dict[str, Any]], measure: dict[str, Any]) 
     _row_axis(chart, baseline, measure)
     for row, comparison in enumerate(comparisons):
         y = chart.top + row * _ROW + 28
-        chart.variant(row + 1, lambda c=comparison, y=y, k=row + 1: _difference(chart, c, y, k))  # type: ignore[misc]
+        with chart.variant(row + 1):
+            _difference(chart, comparison, y, row + 1)
     return chart.svg()
 
 
@@ -79,15 +81,16 @@ def cost(variants: Sequence[dict[str, Any]], key: str, label: str, measure: dict
     costs = [variant[key] for variant in variants]
     ends = [variant["mean"] + side * (variant["std"] or 0.0) for variant in variants for side in (-1, 1)]
     told = ", ".join(f"{v['name']} {v['mean']:.2f} % at {_amount(v[key])}" for v in variants)
-    scale, unit = _scale(max(costs))
+    scale, unit = _scale(key, max(costs))
     low, high = (value / scale for value in spread(costs, 0.12))
     alt = f"{measure['label']} (%, mean and standard deviation) against {label}: {told}"
     chart = Chart(alt, 250, (low, high), spread(ends, 0.1), top=22)
     chart.text(4, 13, f"{measure['label']}, %", "small")
-    chart.x_axis(ticks(low, high, 4), f"{label}{unit}")
+    chart.x_axis(ticks(low, high), f"{label}{unit}")
     chart.y_axis(ticks(*chart.y_range))
     for number, variant in enumerate(variants):
-        chart.variant(number, lambda v=variant, k=number: _cost_mark(chart, v, k, v[key] / scale))  # type: ignore[misc]
+        with chart.variant(number):
+            _cost_mark(chart, variant, number, variant[key] / scale)
     chart.legend([variant["name"] for variant in variants])
     return chart.svg()
 
@@ -97,23 +100,22 @@ def equal_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], measur
     whole = [_mean_over(variant, equal["seeds"]) for variant in variants]
     values = [*whole, *(v["mean"] for v in equal["variants"] if v["mean"] is not None)]
     pairs = zip(variants, whole, equal["variants"], strict=True)
-    told = "; ".join(f"{v['name']} {before:.2f} and {_known(after['mean'])} %" for v, before, after in pairs)
+    told = "; ".join(f"{v['name']} {before:.2f} % and {_known(after['mean'])}" for v, before, after in pairs)
     chart = _rows(f"{measure['label']} at equal epochs and at equal training time: {told}", len(variants))
     chart.x_range = spread(values, 0.1)
-    chart.x_axis(ticks(*chart.x_range, 5), f"{measure['label']}, %: hollow at equal epochs, filled at equal time")
+    chart.x_axis(ticks(*chart.x_range, 6), f"{measure['label']}, %: hollow at equal epochs, filled at equal time")
     for row, variant in enumerate(variants):
         y = chart.top + row * _ROW + 28
         after, before = equal["variants"][row]["mean"], whole[row]
-        chart.text(4, y - 14, f"{variant['name']}: {before:.2f} %, {_known(after)} %", "small")
-
-        def draw(row: int = row, y: float = y, before: float = before, after: float | None = after) -> None:
+        numbers = f"  {before:.2f} %, {_known(after)}"
+        name = clipped(variant["name"], WIDTH - 16 - text_width(numbers))
+        chart.text(4, y - 14, name + numbers, "small halo")
+        with chart.variant(row):
             if after is not None:
                 chart.parts.append(f'<path class="thin" d="M{chart.x(before):.1f} {y}H{chart.x(after):.1f}"/>')
             chart.add(marker(row, chart.x(before), y, "hollow", 6), f"equal epochs: {before:.2f} %")
             if after is not None:
                 chart.add(marker(row, chart.x(after), y, size=4.5), f"equal training time: {after:.2f} %")
-
-        chart.variant(row, draw)
     return chart.svg()
 
 
@@ -129,29 +131,28 @@ def classes(shown: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     alt = f"Error of {len(shown)} classes minus that of {names[0]}, in percentage points; the table has the numbers"
     chart = Chart(alt, 8 + 22 * len(shown) + 42, (0, 1), (0, 1), left=gutter)
     chart.x_range = spread([0.0, *(v["difference"] for one in shown for v in one["variants"])])
-    chart.x_axis(ticks(*chart.x_range), f"points against {names[0]} (left is better)")
+    chart.x_axis(ticks(*chart.x_range, 6), f"points against {names[0]} (left is better)")
     _zero(chart)
     places = [chart.top + 22 * row + 11 for row in range(len(shown))]
     for y, one in zip(places, shown, strict=True):
         chart.parts.append(f'<path class="grid" d="M{gutter:.1f} {y}H{WIDTH - chart.right:.1f}"/>')
-        chart.add(f'<text class="small end" x="{gutter - 6:.1f}" y="{y + 4}">{escaped(clipped(one["name"], gutter - 12))}</text>', one["name"])
+        name = escaped(clipped(one["name"], gutter - 12))
+        chart.add(f'<text class="small end" x="{gutter - 6:.1f}" y="{y + 4}">{name}</text>', one["name"])
     for number in range(1, len(names)):
-
-        def draw(number: int = number) -> None:
+        with chart.variant(number):
             for y, one in zip(places, shown, strict=True):
                 v = one["variants"][number - 1]
                 told = f"{one['name']}, {v['name']}: {v['difference']:+.2f} points ({one['images']} images)"
                 chart.add(marker(number, chart.x(v["difference"]), y, size=4), told)
-
-        chart.variant(number, draw)
     chart.legend(names[1:], range(1, len(names)))
     return chart.svg()
 
 
-def _curve_chart(alt: str, values: Sequence[float], along: Sequence[float]) -> Chart:
+def _curve_chart(alt: str, label: str, values: Sequence[float], along: Sequence[float]) -> Chart:
     last = max(along)
     first = min(along) if last > min(along) else last - 1
-    chart = Chart(alt, 262, (first, last), spread(values), top=12)
+    chart = Chart(alt, 268, (first, last), spread(values), top=24)
+    chart.text(4, 13, label, "small")
     chart.y_axis(ticks(*chart.y_range))
     return chart
 
@@ -198,7 +199,7 @@ def _row_axis(chart: Chart, baseline: str, measure: dict[str, Any]) -> None:
     side = "right" if measure["higher_is_better"] else "left"
     suffix = f" ({side} is better)"
     against = clipped(f"points against {baseline}", WIDTH - 30 - text_width(suffix))
-    chart.x_axis(ticks(*chart.x_range), against + suffix)
+    chart.x_axis(ticks(*chart.x_range, 7), against + suffix)
     _zero(chart)
 
 
@@ -212,7 +213,7 @@ def _difference(chart: Chart, comparison: dict[str, Any], y: float, number: int)
     interval, together = comparison["interval"], comparison["corrected_interval"]
     numbers = f"  {comparison['mean']:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
     name = clipped(comparison["name"], WIDTH - 16 - text_width(numbers))
-    chart.text(4, y - 14, name + numbers, "small")
+    chart.text(4, y - 14, name + numbers, "small halo")
     for ends, width, kind in ((together, 1.5, "95 % with all variants (Holm)"), (interval, 5, "95 %")):
         if ends:
             a, b = (chart.x(end) for end in ends)
@@ -237,8 +238,12 @@ def _cost_mark(chart: Chart, variant: dict[str, Any], number: int, at: float) ->
     chart.add(bar + marker(number, x, y, size=6), told)
 
 
-def _scale(largest: float) -> tuple[float, str]:
-    """What to divide by, and how the label says so."""
+def _scale(key: str, largest: float) -> tuple[float, str]:
+    """What to divide a cost by, and how the label says so."""
+    if key == "train_seconds":
+        return next(
+            (scale, unit) for scale, unit in ((3600, ", h"), (60, ", min"), (1, ", s")) if largest >= scale * 3 - 2
+        )
     for factor, name in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
         if largest >= factor:
             return factor, name
@@ -250,9 +255,8 @@ def _amount(value: float) -> str:
 
 
 def _known(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "nothing evaluated by then" if value is None else f"{value:.2f} %"
 
 
 def _mean_over(variant: dict[str, Any], seeds: Sequence[int]) -> float:
     return fmean(variant["results"][variant["seeds"].index(seed)] for seed in seeds)
-

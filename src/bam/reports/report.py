@@ -48,12 +48,13 @@ def _content(summary: dict[str, Any], command: str) -> dict[str, Any]:
     measure, comparisons = summary["measures"][0], summary["comparisons"]
     return {
         "s": summary,
+        "heading": wording.heading(summary),
         "label": measure["label"],
         "command": command,
         "verdicts": [
             {
                 "verdict": comparison["verdict"].split()[0],
-                "sentence": wording.verdict_sentence(comparison, measure),
+                "parts": wording.verdict_parts(comparison, measure),
                 "notes": wording.verdict_notes(comparison, len(comparisons)),
             }
             for comparison in comparisons
@@ -81,6 +82,7 @@ def _templates(*, autoescape: bool) -> Environment:
         "signed": "{:+.2f}".format,
         "rate": wording.rate,
         "duration": wording.duration,
+        "epochs": wording.epochs_text,
         "capitalized": wording.capitalized,
         "text": str if autoescape else in_markdown,
         "fenced": fenced,

@@ -67,6 +67,7 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
         "std": standard_deviation(decisive),
         "means": {key: fmean(results) for key, results in values.items()},
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
+        "train_seconds": _train_seconds(list(runs.values())),
         "latency_ms": latency,
         "curves": [_curve(run, measures[0].key) for run in runs.values()],
     }
@@ -83,6 +84,12 @@ def _curve(run: Record, key: str) -> list[list[float | None]]:
         for row, seconds in zip(run.history, clock, strict=True)
         if key in row
     ]
+
+
+def _train_seconds(runs: list[Record]) -> float | None:
+    """The mean training time of a run; None if a history lacks times."""
+    totals = [sum(row.get("seconds", math.nan) for row in run.history) for run in runs]
+    return _finite(fmean(totals)) if all(run.history for run in runs) else None
 
 
 def _finite(value: float) -> float | None:

@@ -1,19 +1,20 @@
 """Charts as SVG text: scales, axes, marks, legends.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart, darker on light pages and lighter on dark ones.
-Marks differ in shape as well. Whatever has numbers behind it carries them in a `<title>`, which browsers show when
-the pointer rests there; the script of the page shows them at once.
+Colours follow Okabe and Ito, whose palette colour-blind readers can tell apart; they are darker on light pages and
+lighter on dark ones. Marks differ in shape as well. Whatever has numbers behind it carries them in a `<title>`, which
+browsers show when the pointer rests there; the script of the page shows them at once.
 """
 
+import contextlib
 import html
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 WIDTH = 440  #: of every chart, in its own pixels: on a narrow phone text stays readable
 FONT = 13  #: size of text in pixels
-_LETTER = 0.55 * FONT  #: mean width of a letter
+_LETTER = 0.6 * FONT  #: mean width of a letter
 _LIGHT = ("#4d5862", "#0072b2", "#c44e00", "#00805c", "#b0518c", "#9a6a00", "#1b8fc4", "#6a51a3")
 _DARK = ("#b4bfc9", "#5cb3ee", "#ff8f4d", "#2fc79a", "#e79ac6", "#e6b545", "#8fd3ff", "#b9a5f0")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
@@ -23,7 +24,8 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def _rules(colours: Sequence[str], ink: str, faint: str, surface: str) -> str:
     rules = [f".chart .v{number}{{color:{colour}}}" for number, colour in enumerate(colours)]
     rules += [f".chart text,.chart .ink{{fill:{ink}}}", f".chart .grid{{stroke:{faint}}}"]
-    rules += [f".chart .zero{{stroke:{ink}}}", f".chart .surface{{fill:{surface}}}", f".chart .hollow{{fill:{surface}}}"]
+    rules += [f".chart .halo{{stroke:{surface}}}", f".chart .zero{{stroke:{ink}}}"]
+    rules += [f".chart .surface{{fill:{surface}}}", f".chart .hollow{{fill:{surface}}}"]
     return "".join(rules)
 
 
@@ -35,7 +37,7 @@ STYLE = (
     ".chart .dot{fill:currentColor}.chart .faint{opacity:.5}.chart .hollow{stroke:currentColor;stroke-width:1.8}"
     ".chart .grid{stroke-width:1;fill:none}.chart .zero{stroke-width:1;stroke-dasharray:4 3;opacity:.7}"
     ".chart .hit{fill:#888;fill-opacity:0}.chart .end{text-anchor:end}.chart .middle{text-anchor:middle}"
-    ".chart .small{font-size:12px}"
+    ".chart .small{font-size:12px}.chart .halo{stroke-width:4;paint-order:stroke;stroke-linejoin:round}"
     + _rules(_LIGHT, "#1c2329", "#dde2e6", "#ffffff")
     + "@media (prefers-color-scheme:dark){"
     + _rules(_DARK, "#e4e9ed", "#3a444d", "#14191e")
@@ -53,7 +55,7 @@ def clipped(text: str, width: float) -> str:
     letters = max(8, int(width / _LETTER))
     if len(text) <= letters:
         return text
-    return f"{text[: (letters - 1 + 1) // 2]}…{text[len(text) - (letters - 1) // 2 :]}"
+    return f"{text[: letters // 2]}…{text[len(text) - (letters - 1) // 2 :]}"
 
 
 def text_width(text: str) -> float:
@@ -135,7 +137,8 @@ class Chart:
         for value in at.values:
             y = self.y(value)
             self.parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{WIDTH - self.right:.1f}"/>')
-            self.parts.append(f'<text class="small end" x="{self.left - 6:.1f}" y="{y + 4:.1f}">{at.label(value)}</text>')
+            place = f'x="{self.left - 6:.1f}" y="{y + 4:.1f}"'
+            self.parts.append(f'<text class="small end" {place}>{at.label(value)}</text>')
 
     def text(self, x: float, y: float, text: str, kind: str = "") -> None:
         """A line of text, cut to the width of the chart."""
@@ -157,10 +160,11 @@ class Chart:
         """Any element, with the text that is shown over it."""
         self.parts.append(f"<g>{part}<title>{escaped(told)}</title></g>" if told else part)
 
-    def variant(self, number: int, draw: Callable[[], None]) -> None:
-        """Draw what belongs to variant `number`, in its colour; the legend can hide it."""
+    @contextlib.contextmanager
+    def variant(self, number: int) -> Iterator[None]:
+        """What is drawn inside belongs to variant `number`: it has its colour, and the legend can hide it."""
         self.parts.append(f'<g class="{colour(number)}" data-variant="{number}">')
-        draw()
+        yield
         self.parts.append("</g>")
 
     def legend(self, names: Sequence[str], numbers: Sequence[int] | None = None) -> None:
@@ -175,9 +179,7 @@ class Chart:
             mark = marker(number, x + 7, y)
             label = f'<text x="{x + 20:.1f}" y="{y + 4.5:.1f}">{escaped(shown)}</text>'
             told = f"<title>{escaped(name)}</title>" if shown != name else ""
-            self.parts.append(
-                f'<g class="key {colour(number)}" data-key="{number}">{rectangle}{mark}{label}{told}</g>'
-            )
+            self.parts.append(f'<g class="key {colour(number)}" data-key="{number}">{rectangle}{mark}{label}{told}</g>')
             x += wide
         self.height = y + 16
 

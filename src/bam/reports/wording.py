@@ -5,8 +5,17 @@ from typing import Any
 from bam.costs import format_count
 
 
-def verdict_sentence(comparison: dict[str, Any], measure: dict[str, Any]) -> str:
-    """The verdict on one variant: better, worse or no difference shown, with difference and interval."""
+def heading(summary: dict[str, Any]) -> str:
+    """What is compared, in a line."""
+    names = [variant["name"] for variant in summary["variants"]]
+    text = " against ".join(names)
+    if len(names) > 2 and len(text) > 60:
+        text = f"{names[0]} against {len(names) - 1} variants"
+    return f"{summary['recipe']['name']}: {text}"
+
+
+def verdict_parts(comparison: dict[str, Any], measure: dict[str, Any]) -> tuple[str, str]:
+    """The verdict on one variant as a sentence in two parts: better, worse or no difference shown; by how much."""
     name, baseline, verdict = comparison["name"], comparison["baseline"], comparison["verdict"]
     label, count = measure["label"], len(comparison["seeds"])
     if verdict in ("better", "worse"):
@@ -18,10 +27,10 @@ def verdict_sentence(comparison: dict[str, Any], measure: dict[str, Any]) -> str
         lead = f"No verdict on {name} against {baseline} ({reason})"
     together = comparison["corrected_interval"]
     ends, percent = together or comparison["interval"], round(100 * comparison["confidence"])
-    text = f"{lead}: {label} {comparison['mean']:+.2f} percentage points"
+    text = f"{label} {comparison['mean']:+.2f} percentage points"
     if ends:
         text += f", {percent} % confidence interval {interval_text(ends)}{' (Holm)' if together else ''}"
-    return f"{text}, {count} paired seed{'s' if count > 1 else ''}."
+    return lead, f"{text}, {count} paired seed{'s' if count > 1 else ''}."
 
 
 def verdict_notes(comparison: dict[str, Any], number: int) -> str:
@@ -100,6 +109,13 @@ def duration(seconds: float) -> str:
         if seconds >= 3 * unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.1f} s"
+
+
+def epochs_text(epochs: list[int | None]) -> str:
+    """Epochs of several seeds: one number, or from where to where; "none" where nothing had been evaluated."""
+    known = sorted({epoch for epoch in epochs if epoch is not None})
+    text = f"{known[0]} to {known[-1]}" if len(known) > 1 else "".join(map(str, known))
+    return ", ".join(part for part in (text, "none" if None in epochs else "") if part)
 
 
 def interval_text(interval: list[float] | None) -> str:

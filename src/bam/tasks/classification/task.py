@@ -134,7 +134,7 @@ class Classification(Task):
             sums += torch.stack([loss, errors.sum(), top5_errors.sum()])
             seen.append(torch.stack([targets, errors.long()]))
             num_images += len(targets)
-        by_class = _by_class(*torch.cat(seen, dim=1), len(test.classes))
+        by_class = _by_class(torch.cat(seen, dim=1), len(test.classes))
         totals = torch.cat([sums, torch.tensor([num_images], device=device), by_class.flatten()])
         loss_sum, error_sum, top5_error_sum, count, *counts = reduce(totals, "sum").tolist()
         figures = {"test_loss": loss_sum / count, "test_error": error_sum / count}
@@ -158,8 +158,12 @@ class Classification(Task):
         return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
 
 
-def _by_class(targets: Tensor, errors: Tensor, num_classes: int) -> Tensor:
-    """The number of images and of errors of each class, float32 (num_classes, 2)."""
+def _by_class(seen: Tensor, num_classes: int) -> Tensor:
+    """The number of images and of errors of each class, float32 (num_classes, 2).
+
+    `seen` has the class of each image, and 1 where it was not recognised, int64 (2, N).
+    """
+    targets, errors = seen
     images = torch.bincount(targets, minlength=num_classes)
     wrong = torch.bincount(targets[errors.bool()], minlength=num_classes)
     return torch.stack([images, wrong], dim=1).float()
