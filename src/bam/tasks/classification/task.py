@@ -123,7 +123,7 @@ class Classification(Task):
         """Mean cross-entropy, top-1 and (for more than 5 classes) top-5 error over all readable images."""
         network.eval()
         device = next(network.parameters()).device
-        sums, seen = torch.zeros(3, device=device), [torch.zeros(2, 0, dtype=torch.int64, device=device)]
+        sums, by_class = torch.zeros(3, device=device), torch.zeros(len(test.classes), 2, device=device)
         num_classes = num_images = 0
         for images, targets in batches.test():
             logits = _logits(network(images)).float()
@@ -132,9 +132,8 @@ class Classification(Task):
             top5_errors = (logits.topk(min(5, num_classes)).indices != targets[:, None]).all(1)
             errors = logits.argmax(1) != targets
             sums += torch.stack([loss, errors.sum(), top5_errors.sum()])
-            seen.append(torch.stack([targets, errors.long()]))
+            by_class.index_add_(0, targets, torch.stack([torch.ones_like(errors), errors], dim=1).float())
             num_images += len(targets)
-        by_class = _by_class(torch.cat(seen, dim=1), len(test.classes))
         totals = torch.cat([sums, torch.tensor([num_images], device=device), by_class.flatten()])
         loss_sum, error_sum, top5_error_sum, count, *counts = reduce(totals, "sum").tolist()
         figures = {"test_loss": loss_sum / count, "test_error": error_sum / count}
@@ -156,17 +155,6 @@ class Classification(Task):
     def describe(self, row: Mapping[str, float]) -> str:
         """Training loss and error."""
         return f"train loss {row['train_loss']:.3f} error {100 * row['train_error']:.2f} %"
-
-
-def _by_class(seen: Tensor, num_classes: int) -> Tensor:
-    """The number of images and of errors of each class, float32 (num_classes, 2).
-
-    `seen` has the class of each image, and 1 where it was not recognised, int64 (2, N).
-    """
-    targets, errors = seen
-    images = torch.bincount(targets, minlength=num_classes)
-    wrong = torch.bincount(targets[errors.bool()], minlength=num_classes)
-    return torch.stack([images, wrong], dim=1).float()
 
 
 def _mixing(recipe: ClassificationRecipe, size: int) -> v2.Transform | None:
