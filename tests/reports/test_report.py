@@ -266,6 +266,15 @@ def test_markup_in_names_is_escaped(records, tmp_path):
     assert [row["class"] for row in rows_of(tmp_path / "figures" / "classes.csv")] == ["<b>cat</b>", "d&g\x01"]
 
 
+@pytest.mark.parametrize(("seconds", "unit"), [(0.01, "s"), (100, "min"), (100_000, "h")])
+def test_training_time_has_a_unit_that_fits(records, tmp_path, seconds, unit):
+    for run in (run for runs in records.values() for run in runs):
+        for row in run.history:
+            row["seconds"] = seconds * (1 + run.recipe["seed"] / 10)
+    written(tmp_path, summarize(records))
+    assert f"training time per run, {unit}<" in (tmp_path / "figures" / "cost-time.svg").read_text()
+
+
 def test_json_is_strict(records, tmp_path):
     records["bam"][0].history[0]["train_loss"] = float("nan")
     records["bam"][0].history[1]["train_loss"] = float("inf")

@@ -11,6 +11,7 @@ from bam.reports.svg import standalone
 from bam.reports.wording import capitalized
 
 FOLDER = "figures"
+_LATE = "second half of the epochs"
 _LONG = 5  #: evaluated epochs in the second half of a run that are worth a figure
 
 
@@ -68,11 +69,9 @@ def _differences(summary: dict[str, Any]) -> Figure:
 def _curves(summary: dict[str, Any]) -> list[Figure]:
     label = summary["measures"][0]["label"]
     whole = summary["variants"]
-    last = max((row[2] for row in _points(whole)), default=0)
-    late = [variant | {"curves": [_second_half(curve, last) for curve in variant["curves"]]} for variant in whole]
-    long = all(len(curve) >= _LONG for variant in late for curve in variant["curves"])
+    late = _second_half(whole)
     kinds = [("curves", 1, f"{label}, %", whole, "by epoch")]
-    kinds += [("curves-late", 1, f"{label}, %", late, "second half of the epochs")] if long else []
+    kinds += [("curves-late", 1, f"{label}, %", late, _LATE)] if late else []
     kinds += [("loss", 2, "training loss", whole, "by epoch")]
     figures = []
     for name, column, text, variants, title in kinds:
@@ -85,8 +84,14 @@ def _curves(summary: dict[str, Any]) -> list[Figure]:
     return figures
 
 
-def _second_half(curve: list[list[Any]], last: int) -> list[list[Any]]:
-    return [point for point in curve if 2 * point[0] >= last]
+def _second_half(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The variants with the second half of their curves, where differences show; empty if the runs are short."""
+    last = max((row[2] for row in _points(variants)), default=0)
+    late = [
+        v | {"curves": [[point for point in curve if 2 * point[0] >= last] for curve in v["curves"]]} for v in variants
+    ]
+    long = all(len(curve) >= _LONG for variant in late for curve in variant["curves"])
+    return late if long else []
 
 
 def _cost(summary: dict[str, Any]) -> list[Figure]:
@@ -121,6 +126,7 @@ def _time(summary: dict[str, Any]) -> list[Figure]:
     header = ["variant", "seed", "mean_seconds", "epoch_at_equal_time"]
     header += ["percent_at_equal_time", "percent_at_equal_epochs"]
     label = capitalized(measure["label"])
+    late = _second_half(summary["variants"])
     points = [[*row[:3], row[5], row[3]] for row in _points(summary["variants"])]
     return [
         Figure(
@@ -131,8 +137,8 @@ def _time(summary: dict[str, Any]) -> list[Figure]:
         ),
         Figure(
             "curves-by-time",
-            f"{label}, %, by training time",
-            plots.curves_by_time(summary["variants"], equal, f"{measure['label']}, %"),
+            f"{label}, %, by training time{f', {_LATE}' if late else ''}",
+            plots.curves_by_time(late or summary["variants"], equal, f"{measure['label']}, %"),
             _csv(["variant", "seed", "epoch", "seconds", "percent"], points),
         ),
     ]

@@ -41,10 +41,11 @@ def curves_by_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], la
     """The measure by seconds of training, and where the fastest variant ended."""
     points = [point for v in variants for curve in v["curves"] for point in curve if None not in (point[1], point[3])]
     unit, name = (60.0, "min") if max(point[3] for point in points) > 300 else (1.0, "s")
-    times = [0.0, *(point[3] / unit for point in points)]
+    times = [point[3] / unit for point in points]
+    times += [0.0] if min(point[0] for point in points) <= 1 else []
     alt = f"{label} by training time; the fastest variant, {equal['fastest']}, needs {equal['seconds']:.3g} s"
     chart = _curve_chart(alt, label, [point[1] for point in points], times)
-    chart.x_axis(ticks(0, max(times)), f"training time, {name}")
+    chart.x_axis(ticks(min(times), max(times)), f"training time, {name}")
     end = f"M{chart.x(equal['seconds'] / unit):.1f} {chart.top}V{chart.height - chart.bottom:.1f}"
     chart.add(f'<path class="zero" d="{end}"/>', f"{equal['fastest']} ends after {equal['seconds']:.3g} s (mean)")
     for number, variant in enumerate(variants):
@@ -103,7 +104,7 @@ def equal_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], measur
     told = "; ".join(f"{v['name']} {before:.2f} % and {_known(after['mean'])}" for v, before, after in pairs)
     chart = _rows(f"{measure['label']} at equal epochs and at equal training time: {told}", len(variants))
     chart.x_range = spread(values, 0.1)
-    chart.x_axis(ticks(*chart.x_range, 6), f"{measure['label']}, %: hollow at equal epochs, filled at equal time")
+    chart.x_axis(ticks(*chart.x_range, 6), "hollow: equal epochs, filled: equal time")
     for row, variant in enumerate(variants):
         y = chart.top + row * _ROW + 28
         after, before = equal["variants"][row]["mean"], whole[row]
@@ -241,9 +242,8 @@ def _cost_mark(chart: Chart, variant: dict[str, Any], number: int, at: float) ->
 def _scale(key: str, largest: float) -> tuple[float, str]:
     """What to divide a cost by, and how the label says so."""
     if key == "train_seconds":
-        return next(
-            (scale, unit) for scale, unit in ((3600, ", h"), (60, ", min"), (1, ", s")) if largest >= scale * 3 - 2
-        )
+        units = ((3600.0, ", h"), (60.0, ", min"))
+        return next((unit for unit in units if largest >= 3 * unit[0]), (1.0, ", s"))
     for factor, name in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
         if largest >= factor:
             return factor, name

@@ -26,6 +26,7 @@
   document.addEventListener("pointerdown", show);
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
+  for (const hint of document.querySelectorAll(".scripted")) hint.hidden = false;
   const toggle = (number) => {
     let off = false;
     for (const group of document.querySelectorAll(`[data-variant="${number}"]`)) off = group.classList.toggle("hidden");
