@@ -2,14 +2,17 @@
 
 import re
 
-_MARKUP = re.compile(r"([\\`*_\[\]|~])")
+_MARKUP = re.compile(r"([\\`*_|~])")
+_INTERVAL = re.compile(r"\[[^\[\]]*\](?![(\[:])")  #: brackets that begin no link
 
 
 def in_markdown(text: object) -> str:
     """Text that Markdown shows as it is: in paragraphs, tables and links."""
     one_line = " ".join(str(text).split())
     html_safe = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKUP.sub(r"\\\1", html_safe)
+    escaped = _MARKUP.sub(r"\\\1", html_safe)
+    unsafe = any(bracket in _INTERVAL.sub("", escaped) for bracket in "[]")
+    return re.sub(r"([\[\]])", r"\\\1", escaped) if unsafe else escaped
 
 
 def fenced(text: str) -> str:
