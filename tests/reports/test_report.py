@@ -275,6 +275,17 @@ def test_training_time_has_a_unit_that_fits(records, tmp_path, seconds, unit):
     assert f"training time per run, {unit}<" in (tmp_path / "figures" / "cost-time.svg").read_text()
 
 
+def test_recipes_without_fields_of_classification(records, tmp_path):
+    for run in (run for runs in records.values() for run in runs):
+        for name in ("validation", "task"):
+            del run.recipe[name]
+    text, markdown = written(tmp_path, summarize(records))
+    assert "after the last epoch" in text and "after the last epoch" in markdown
+    summary = summarize(records)
+    summary["recipe"] = summary["recipe"] | {"validation": 0.1}
+    assert "at the epoch that held-out images choose" in written(tmp_path, summary)[0]
+
+
 def test_json_is_strict(records, tmp_path):
     records["bam"][0].history[0]["train_loss"] = float("nan")
     records["bam"][0].history[1]["train_loss"] = float("inf")
