@@ -8,7 +8,7 @@ import pytest
 
 from bam import cli
 from bam.attention import AttentionSpec
-from bam.cli.training import _compare_command, compare, train
+from bam.cli.training import _compare_command, _compare_commands, compare, train
 from bam.flags import parse_flags
 from bam.recipes import ClassificationRecipe
 
@@ -139,6 +139,14 @@ def test_the_repeat_command_names_the_variants_once():
     summary = {"recipe": recipe, "variants": [{"name": "bam", "seeds": [0]}, {"name": "none", "seeds": [0]}]}
     command = _compare_command(Path("out"), summary)
     assert command.count("--attention ") == 1 and "--attention bam,none" in command
+
+
+def test_added_seeds_are_repeated_too():
+    recipe = ClassificationRecipe(name="digits/small", seed=1).as_dict()
+    for seeds, expected in (([1, 2, 3], ["3"]), ([1, 2, 5, 6], ["1:3", "5:7"]), ([4], ["4:5"])):
+        lines = _compare_commands(Path("out"), {"recipe": recipe, "variants": [{"name": "bam", "seeds": seeds}]})
+        flags = [parse_flags(compare, shlex.split(line)[2:]) for line in lines.splitlines()]
+        assert [one["seeds"] for one in flags] == expected and {str(one["out"]) for one in flags} == {"repeated"}
 
 
 def test_a_table_of_the_paper(capsys):

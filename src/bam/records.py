@@ -1,8 +1,11 @@
 """`record.json`: the recipe, environment, cost and results of a run."""
 
+import csv
+import io
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 from bam.files import write_atomically
 
 FILE_NAME = "record.json"
+CLASSES = "classes.csv"  #: beside the record of a classification run: test images and errors of each class
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,34 @@ class Breakdown:
     errors: dict[str, int] = field(default_factory=dict)  #: measure -> wrong images, where the measure counts them
     predicted: list[str] = field(default_factory=list)  #: names of the columns of `confusion`
     confusion: list[list[int]] = field(default_factory=list)  #: images of each of `classes` by predicted class
+
+
+def classes_csv(names: Sequence[str], counts: Sequence[tuple[int, int]]) -> str:
+    """The text of classes.csv, given the images and errors of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "images", "errors"])
+    writer.writerows([name, *numbers] for name, numbers in zip(names, counts, strict=True))
+    return text.getvalue()
+
+
+def read_classes(folder: Path) -> list[ClassResult]:
+    """The per-class results of the run in `folder`; empty if it has none (other tasks, earlier versions).
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if header != ["class", "images", "errors"]:
+            raise ValueError(f"unexpected columns {header}")
+        return [ClassResult(name, int(images), int(errors)) for name, images, errors in rows]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it to report without it") from None
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:

@@ -1,12 +1,16 @@
 import base64
+import csv
+import io
 import json
 import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
 from bam.recipes import ClassificationRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Measure, Record
-from bam.reports import summarize, write_report
+from bam.records import TEST_ERROR, TEST_ERROR_TOP5, ClassResult, Measure, Record
+from bam.reports import summarize, summarize_classes, write_report
 
 
 def record(attention, seed, error, complete=True):
@@ -70,10 +74,12 @@ def test_a_measure_that_is_better_when_higher(records, tmp_path):
     records["bam"][0].final["test_ap"] += 0.001  # else all differences were equal
     summary = summarize(records)
     assert summary["comparisons"][0]["verdict"] == "better"
-    assert summary["variants"][0]["curves"][0] == [[2, 50.0, 1.0]]  # the first epoch was not evaluated
+    assert summary["variants"][0]["curves"][0] == [[2, 50.0, 1.0, None]]  # epoch 1 was not evaluated, times are unknown
+    assert summary["equal_time"] is None and summary["variants"][0]["train_seconds"] is None
     write_report(tmp_path, summary, "bam compare")
     markdown = (tmp_path / "report.md").read_text()
-    assert "**bam: better.** AP +10.03 percentage points against none" in markdown and "AP: mean average" in markdown
+    assert "**bam is better than none:** AP +10.03 percentage points, 95 % confidence interval" in markdown
+    assert "AP: mean average" in markdown
     assert "(right is better)" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "summary.csv").read_text().startswith("variant,seed,test_ap_percent,")
 
@@ -91,7 +97,7 @@ def test_one_seed_says_so(records, tmp_path):
     write_report(tmp_path, summarize({name: runs[:1] for name, runs in records.items()}), "bam compare")
     for name in ("report.md", "report.html"):
         text = (tmp_path / name).read_text()
-        assert "no verdict: one seed has no spread" in text and "interval [" not in text
+        assert "No verdict on bam against none (one seed has no spread)" in text and "interval [" not in text
 
 
 def test_files(records, tmp_path):
@@ -103,10 +109,221 @@ def test_files(records, tmp_path):
     markdown = (tmp_path / "report.md").read_text()
     assert "| none | 1,234 | 5 M | 21.00 ± 1.00 % | 1,001 | 1.50 |\n| bam |" in markdown
     assert "| 1 | 22.00 | 20.00 |\n" in markdown
-    assert "**bam: no difference shown with n=3.** Test error -1.33 percentage points against none, 95 %" in markdown
+    assert "**No difference shown between bam and none:** test error -1.33 percentage points, 95 %" in markdown
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 2 and "&lt;chip&gt;" in page and "--out &#39;a b&#39;" in page
-    assert not re.search(r'(src|href)="(?!#)', page.replace("xlink:href", "")), "the page must stand alone"
+    assert "&lt;chip&gt;" in page and "--out &#39;a b&#39;" in page and "<chip>" not in page
+
+
+class Page(HTMLParser):
+    """The order of a page's headings, the addresses it mentions, and its elements' attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.addresses, self.charts, self.tags, self._heading = [], [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self._heading = tag == "h2"
+        self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
+        if tag == "svg":
+            self.charts.append(attributes)
+        if tag == "img":
+            assert attributes["alt"]
+
+    def handle_data(self, data):
+        if self._heading:
+            self.headings.append(data)
+            self._heading = False
+
+
+def written(folder, summary):
+    write_report(folder, summary, "bam compare")
+    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+
+
+def with_classes(records, names=("cat", "dog")):
+    counts = {"none": [(10, 3), (20, 4)], "bam": [(10, 2), (20, 4)]}
+    results = {
+        variant: {
+            run.recipe["seed"]: [
+                ClassResult(n, *c) for n, c in zip(names, counts.get(variant, counts["bam"]), strict=True)
+            ]
+            for run in runs
+        }
+        for variant, runs in records.items()
+    }
+    return summarize(records, dict.fromkeys(records, 2.0)) | {"classes": summarize_classes(results)}
+
+
+def test_the_parts_of_the_page_in_order(records, tmp_path):
+    text, markdown = written(tmp_path, with_classes(records))
+    page = Page(text)
+    expected = ["Results", "Paired differences", "Learning curves", "Cost against accuracy", "At equal training time"]
+    expected += ["Classes", "Environment", "Repeat it", "Recipe"]
+    assert page.headings == expected and text.index('class="verdict') < text.index("<h2>")
+    in_markdown = re.findall(r"^## (.*)$", markdown, re.MULTILINE)
+    assert sorted(in_markdown) == sorted(expected) and in_markdown[:-2] == expected[:-2]
+    (tmp_path / "more").mkdir()
+    alone, _ = written(tmp_path / "more", summarize({"none": records["none"]}))
+    assert not {"Paired differences", "Classes"} & set(Page(alone).headings)
+
+
+def test_the_page_stands_alone(records, tmp_path):
+    text, _ = written(tmp_path, with_classes(records))
+    page = Page(text)
+    assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text and "prefers-color-scheme:dark" in text
+    assert not {"link", "iframe", "object"} & set(page.tags) and page.tags.count("script") == 1
+    assert not re.search(r"https?:|url\(|@import|fetch\(", text)
+    for address in page.addresses:
+        assert (tmp_path / address).is_file(), "links lead to files of the report alone"
+    assert len(page.charts) == 10 and all(chart["aria-label"] for chart in page.charts)
+    assert len(text) < 100_000
+
+
+def test_each_figure_has_its_files(records, tmp_path):
+    text, markdown = written(tmp_path, with_classes(records))
+    linked = {address for address in Page(text).addresses if address.startswith("figures/")}
+    assert linked == {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()} and len(linked) == 20
+    for name in linked:
+        assert f"]({name})" in markdown
+        if name.endswith(".svg"):
+            root = ElementTree.parse(tmp_path / name).getroot()
+            assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("aria-label")
+            assert name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    written(tmp_path, summarize(records))
+    assert not list((tmp_path / "figures").glob("classes.*")), "figures that a report lacks are no longer there"
+    assert not list((tmp_path / "figures").glob("cost-latency.*"))
+
+
+def rows_of(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_the_numbers_of_figures_are_those_of_the_summary(records, tmp_path):
+    summary = with_classes(records)
+    written(tmp_path, summary)
+    folder, (comparison,) = tmp_path / "figures", summary["comparisons"]
+    rows = rows_of(folder / "differences.csv")
+    assert [float(row["difference"]) for row in rows] == comparison["differences"]
+    assert [float(rows[0][end]) for end in ("low", "high")] == comparison["interval"] and rows[0]["holm_low"] == ""
+    curves = [
+        (r["variant"], int(r["seed"]), int(r["epoch"]), float(r["percent"])) for r in rows_of(folder / "curves.csv")
+    ]
+    assert curves == [
+        (v["name"], seed, *point[:2])
+        for v in summary["variants"]
+        for seed, curve in zip(v["seeds"], v["curves"], strict=True)
+        for point in curve
+    ]
+    for name, key in (("parameters", "params"), ("macs", "macs"), ("latency", "latency_ms"), ("time", "train_seconds")):
+        for row, variant in zip(rows_of(folder / f"cost-{name}.csv"), summary["variants"], strict=True):
+            values = float(row[key]), float(row["mean_percent"]), float(row["std"])
+            assert values == (variant[key], variant["mean"], variant["std"])
+    times = [float(row["percent_at_equal_time"]) for row in rows_of(folder / "equal-time.csv")]
+    assert times == [result for variant in summary["equal_time"]["variants"] for result in variant["results"]]
+    classes = [float(row["difference"]) for row in rows_of(folder / "classes.csv")]
+    assert (
+        classes == [v["difference"] for one in summary["classes"] for v in one["variants"]] == pytest.approx([-10, 0])
+    )
+
+
+def test_several_variants_carry_holms_intervals(records, tmp_path):
+    records["se"] = [record("se", seed, e) for seed, e in enumerate([0.25, 0.262, 0.255])]
+    summary = summarize(records)
+    text, markdown = written(tmp_path, summary)
+    low, high = summary["comparisons"][1]["corrected_interval"]
+    assert (
+        f"<b>se is worse than none:</b> test error +4.57 percentage points, 95 % confidence interval [{low:+.2f}, "
+        in text
+    )
+    assert "Corrected for 2 comparisons (Holm)" in text and "Corrected for 2 comparisons (Holm)" in markdown
+    row = rows_of(tmp_path / "figures" / "differences.csv")[-1]
+    assert [float(row["holm_low"]), float(row["holm_high"])] == [low, high]
+    assert (
+        f"95 % with all variants (Holm): [{low:+.2f}, {high:+.2f}]"
+        in (tmp_path / "figures/differences.svg").read_text()
+    )
+
+
+MARKUP = 'evil:<script>alert(1)</script>(x="a&b|c*d")'
+
+
+def test_markup_in_names_is_escaped(records, tmp_path):
+    records[MARKUP] = records.pop("bam")
+    records[MARKUP][0].recipe["name"] = "a<i>b"
+    text, markdown = written(tmp_path, with_classes(records, ("<b>cat</b>", "d&g\x01")))
+    assert Page(text).tags.count("script") == 1 and "<b>cat" not in text and "alert(1)&lt;/script&gt;" in text
+    assert "b" in Page(text).tags and not {"i"} & set(Page(text).tags)
+    for path in (tmp_path / "figures").glob("*.svg"):
+        root = ElementTree.parse(path).getroot()  # it is well-formed
+        assert not [one for one in root.iter() if one.tag.endswith(("}script", "}b"))]
+    outside_code = re.sub(r"```.*?```|^    .*$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside_code and "<b>" not in outside_code
+    table = [line for line in markdown.splitlines() if line.startswith("| evil")]
+    assert table and all(r"a&amp;b\|c\*d" in line for line in table)
+    assert [row["class"] for row in rows_of(tmp_path / "figures" / "classes.csv")] == ["<b>cat</b>", "d&g\x01"]
+
+
+@pytest.mark.parametrize(("seconds", "unit"), [(0.01, "s"), (100, "min"), (100_000, "h")])
+def test_training_time_has_a_unit_that_fits(records, tmp_path, seconds, unit):
+    for run in (run for runs in records.values() for run in runs):
+        for row in run.history:
+            row["seconds"] = seconds * (1 + run.recipe["seed"] / 10)
+    written(tmp_path, summarize(records))
+    assert f"training time per run, {unit}<" in (tmp_path / "figures" / "cost-time.svg").read_text()
+
+
+def test_recipes_without_fields_of_classification(records, tmp_path):
+    for run in (run for runs in records.values() for run in runs):
+        for name in ("validation", "task"):
+            del run.recipe[name]
+    text, markdown = written(tmp_path, summarize(records))
+    assert "after the last epoch" in text and "after the last epoch" in markdown
+    summary = summarize(records)
+    summary["recipe"] = summary["recipe"] | {"validation": 0.1}
+    assert "at the epoch that held-out images choose" in written(tmp_path, summary)[0]
+
+
+def test_json_is_strict(records, tmp_path):
+    records["bam"][0].history[0]["train_loss"] = float("nan")
+    records["bam"][0].history[1]["train_loss"] = float("inf")
+    summary = summarize(records)
+    written(tmp_path, summary)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse) == summary
+    assert summary["variants"][1]["curves"][0][0][2] is None
+    assert "nan" not in (tmp_path / "figures" / "loss.svg").read_text()
+
+
+def test_code_with_backticks_stays_code(records, tmp_path):
+    write_report(tmp_path, summarize(records), "bam compare --attention '```x'")
+    assert "````\nbam compare --attention '```x'\n````" in (tmp_path / "report.md").read_text()
+
+
+def test_the_environment_and_what_differed_in_it(records, tmp_path):
+    records["bam"][2].environment = records["bam"][2].environment | {"precision": "fp32", "versions": {"torch": "2.1"}}
+    text, markdown = written(tmp_path, summarize(records))
+    assert "<td>precision<td>bf16" in text and "<td>precision, in other runs<td>fp32" in text
+    assert "| versions, in other runs | torch 2.1 |" in markdown and "| torch | 2 |" in markdown
+
+
+def test_many_long_variants_and_classes(tmp_path):
+    names = ["none", *(f"bam(reduction={k}, sites=a-very-long-name-of-a-layer, identity=true)" for k in range(9))]
+    records = {
+        name: [record(name if name == "none" else "bam", seed, 0.2 + 0.01 * seed) for seed in range(2)]
+        for name in names
+    }
+    counts = [ClassResult(f"class {k}", 10, k % 7) for k in range(300)]
+    classes = summarize_classes({name: {0: counts, 1: counts} for name in names})
+    text, _ = written(tmp_path, summarize(records) | {"classes": classes})
+    assert "digits/small: none against 9 variants</h1>" in text and "The table shows 200 of 300" in text
+    assert len(text) < 700_000 and len(rows_of(tmp_path / "figures" / "classes.csv")) == 2700
+    assert 'stroke-dasharray="6 3"' in text, "lines differ once the colours come again"
 
 
 def test_pictures_stand_inside_the_page(records, tmp_path):
@@ -117,4 +334,4 @@ def test_pictures_stand_inside_the_page(records, tmp_path):
     page = (tmp_path / "report.html").read_text()
     encoded = re.search(r'src="data:image/png;base64,([^"]+)" alt="7: &lt;site&gt;"', page)[1]
     assert base64.b64decode(encoded) == b"no real picture"
-    assert "![7: <site>](pictures/7.png)" in (tmp_path / "report.md").read_text()
+    assert "![7: &lt;site&gt;](pictures/7.png)" in (tmp_path / "report.md").read_text()

@@ -108,7 +108,8 @@ def test_no_step_waits_for_the_device(accumulation):
 def test_evaluation_waits_once(monkeypatch):
     _, model, _, _, tested = parts(RECIPE)
     evaluate = classification.Classification(RECIPE).evaluate
-    expected = evaluate(model, tested, None)
+    _, test = load(RECIPE.data, **RECIPE.data_options)
+    expected = evaluate(model, tested, test)
     last = {}
 
     def reduce(total, how):
@@ -118,8 +119,11 @@ def test_evaluation_waits_once(monkeypatch):
 
     monkeypatch.setattr(classification, "reduce", reduce)
     mode = NoWaiting().__enter__()
-    assert evaluate(model, tested, None) == expected
+    assert evaluate(model, tested, test) == expected
     assert last["seen"] > 50 and last["total"][3] == len(tested.images)
+    assert [images for images, _ in expected.output] == torch.bincount(test.targets, minlength=10).tolist()
+    errors = sum(errors for _, errors in expected.output)
+    assert errors / len(test) == pytest.approx(expected.figures["test_error"])
 
 
 def test_the_guard_sees_waiting():

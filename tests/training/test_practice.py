@@ -18,7 +18,7 @@ from bam.data import Dataset, load
 from bam.data.augmentation import Augmentation
 from bam.models import build, classifier_names
 from bam.recipes import ClassificationRecipe
-from bam.reports.report import probe_notes
+from bam.reports.wording import probe_notes
 from bam.tasks import task_of
 from bam.tasks.classification.network import build_model, normalization_note
 from bam.tasks.classification.probe import fit_probe, linear_probe

@@ -82,17 +82,18 @@ def report(out: Path) -> None:
     Args:
         out: folder of the comparison.
     """
-    from bam.reports import summarize, write_report
-    from bam.reports.report import table
-    from bam.training.comparison import PICTURES, read_comparison
+    from bam.reports import summarize, summarize_classes, write_report
+    from bam.reports.wording import table
+    from bam.training.comparison import PICTURES, class_results, read_comparison
 
     records, plan = read_comparison(out)
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
     summary["probe"] = plan.get("probe")
+    summary["classes"] = summarize_classes(class_results(out, plan))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
-    write_report(out, summary, _compare_command(out, summary))
+    write_report(out, summary, _compare_commands(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
 
 
@@ -106,13 +107,23 @@ def recipes() -> None:
     )
 
 
-def _compare_command(out: Path, summary: dict[str, Any]) -> str:
+def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
+    """The commands that repeat a comparison in a folder of its own, one per line; a gap in its seeds needs another."""
+    seeds = summary["variants"][0]["seeds"]
+    starts = [seed for seed in seeds if seed - 1 not in seeds]
+    ends = [seed + 1 for seed in seeds if seed + 1 not in seeds]
+    simple = starts == [summary["recipe"]["seed"]]
+    ranges = [str(len(seeds))] if simple else [f"{start}:{end}" for start, end in zip(starts, ends, strict=True)]
+    return "\n".join(f"{_compare_command(out, summary, text)} --out repeated" for text in ranges)
+
+
+def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = None) -> str:
     """The command that repeats a comparison: its recipe, and flags for all changed fields."""
     recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
-    words += ["--seeds", str(len(summary["variants"][0]["seeds"]))]
+    words += ["--seeds", seeds or str(len(summary["variants"][0]["seeds"]))]
     named = Recipe.from_dict(RECIPES[recipe.name]().as_dict() | {"task": recipe.task}) if known else recipe
     changes = named.differences(recipe)
     if known and recipe.task != RECIPES[recipe.name]().task:

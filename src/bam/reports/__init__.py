@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from bam.reports.classes import summarize_classes
 from bam.reports.evaluation import evaluation_lines, write_evaluation
 from bam.reports.expectations import expectations
 from bam.reports.statistics import Difference, paired_difference, wilson_interval
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from bam.reports.report import write_report
 
 __all__ = [
-    "Difference", "evaluation_lines", "expectations", "paired_difference", "summarize", "wilson_interval",
-    "write_evaluation", "write_report",
+    "Difference", "evaluation_lines", "expectations", "paired_difference", "summarize", "summarize_classes",
+    "wilson_interval", "write_evaluation", "write_report",
 ]  # fmt: skip
 
 

@@ -1,60 +1,262 @@
-"""Plots as SVG text, for embedding in a page."""
+"""What each figure of a report draws."""
 
-import io
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from bam.costs import format_count
+from bam.reports.svg import WIDTH, Chart, clipped, dash, escaped, marker, spread, text_width, ticks
 
-# Distinguishable by colour-blind readers.
-_COLOURS = ("#5b6770", "#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45")
-
-
-def learning_curves(variants: list[dict[str, Any]], measure: str) -> str:
-    """The measure (%) by epoch: one thin line per seed, and a thick line for the mean."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for variant, colour in zip(variants, _cycle(len(variants)), strict=True):
-        curves = [[point[1] for point in curve] for curve in variant["curves"]]
-        epochs = [point[0] for point in variant["curves"][0]][: min(map(len, curves))]
-        for curve in curves:
-            axes.plot(epochs, curve[: len(epochs)], color=colour, alpha=0.3, linewidth=0.8)
-        mean = [sum(values) / len(curves) for values in zip(*curves, strict=False)]
-        axes.plot(epochs, mean, color=colour, linewidth=2, marker="o", markersize=3, label=variant["name"])
-    axes.set(xlabel="epoch", ylabel=f"{measure}, %")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
-    return _svg(figure)
+_POINTS = 160  #: of a drawn curve: more are closer together than a pixel or two
+_STOPS = 60  #: places along the epochs where the numbers are shown
+_CLASSES = 16  #: drawn one by one
+_ROW = 46  #: height of a row with its name above it
 
 
-def differences(comparisons: list[dict[str, Any]], measure: dict[str, Any]) -> str:
-    """Paired differences of the measure (percentage points): one dot per seed, the mean and its interval."""
-    figure = Figure(figsize=(6.4, 0.9 + 0.6 * len(comparisons)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, (comparison, colour) in enumerate(zip(comparisons, _cycle(len(comparisons) + 1)[1:], strict=True)):
-        axes.plot(comparison["differences"], [row] * len(comparison["differences"]), "o", color=colour, alpha=0.35)
-        if comparison["interval"]:
-            axes.plot(comparison["interval"], [row, row], color=colour, linewidth=2, marker="|", markersize=10)
-        axes.plot(comparison["mean"], row, "D", color=colour, markersize=7)
-    axes.axvline(0, color="#999999", linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(comparisons)), [c["name"] for c in comparisons])
-    axes.set_ylim(len(comparisons) - 0.5, -0.5)
-    side = "right" if measure["higher_is_better"] else "left"
+def curves(variants: Sequence[dict[str, Any]], column: int, label: str) -> str:
+    """A figure by epoch: thin lines for seeds, a bold one for their mean. `column` is that of the variants' curves."""
+    known = [point[column] for v in variants for curve in v["curves"] for point in curve if point[column] is not None]
+    epochs = [point[0] for v in variants for curve in v["curves"] for point in curve]
+    chart = _curve_chart(f"{label} by epoch, for each variant: its seeds thin, their mean bold", label, known, epochs)
+    chart.x_axis(ticks(min(epochs), max(epochs), whole=True), "epoch")
+    means = []
+    for number, variant in enumerate(variants):
+        seeds = [[(point[0], point[column]) for point in curve] for curve in variant["curves"]]
+        mean = _mean_curve(seeds)
+        means.append(dict(mean))
+        with chart.variant(number):
+            _lines(chart, number, seeds, mean)
+    height = chart.height - chart.bottom - chart.top
+    for epoch, left, right in _stops(sorted({int(epoch) for epoch in epochs}), chart):
+        values = [(v["name"], mean.get(epoch)) for v, mean in zip(variants, means, strict=True)]
+        told = [f"{name}: {value:.4g}" for name, value in values if value is not None]
+        box = f'x="{left:.1f}" y="{chart.top}" width="{right - left:.1f}" height="{height:.1f}"'
+        chart.add(f'<rect class="hit" {box}/>', "\n".join([f"epoch {epoch}, {label}", *told]))
+    chart.legend([variant["name"] for variant in variants])
+    return chart.svg()
+
+
+def curves_by_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], label: str) -> str:
+    """The measure by seconds of training, and where the fastest variant ended."""
+    points = [point for v in variants for curve in v["curves"] for point in curve if None not in (point[1], point[3])]
+    unit, name = (60.0, "min") if max(point[3] for point in points) > 300 else (1.0, "s")
+    times = [point[3] / unit for point in points]
+    times += [0.0] if min(point[0] for point in points) <= 1 else []
+    alt = f"{label} by training time; the fastest variant, {equal['fastest']}, needs {equal['seconds']:.3g} s"
+    chart = _curve_chart(alt, label, [point[1] for point in points], times)
+    chart.x_axis(ticks(min(times), max(times)), f"training time, {name}")
+    end = f"M{chart.x(equal['seconds'] / unit):.1f} {chart.top}V{chart.height - chart.bottom:.1f}"
+    chart.add(f'<path class="zero" d="{end}"/>', f"{equal['fastest']} ends after {equal['seconds']:.3g} s (mean)")
+    for number, variant in enumerate(variants):
+        seeds = [[(p[3] / unit, p[1]) for p in curve if p[3] is not None] for curve in variant["curves"]]
+        mean = _mean_curve(seeds)
+        with chart.variant(number):
+            _lines(chart, number, seeds, mean)
+            for x, y in _thinned(mean, 20):
+                if y is not None:
+                    told = f"{variant['name']}: {y:.4g} after {x:.4g} {name}"
+                    chart.add(marker(number, chart.x(x), chart.y(y), size=3.4), told)
+    chart.legend([variant["name"] for variant in variants])
+    return chart.svg()
+
+
+def differences(comparisons: Sequence[dict[str, Any]], measure: dict[str, Any]) -> str:
+    """Paired differences of the measure in percentage points: seeds, mean, interval, and Holm's where there is one."""
+    intervals = [c[kind] for c in comparisons for kind in ("interval", "corrected_interval") if c[kind]]
+    values = [0.0, *(value for c in comparisons for value in [*c["differences"], c["mean"]])]
+    told = ", ".join(f"{c['name']} {c['mean']:+.2f}" for c in comparisons)
     baseline = comparisons[0]["baseline"]
-    axes.set_xlabel(f"{measure['label']} minus that of {baseline}, percentage points ({side} is better)")
-    return _svg(figure)
+    chart = _rows(f"{measure['label']} minus that of {baseline}, in points: {told}", len(comparisons))
+    chart.x_range = spread([*values, *(end for interval in intervals for end in interval)])
+    _row_axis(chart, baseline, measure)
+    for row, comparison in enumerate(comparisons):
+        y = chart.top + row * _ROW + 28
+        with chart.variant(row + 1):
+            _difference(chart, comparison, y, row + 1)
+    return chart.svg()
 
 
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[k % len(_COLOURS)] for k in range(count)]
+def cost(variants: Sequence[dict[str, Any]], key: str, label: str, measure: dict[str, Any]) -> str:
+    """The measure, with one standard deviation, against a cost."""
+    costs = [variant[key] for variant in variants]
+    ends = [variant["mean"] + side * (variant["std"] or 0.0) for variant in variants for side in (-1, 1)]
+    told = ", ".join(f"{v['name']} {v['mean']:.2f} % at {_amount(v[key])}" for v in variants)
+    scale, unit = _scale(key, max(costs))
+    low, high = (value / scale for value in spread(costs, 0.12))
+    alt = f"{measure['label']} (%, mean and standard deviation) against {label}: {told}"
+    chart = Chart(alt, 250, (low, high), spread(ends, 0.1), top=22)
+    chart.text(4, 13, f"{measure['label']}, %", "small")
+    chart.x_axis(ticks(low, high), f"{label}{unit}")
+    chart.y_axis(ticks(*chart.y_range))
+    for number, variant in enumerate(variants):
+        with chart.variant(number):
+            _cost_mark(chart, variant, number, variant[key] / scale)
+    chart.legend([variant["name"] for variant in variants])
+    return chart.svg()
 
 
-def _svg(figure: Figure) -> str:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.2)
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "bam"}):  # the same records give the same file
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def equal_time(variants: Sequence[dict[str, Any]], equal: dict[str, Any], measure: dict[str, Any]) -> str:
+    """The mean of each variant at equal epochs (hollow) and at equal time (filled)."""
+    whole = [_mean_over(variant, equal["seeds"]) for variant in variants]
+    values = [*whole, *(v["mean"] for v in equal["variants"] if v["mean"] is not None)]
+    pairs = zip(variants, whole, equal["variants"], strict=True)
+    told = "; ".join(f"{v['name']} {before:.2f} % and {_known(after['mean'])}" for v, before, after in pairs)
+    chart = _rows(f"{measure['label']} at equal epochs and at equal training time: {told}", len(variants))
+    chart.x_range = spread(values, 0.1)
+    chart.x_axis(ticks(*chart.x_range, 6), "hollow: equal epochs, filled: equal time")
+    for row, variant in enumerate(variants):
+        y = chart.top + row * _ROW + 28
+        after, before = equal["variants"][row]["mean"], whole[row]
+        numbers = f"  {before:.2f} %, {_known(after)}"
+        name = clipped(variant["name"], WIDTH - 16 - text_width(numbers))
+        chart.text(4, y - 14, name + numbers, "small halo")
+        with chart.variant(row):
+            if after is not None:
+                chart.parts.append(f'<path class="thin" d="M{chart.x(before):.1f} {y}H{chart.x(after):.1f}"/>')
+            chart.add(marker(row, chart.x(before), y, "hollow", 6), f"equal epochs: {before:.2f} %")
+            if after is not None:
+                chart.add(marker(row, chart.x(after), y, size=4.5), f"equal training time: {after:.2f} %")
+    return chart.svg()
+
+
+def most_different(classes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The classes whose errors differ most from the baseline's, the largest gain first; not more than can be drawn."""
+    largest = sorted(classes, key=lambda one: -max(abs(v["difference"]) for v in one["variants"]))[:_CLASSES]
+    return sorted(largest, key=lambda one: fmean(v["difference"] for v in one["variants"]))
+
+
+def classes(shown: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """The mean paired difference of each class's error, for all variants but the baseline, which is names[0]."""
+    gutter = min(150.0, 14 + max(text_width(one["name"]) for one in shown))
+    alt = f"Error of {len(shown)} classes minus that of {names[0]}, in percentage points; the table has the numbers"
+    chart = Chart(alt, 8 + 22 * len(shown) + 42, (0, 1), (0, 1), left=gutter)
+    chart.x_range = spread([0.0, *(v["difference"] for one in shown for v in one["variants"])])
+    chart.x_axis(ticks(*chart.x_range, 6), f"points against {names[0]} (left is better)")
+    _zero(chart)
+    places = [chart.top + 22 * row + 11 for row in range(len(shown))]
+    for y, one in zip(places, shown, strict=True):
+        chart.parts.append(f'<path class="grid" d="M{gutter:.1f} {y}H{WIDTH - chart.right:.1f}"/>')
+        name = escaped(clipped(one["name"], gutter - 12))
+        chart.add(f'<text class="small end" x="{gutter - 6:.1f}" y="{y + 4}">{name}</text>', one["name"])
+    for number in range(1, len(names)):
+        with chart.variant(number):
+            for y, one in zip(places, shown, strict=True):
+                v = one["variants"][number - 1]
+                told = f"{one['name']}, {v['name']}: {v['difference']:+.2f} points ({one['images']} images)"
+                chart.add(marker(number, chart.x(v["difference"]), y, size=4), told)
+    chart.legend(names[1:], range(1, len(names)))
+    return chart.svg()
+
+
+def _curve_chart(alt: str, label: str, values: Sequence[float], along: Sequence[float]) -> Chart:
+    last = max(along)
+    first = min(along) if last > min(along) else last - 1
+    chart = Chart(alt, 268, (first, last), spread(values), top=24)
+    chart.text(4, 13, label, "small")
+    chart.y_axis(ticks(*chart.y_range))
+    return chart
+
+
+def _lines(chart: Chart, number: int, seeds: Sequence[Any], mean: Sequence[tuple[float, float | None]]) -> None:
+    if len(seeds) > 1:
+        for curve in seeds:
+            chart.path(_thinned(curve, _POINTS), "thin")
+    chart.path(_thinned(mean, _POINTS), "line", dash(number))
+    if len(mean) <= 12:
+        for x, y in mean:
+            if y is not None:
+                chart.parts.append(marker(number, chart.x(x), chart.y(y), size=3.4))
+
+
+def _mean_curve(seeds: Sequence[Sequence[tuple[float, float | None]]]) -> list[tuple[float, float | None]]:
+    """The mean of x and y, point by point, as far as all seeds go; None where a seed has none."""
+    points: list[tuple[float, float | None]] = []
+    for together in zip(*seeds, strict=False):
+        known = [y for _, y in together if y is not None]
+        points.append((fmean(x for x, _ in together), fmean(known) if len(known) == len(together) else None))
+    return points
+
+
+def _thinned(points: Sequence[Any], count: int) -> list[Any]:
+    """At most about `count` of the points, evenly spaced, the last one among them."""
+    step = -(-len(points) // count) or 1
+    return [*points[:-1][::step], *points[-1:]]
+
+
+def _stops(epochs: Sequence[int], chart: Chart) -> Iterator[tuple[int, float, float]]:
+    """Epochs, and from where to where the pointer is nearest to each."""
+    chosen = _thinned(epochs, _STOPS)
+    edges = [(chart.x(a) + chart.x(b)) / 2 for a, b in pairwise(chosen)]
+    left, right = chart.left, WIDTH - chart.right
+    yield from zip(chosen, [left, *edges], [*edges, right], strict=True)
+
+
+def _rows(alt: str, count: int) -> Chart:
+    return Chart(alt, 14 + _ROW * count + 42, (0, 1), (0, 1), left=16, right=16, top=6)
+
+
+def _row_axis(chart: Chart, baseline: str, measure: dict[str, Any]) -> None:
+    side = "right" if measure["higher_is_better"] else "left"
+    suffix = f" ({side} is better)"
+    against = clipped(f"points against {baseline}", WIDTH - 30 - text_width(suffix))
+    chart.x_axis(ticks(*chart.x_range, 7), against + suffix)
+    _zero(chart)
+
+
+def _zero(chart: Chart) -> None:
+    zero = f"M{chart.x(0):.1f} {chart.top}V{chart.height - chart.bottom:.1f}"
+    chart.parts.append(f'<path class="zero" d="{zero}"/>')
+
+
+def _difference(chart: Chart, comparison: dict[str, Any], y: float, number: int) -> None:
+    """One row: the name, Holm's interval thin, the plain one thick, seeds as dots, the mean as the variant's mark."""
+    interval, together = comparison["interval"], comparison["corrected_interval"]
+    numbers = f"  {comparison['mean']:+.2f}" + (f" [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else "")
+    name = clipped(comparison["name"], WIDTH - 16 - text_width(numbers))
+    chart.text(4, y - 14, name + numbers, "small halo")
+    for ends, width, kind in ((together, 1.5, "95 % with all variants (Holm)"), (interval, 5, "95 %")):
+        if ends:
+            a, b = (chart.x(end) for end in ends)
+            caps = f"M{a:.1f} {y - 6}V{y + 6}M{b:.1f} {y - 6}V{y + 6}M{a:.1f} {y}H{b:.1f}"
+            line = f"M{a:.1f} {y}H{b:.1f}" if width > 2 else caps
+            style = f'stroke="currentColor" stroke-width="{width}" fill="none"'
+            faint = ' class="faint"' if width > 2 else ""
+            chart.add(f'<path{faint} {style} d="{line}"/>', f"{kind}: [{ends[0]:+.2f}, {ends[1]:+.2f}]")
+    for seed, value in zip(comparison["seeds"], comparison["differences"], strict=True):
+        circle = f'<circle class="hollow" cx="{chart.x(value):.1f}" cy="{y}" r="3.6"/>'
+        chart.add(circle, f"{comparison['name']}, seed {seed}: {value:+.2f} points")
+    told = f"{comparison['name']}, mean: {comparison['mean']:+.2f} points"
+    chart.add(marker(number, chart.x(comparison["mean"]), y, size=6), told)
+
+
+def _cost_mark(chart: Chart, variant: dict[str, Any], number: int, at: float) -> None:
+    x, y, spread_by = chart.x(at), chart.y(variant["mean"]), variant["std"] or 0.0
+    low, high = chart.y(variant["mean"] - spread_by), chart.y(variant["mean"] + spread_by)
+    told = f"{variant['name']}: {variant['mean']:.2f} %"
+    told += f" ± {spread_by:.2f}" if variant["std"] is not None else ""
+    bar = f'<path stroke="currentColor" stroke-width="1.5" d="M{x:.1f} {low:.1f}V{high:.1f}"/>'
+    chart.add(bar + marker(number, x, y, size=6), told)
+
+
+def _scale(key: str, largest: float) -> tuple[float, str]:
+    """What to divide a cost by, and how the label says so."""
+    if key == "train_seconds":
+        units = ((3600.0, ", h"), (60.0, ", min"))
+        return next((unit for unit in units if largest >= 3 * unit[0]), (1.0, ", s"))
+    for factor, name in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
+        if largest >= factor:
+            return factor, name
+    return 1.0, ""
+
+
+def _amount(value: float) -> str:
+    return format_count(value) if value >= 1000 else f"{value:.3g}"
+
+
+def _known(value: float | None) -> str:
+    return "nothing evaluated by then" if value is None else f"{value:.2f} %"
+
+
+def _mean_over(variant: dict[str, Any], seeds: Sequence[int]) -> float:
+    return fmean(variant["results"][variant["seeds"].index(seed)] for seed in seeds)

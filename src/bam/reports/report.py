@@ -1,86 +1,95 @@
-"""Write a comparison's report: report.md, report.html, summary.json and summary.csv."""
+"""Write a comparison's report: report.html, report.md, summary.json, summary.csv and the figures."""
 
 import base64
 import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bam.costs import format_count
 from bam.files import write_atomically
+from bam.reports import wording
+from bam.reports.figures import FOLDER, NAMES, figures_of
+from bam.reports.markdown import fenced, in_markdown, indented
+from bam.reports.svg import STYLE
 from bam.reports.templates import environment
 
-try:
-    from bam.reports.plots import differences, learning_curves
-except ImportError as error:
-    raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_CLASSES_IN_TABLE = 200
 
 
 def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
-    """Write the four files into `out`; `command` is the command that repeats the comparison."""
-    templates = environment()
-    templates.filters |= {"count": format_count, "percent": _percent, "interval": _interval, "signed": "{:+.2f}".format}
-    templates.filters |= {"rate": _rate, "capitalized": lambda text: text[:1].upper() + text[1:]}
-    measure = summary["measures"][0]
-    page = {
+    """Write the report of a comparison into `out`; `command` has the commands that repeat it, one per line.
+
+    report.html stands alone; report.md says the same and shows figures/*.svg. Each figure has a CSV beside it.
+    """
+    figures = figures_of(summary)
+    files = {name: text for part in figures.values() for figure in part for name, text in figure.files.items()}
+    page = _content(summary, command) | {"figures": figures}
+    pictures = [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]]
+    html, markdown = _templates(autoescape=True), _templates(autoescape=False)
+    files["report.html"] = html.get_template("report.html.jinja").render(page, pictures=pictures, chart_style=STYLE)
+    files["report.md"] = markdown.get_template("report.md.jinja").render(page, pictures=summary["pictures"])
+    files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    files["summary.csv"] = _csv(summary)
+    for name, text in files.items():
+        write_atomically(out / name, text)
+    for stale in (f"{FOLDER}/{name}.{kind}" for name in NAMES for kind in ("svg", "csv")):
+        if stale not in files:
+            (out / stale).unlink(missing_ok=True)
+
+
+def _content(summary: dict[str, Any], command: str) -> dict[str, Any]:
+    """What both pages say."""
+    measure, comparisons = summary["measures"][0], summary["comparisons"]
+    return {
         "s": summary,
+        "heading": wording.heading(summary),
         "label": measure["label"],
         "command": command,
-        "probe_notes": probe_notes(summary),
+        "verdicts": [
+            {
+                "verdict": comparison["verdict"].split()[0],
+                "parts": wording.verdict_parts(comparison, measure),
+                "notes": wording.verdict_notes(comparison, len(comparisons)),
+            }
+            for comparison in comparisons
+        ],
+        "probe_notes": wording.probe_notes(summary),
+        "environment": wording.environment_rows(summary),
         "recipe_yaml": _yaml(summary["recipe"]),
-        "curves": learning_curves(summary["variants"], measure["label"]),
-        "differences": differences(summary["comparisons"], measure) if summary["comparisons"] else "",
-        "pictures": [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]],
+        "classes": _largest(summary["classes"]),
     }
-    write_atomically(out / "report.html", templates.get_template("report.html.jinja").render(page))
-    templates.autoescape = False
-    write_atomically(out / "report.md", templates.get_template("report.md.jinja").render(page))
-    write_atomically(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    write_atomically(out / "summary.csv", _csv(summary))
 
 
-def table(summary: dict[str, Any]) -> list[str]:
-    """The results as lines for a terminal."""
-    label = summary["measures"][0]["label"]
-    lines = [
-        f"{v['name']}: {_percent(v['mean'], v['std'])} {label}, {v['params']:,} parameters, "
-        f"{format_count(v['macs'])} MACs, {_rate(v['images_per_second'])} images/s in training"
-        for v in summary["variants"]
-    ]
-    for c in summary["comparisons"]:
-        difference = f"{c['mean']:+.2f} points {_interval(c['interval'])}"
-        together = f", with all variants {_interval(c['corrected_interval'])}" if c["corrected_interval"] else ""
-        more = f"; {c['seeds_to_halve']} seeds would halve the interval" if c["seeds_to_halve"] else ""
-        lines.append(f"{c['name']} - {c['baseline']}: {difference}{together}: {c['verdict']}{more}")
-    return [*lines, *probe_notes(summary)]
+def _templates(*, autoescape: bool) -> "Environment":
+    templates = environment(autoescape=autoescape)
+    templates.filters |= {
+        "count": format_count,
+        "percent": wording.percent,
+        "relative": wording.relative,
+        "interval": wording.interval_text,
+        "signed": "{:+.2f}".format,
+        "rate": wording.rate,
+        "duration": wording.duration,
+        "epochs": wording.epochs_text,
+        "capitalized": wording.capitalized,
+        "text": str if autoescape else in_markdown,
+        "fenced": fenced,
+        "indented": indented,
+    }
+    return templates
 
 
-def probe_notes(summary: dict[str, Any]) -> list[str]:
-    """What a linear probe of the pretrained features reaches, and whether the baseline does worse."""
-    measure = summary["measures"][0]
-    if not summary["probe"] or measure["key"] not in summary["probe"]:
-        return []
-    reached, baseline = 100 * summary["probe"][measure["key"]], summary["variants"][0]
-    note = f"linear probe of the frozen features: {reached:.2f} % {measure['label']}"
-    if baseline["mean"] <= reached:
-        return [note]
-    return [
-        f"{note}. The baseline {baseline['name']} is worse ({baseline['mean']:.2f} %): training spoils the pretrained "
-        "features, and says little about attention; try a lower lr, or more epochs"
-    ]
-
-
-def _percent(mean: float, deviation: float | None) -> str:
-    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
-
-
-def _rate(images_per_second: float) -> str:
-    return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f}"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return "(no interval)" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+def _largest(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The classes for the table, in their order; if there are very many, those that differ most."""
+    if len(classes) <= _CLASSES_IN_TABLE:
+        return classes
+    order = sorted(range(len(classes)), key=lambda k: -max(abs(v["difference"]) for v in classes[k]["variants"]))
+    return [classes[k] for k in sorted(order[:_CLASSES_IN_TABLE])]
 
 
 def _base64(path: Path) -> str:

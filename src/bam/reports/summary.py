@@ -1,11 +1,14 @@
 """The records of a comparison as plain data: measures in percent, differences in percentage points."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import accumulate
 from statistics import fmean, median
 from typing import Any
 
 from bam.records import Measure, Record
+from bam.reports.equal_time import at_equal_time
 from bam.reports.statistics import Difference, holm, paired_difference, standard_deviation
 
 
@@ -37,9 +40,12 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "baseline": baseline,
         "recipe": first.recipe,
         "environment": first.environment,
+        "other_environments": _others(first.environment, [run.environment for run in all_runs]),
         "measures": [asdict(measure) for measure in measures],
         "variants": variants,
         "comparisons": comparisons,
+        "equal_time": at_equal_time(complete, measures[0]),
+        "classes": [],
         "pictures": [],
         "probe": None,
     }
@@ -61,14 +67,43 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
         "std": standard_deviation(decisive),
         "means": {key: fmean(results) for key, results in values.items()},
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
+        "train_seconds": _train_seconds(list(runs.values())),
         "latency_ms": latency,
         "curves": [_curve(run, measures[0].key) for run in runs.values()],
     }
 
 
-def _curve(run: Record, key: str) -> list[list[float]]:
-    """Epoch, measure in percent and training loss, for each evaluated epoch."""
-    return [[row["epoch"], 100 * row[key], row["train_loss"]] for row in run.history if key in row]
+def _curve(run: Record, key: str) -> list[list[float | None]]:
+    """Epoch, measure in percent, training loss and seconds of training until then, for each evaluated epoch.
+
+    None stands for what is unknown, or not finite.
+    """
+    clock = accumulate(row.get("seconds", math.nan) for row in run.history)
+    return [
+        [row["epoch"], *map(_finite, (100 * row[key], row.get("train_loss", math.nan), seconds))]
+        for row, seconds in zip(run.history, clock, strict=True)
+        if key in row
+    ]
+
+
+def _train_seconds(runs: list[Record]) -> float | None:
+    """The mean training time of a run; None if a history lacks times."""
+    totals = [sum(row.get("seconds", math.nan) for row in run.history) for run in runs]
+    return _finite(fmean(totals)) if all(run.history for run in runs) else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _others(first: Mapping[str, Any], environments: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What some runs had otherwise than the first: name -> the other values."""
+    differing: dict[str, list[Any]] = {}
+    for environment in environments:
+        for name, value in environment.items():
+            if value != first.get(name) and value not in differing.setdefault(name, []):
+                differing[name].append(value)
+    return {name: values for name, values in differing.items() if values}
 
 
 def _pairs(baseline: str, name: str, runs: dict[str, dict[int, Record]]) -> dict[int, tuple[Record, Record]]:

@@ -6,11 +6,11 @@ except ImportError as error:
     raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
 
 
-def environment() -> Environment:
-    """An environment for the templates of this room; it escapes markup."""
+def environment(*, autoescape: bool = True) -> Environment:
+    """An environment for the templates of this room; with `autoescape`, it escapes markup."""
     return Environment(
         loader=PackageLoader("bam", "reports"),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bam.costs import latency_ms
 from bam.files import write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
-from bam.records import Record
+from bam.records import ClassResult, Record, read_classes
 from bam.tasks import task_of
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run
 from bam.training.session import WEIGHTS, check_data
@@ -94,6 +94,14 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
         records[attention] = [Record.read(folder) for folder in folders if (folder / "record.json").exists()]
     return records, plan
+
+
+def class_results(out: Path, plan: Mapping[str, Any]) -> dict[str, dict[int, list[ClassResult]]]:
+    """Variant -> seed -> the results of each class, of the comparison in `out`; empty lists where there are none."""
+    return {
+        attention: {seed: read_classes(_folder(out, attention, seed)) for seed in plan["seeds"]}
+        for attention in plan["attention"]
+    }
 
 
 def earlier_comparisons(recipe: Recipe, out: Path) -> list[dict[str, list[Record]]]:

@@ -31,8 +31,8 @@ def run(
     """Train `recipe` into the folder `out`, and return the run's record; a complete run is not repeated.
 
     `out` then holds recipe.yaml (resolved), record.json, steps.csv (loss and learning rate of every step),
-    model.safetensors and the last two training states. With `resume=True`, an interrupted run continues from its newest
-    state and ends with bit-identical weights on the same machine.
+    model.safetensors, the last two training states, and what its task writes (`Task.results`). With `resume=True`, an
+    interrupted run continues from its newest state and ends with bit-identical weights on the same machine.
 
     Args:
         recipe: what to train.

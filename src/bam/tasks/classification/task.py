@@ -21,7 +21,7 @@ from bam.explanation.views import ImageView, site_views
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record
+from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record, classes_csv
 from bam.surgery import attach
 from bam.tasks.classification.breakdown import break_down
 from bam.tasks.classification.network import build_model, class_logits, normalization_note, pixel_normalization
@@ -126,21 +126,30 @@ class Classification(Task):
     def evaluate(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Evaluation:
         """Mean cross-entropy, top-1 and (for more than 5 classes) top-5 error over all readable images."""
         network.eval()
-        sums = torch.zeros(3, device=next(network.parameters()).device)
+        device = next(network.parameters()).device
+        sums, by_class = torch.zeros(3, device=device), torch.zeros(len(test.classes), 2, device=device)
         num_classes = num_images = 0
         for images, targets in batches.test():
             logits = class_logits(network(images)).float()
             loss = F.cross_entropy(logits, targets, reduction="sum")
             num_classes = logits.shape[1]
             top5_errors = (logits.topk(min(5, num_classes)).indices != targets[:, None]).all(1)
-            sums += torch.stack([loss, (logits.argmax(1) != targets).sum(), top5_errors.sum()])
+            errors = logits.argmax(1) != targets
+            sums += torch.stack([loss, errors.sum(), top5_errors.sum()])
+            by_class.index_add_(0, targets, torch.stack([torch.ones_like(errors), errors], dim=1).float())
             num_images += len(targets)
-        totals = torch.cat([sums, torch.tensor([num_images], device=sums.device)])
-        loss_sum, error_sum, top5_error_sum, count = reduce(totals, "sum").tolist()
+        totals = torch.cat([sums, torch.tensor([num_images], device=device), by_class.flatten()])
+        loss_sum, error_sum, top5_error_sum, count, *counts = reduce(totals, "sum").tolist()
         figures = {"test_loss": loss_sum / count, "test_error": error_sum / count}
         if num_classes > 5:
             figures["test_error_top5"] = top5_error_sum / count
-        return Evaluation(figures, [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures])
+        measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in figures]
+        numbers = list(map(int, counts))
+        return Evaluation(figures, measures, list(zip(numbers[::2], numbers[1::2], strict=True)))
+
+    def results(self, evaluation: Evaluation, test: LabelledImages) -> dict[str, str]:
+        """The number of test images and errors of each class."""
+        return {CLASSES: classes_csv(test.classes, evaluation.output)}
 
     def probe(self, train: LabelledImages, test: LabelledImages) -> dict[str, float] | None:
         """The test error of `linear_probe`."""

@@ -1,0 +1,188 @@
+"""The figures of a report: each as SVG, with its data as CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bam.reports import plots
+from bam.reports.svg import standalone
+from bam.reports.wording import capitalized
+
+FOLDER = "figures"
+_LATE = "second half of the epochs"
+_LONG = 5  #: evaluated epochs in the second half of a run that are worth a figure
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, and the numbers it shows."""
+
+    name: str  #: of its files
+    title: str
+    svg: str
+    csv: str
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path below the report's folder -> content."""
+        return {f"{FOLDER}/{self.name}.svg": standalone(self.svg), f"{FOLDER}/{self.name}.csv": self.csv}
+
+
+def figures_of(summary: dict[str, Any]) -> dict[str, list[Figure]]:
+    """The figures of each part of the report: "differences", "curves", "cost", "time" and "classes"."""
+    return {
+        "differences": [_differences(summary)] if summary["comparisons"] else [],
+        "curves": _curves(summary),
+        "cost": _cost(summary),
+        "time": _time(summary),
+        "classes": [_classes(summary)] if summary["classes"] and summary["comparisons"] else [],
+    }
+
+
+#: All names that a figure can have: files of earlier reports with these names go where a report lacks them.
+NAMES = (
+    "differences",
+    *("curves", "curves-late", "loss"),
+    *("cost-parameters", "cost-macs", "cost-latency", "cost-time"),
+    *("equal-time", "curves-by-time"),
+    "classes",
+)
+
+
+def _differences(summary: dict[str, Any]) -> Figure:
+    rows = [
+        [c["name"], c["baseline"], seed, value, c["mean"], *_ends(c["interval"]), *_ends(c["corrected_interval"])]
+        for c in summary["comparisons"]
+        for seed, value in zip(c["seeds"], c["differences"], strict=True)
+    ]
+    header = ["variant", "baseline", "seed", "difference", "mean", "low", "high", "holm_low", "holm_high"]
+    return Figure(
+        "differences",
+        f"Differences from {summary['baseline']}, seed by seed",
+        plots.differences(summary["comparisons"], summary["measures"][0]),
+        _csv(header, rows),
+    )
+
+
+def _curves(summary: dict[str, Any]) -> list[Figure]:
+    label = summary["measures"][0]["label"]
+    whole = summary["variants"]
+    late = _second_half(whole)
+    kinds = [("curves", 1, f"{label}, %", whole, "by epoch")]
+    kinds += [("curves-late", 1, f"{label}, %", late, _LATE)] if late else []
+    kinds += [("loss", 2, "training loss", whole, "by epoch")]
+    figures = []
+    for name, column, text, variants, title in kinds:
+        rows = [[*row[:3], row[2 + column]] for row in _points(variants)]
+        if any(row[-1] is not None for row in rows):
+            csv_text = _csv(["variant", "seed", "epoch", "percent" if column == 1 else "loss"], rows)
+            figures.append(
+                Figure(name, f"{capitalized(text)}, {title}", plots.curves(variants, column, text), csv_text)
+            )
+    return figures
+
+
+def _second_half(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The variants with the second half of their curves, where differences show; empty if the runs are short."""
+    last = max((row[2] for row in _points(variants)), default=0)
+    late = [
+        v | {"curves": [[point for point in curve if 2 * point[0] >= last] for curve in v["curves"]]} for v in variants
+    ]
+    long = all(len(curve) >= _LONG for variant in late for curve in variant["curves"])
+    return late if long else []
+
+
+def _cost(summary: dict[str, Any]) -> list[Figure]:
+    measure, figures = summary["measures"][0], []
+    kinds = {
+        "parameters": ("params", "parameters"),
+        "macs": ("macs", "multiply-adds per image"),
+        "latency": ("latency_ms", "latency of one image, ms"),
+        "time": ("train_seconds", "training time per run"),
+    }
+    for name, (key, label) in kinds.items():
+        variants = summary["variants"]
+        if any(variant[key] is None for variant in variants):
+            continue
+        rows = [[v["name"], v[key], v["mean"], v["std"]] for v in variants]
+        title = f"{capitalized(measure['label'])} against {label.split(',')[0]}"
+        svg = plots.cost(variants, key, label, measure)
+        figures.append(Figure(f"cost-{name}", title, svg, _csv(["variant", key, "mean_percent", "std"], rows)))
+    return figures
+
+
+def _time(summary: dict[str, Any]) -> list[Figure]:
+    equal, measure = summary["equal_time"], summary["measures"][0]
+    if equal is None:
+        return []
+    final = {v["name"]: dict(zip(v["seeds"], v["results"], strict=True)) for v in summary["variants"]}
+    rows = [
+        [v["name"], seed, v["seconds"], epoch, result, final[v["name"]][seed]]
+        for v in equal["variants"]
+        for seed, epoch, result in zip(equal["seeds"], v["epochs"], v["results"], strict=True)
+    ]
+    header = ["variant", "seed", "mean_seconds", "epoch_at_equal_time"]
+    header += ["percent_at_equal_time", "percent_at_equal_epochs"]
+    label = capitalized(measure["label"])
+    late = _second_half(summary["variants"])
+    points = [[*row[:3], row[5], row[3]] for row in _points(summary["variants"])]
+    return [
+        Figure(
+            "equal-time",
+            f"{label} at equal epochs and at equal training time",
+            plots.equal_time(summary["variants"], equal, measure),
+            _csv(header, rows),
+        ),
+        Figure(
+            "curves-by-time",
+            f"{label}, %, by training time{f', {_LATE}' if late else ''}",
+            plots.curves_by_time(late or summary["variants"], equal, f"{measure['label']}, %"),
+            _csv(["variant", "seed", "epoch", "seconds", "percent"], points),
+        ),
+    ]
+
+
+def _classes(summary: dict[str, Any]) -> Figure:
+    rows = [
+        [
+            one["name"],
+            one["images"],
+            one["baseline_error"],
+            v["name"],
+            v["error"],
+            v["difference"],
+            *_ends(v["interval"]),
+        ]
+        for one in summary["classes"]
+        for v in one["variants"]
+    ]
+    header = ["class", "images", "baseline_error", "variant", "error", "difference", "low", "high"]
+    names = [variant["name"] for variant in summary["variants"]]
+    return Figure(
+        "classes",
+        f"Error of single classes, minus that of {summary['baseline']}",
+        plots.classes(plots.most_different(summary["classes"]), names),
+        _csv(header, rows),
+    )
+
+
+def _points(variants: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:
+    """Variant, seed, epoch, measure, training loss, seconds."""
+    for variant in variants:
+        for seed, curve in zip(variant["seeds"], variant["curves"], strict=True):
+            for point in curve:
+                yield [variant["name"], seed, *point]
+
+
+def _ends(interval: list[float] | None) -> list[float | None]:
+    return [None, None] if interval is None else list(interval)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,134 @@
+"""The words of a report: verdicts, numbers with their units, notes."""
+
+from typing import Any
+
+from bam.costs import format_count
+
+
+def heading(summary: dict[str, Any]) -> str:
+    """What is compared, in a line."""
+    names = [variant["name"] for variant in summary["variants"]]
+    text = " against ".join(names)
+    if len(names) > 2 and len(text) > 60:
+        text = f"{names[0]} against {len(names) - 1} variants"
+    return f"{summary['recipe']['name']}: {text}"
+
+
+def verdict_parts(comparison: dict[str, Any], measure: dict[str, Any]) -> tuple[str, str]:
+    """The verdict on one variant as a sentence in two parts: better, worse or no difference shown; by how much."""
+    name, baseline, verdict = comparison["name"], comparison["baseline"], comparison["verdict"]
+    label, count = measure["label"], len(comparison["seeds"])
+    if verdict in ("better", "worse"):
+        lead = f"{name} is {verdict} than {baseline}"
+    elif verdict.startswith("no difference shown"):
+        lead = f"No difference shown between {name} and {baseline}"
+    else:
+        reason = verdict.removeprefix("no verdict: ")
+        lead = f"No verdict on {name} against {baseline} ({reason})"
+    together = comparison["corrected_interval"]
+    ends, percent = together or comparison["interval"], round(100 * comparison["confidence"])
+    text = f"{label} {comparison['mean']:+.2f} percentage points"
+    if ends:
+        text += f", {percent} % confidence interval {interval_text(ends)}{' (Holm)' if together else ''}"
+    return lead, f"{text}, {count} paired seed{'s' if count > 1 else ''}."
+
+
+def verdict_notes(comparison: dict[str, Any], number: int) -> str:
+    """What stands below a verdict: corrections for `number` comparisons, and how many seeds would tell more."""
+    sentences = []
+    if comparison["corrected_interval"]:
+        alone = interval_text(comparison["interval"])
+        sentences.append(f"Corrected for {number} comparisons (Holm); uncorrected, the interval is {alone}.")
+    if comparison["seeds_to_halve"]:
+        sentences.append(f"{comparison['seeds_to_halve']} seeds would halve the interval.")
+    return " ".join(sentences)
+
+
+def table(summary: dict[str, Any]) -> list[str]:
+    """The results as lines for a terminal."""
+    label = summary["measures"][0]["label"]
+    lines = [
+        f"{v['name']}: {percent(v['mean'], v['std'])} {label}, {v['params']:,} parameters, "
+        f"{format_count(v['macs'])} MACs, {rate(v['images_per_second'])} images/s in training"
+        for v in summary["variants"]
+    ]
+    for c in summary["comparisons"]:
+        difference = f"{c['mean']:+.2f} points {interval_text(c['interval'])}"
+        together = f", with all variants {interval_text(c['corrected_interval'])}" if c["corrected_interval"] else ""
+        more = f"; {c['seeds_to_halve']} seeds would halve the interval" if c["seeds_to_halve"] else ""
+        lines.append(f"{c['name']} - {c['baseline']}: {difference}{together}: {c['verdict']}{more}")
+    return [*lines, *probe_notes(summary)]
+
+
+def probe_notes(summary: dict[str, Any]) -> list[str]:
+    """What a linear probe of the pretrained features reaches, and whether the baseline does worse."""
+    measure = summary["measures"][0]
+    if not summary["probe"] or measure["key"] not in summary["probe"]:
+        return []
+    reached, baseline = 100 * summary["probe"][measure["key"]], summary["variants"][0]
+    note = f"linear probe of the frozen features: {reached:.2f} % {measure['label']}"
+    if baseline["mean"] <= reached:
+        return [note]
+    return [
+        f"{note}. The baseline {baseline['name']} is worse ({baseline['mean']:.2f} %): training spoils the pretrained "
+        "features, and says little about attention; try a lower lr, or more epochs"
+    ]
+
+
+def environment_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the runs ran on: (name, value), and what differed between runs."""
+    environment = summary["environment"]
+    versions = environment.get("versions", {})
+    rows = [(name, _plain(value)) for name, value in environment.items() if name != "versions"]
+    rows += [(name, str(value)) for name, value in versions.items() if value != "unknown"]
+    for name, values in summary["other_environments"].items():
+        rows.append((f"{name}, in other runs", "; ".join(map(_plain, values))))
+    return rows
+
+
+def percent(mean: float | None, deviation: float | None) -> str:
+    """A percentage with its standard deviation, if both are known."""
+    if mean is None:
+        return "-"
+    return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
+
+
+def relative(value: float, baseline: float) -> str:
+    """How much more than the baseline's."""
+    return f"{100 * (value / baseline - 1):+.1f} %" if baseline else "-"
+
+
+def rate(images_per_second: float) -> str:
+    """A rate with as many digits as it is worth."""
+    return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 3 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def epochs_text(epochs: list[int | None]) -> str:
+    """Epochs of several seeds: one number, or from where to where; "none" where nothing had been evaluated."""
+    known = sorted({epoch for epoch in epochs if epoch is not None})
+    text = f"{known[0]} to {known[-1]}" if len(known) > 1 else "".join(map(str, known))
+    return ", ".join(part for part in (text, "none" if None in epochs else "") if part)
+
+
+def interval_text(interval: list[float] | None) -> str:
+    """An interval in brackets."""
+    return "(no interval)" if interval is None else f"[{interval[0]:+.2f}, {interval[1]:+.2f}]"
+
+
+def capitalized(text: str) -> str:
+    """With a capital at the beginning; the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return str(value)
