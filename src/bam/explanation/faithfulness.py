@@ -193,8 +193,9 @@ def _conclusions(deletion: Curve, insertion: Curve) -> Iterator[str]:
     kind = "mixed" if {1, -1} <= signs["random"] else "evidence" if 1 in signs["random"] else "contrary"
     texts = [curve.verdict for curve in (deletion, insertion) if curve.differences["random"].sign]
     yield f"{kind}: {' and '.join(texts)}"
-    if kind == "evidence" and 1 not in signs["centre"]:
-        yield "the centre of the image does " + ("better" if -1 in signs["centre"] else "as well")
+    if kind == "evidence" and signs["centre"] != {1}:
+        how = "the centre of the image does better" if -1 in signs["centre"] else "no difference from the centre shown"
+        yield how + (" in one of the two" if 1 in signs["centre"] else "")
 
 
 def _signs(deletion: Curve, insertion: Curve, other: str) -> set[int]:

@@ -145,9 +145,8 @@ def _verdict(differences: dict[str, Estimate]) -> str:
             return "no difference from chance shown"
         case -1:
             return "it points away from the object: less often there than chance"
-    equal = [_NAMES[name] for name, difference in differences.items() if difference.sign == 0]
-    better = [_NAMES[name] for name, difference in differences.items() if difference.sign == -1]
-    notes = [f"{' and '.join(better)} better" if better else "", f"{' and '.join(equal)} as well" if equal else ""]
-    return "it points at the object, " + (
-        f"but {' and '.join(filter(None, notes))}" if any(notes) else "better than chance, the centre and Grad-CAM"
-    )
+    better, equal = ([_NAMES[name] for name, each in differences.items() if each.sign == sign] for sign in (-1, 0))
+    notes = [f"{' and '.join(better)} {'does' if len(better) == 1 else 'do'} better"] if better else []
+    notes += [f"no difference from {' and '.join(equal)} shown"] if equal else []
+    best = "it points at the object, better than chance, the centre of the image and Grad-CAM"
+    return f"it points at the object; {'; '.join(notes)}" if notes else best
