@@ -93,8 +93,23 @@ def report(out: Path) -> None:
     summary["classes"] = summarize_classes(class_results(out, plan))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
+    _add_looks(summary, out, plan)
     write_report(out, summary, _compare_commands(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
+
+
+def _add_looks(summary: dict[str, Any], out: Path, plan: dict[str, Any]) -> None:
+    """Add what the attention of each variant does to the summary; write a gallery for each."""
+    from bam.reports.gallery import write_gallery
+    from bam.training.looks import read_looks
+
+    for text, folder, look in read_looks(out, plan):
+        views, pictures = look.pop("views"), look.pop("pictures")
+        title = f"{summary['recipe']['model']} with {text}, seed {plan['seeds'][0]}: what it attends to"
+        page = write_gallery(folder, title, views)
+        kept = [picture | {"file": str((folder / picture["file"]).relative_to(out))} for picture in pictures]
+        shown = [picture for picture in kept if (out / picture["file"]).exists()]
+        summary["attention"].append({"name": text, "gallery": str(page.relative_to(out)), "pictures": shown, **look})
 
 
 def recipes() -> None:

@@ -46,15 +46,7 @@ def examine(
         ValueError: without attention or images, for a limit below 1, boxes that do not fit, or values not finite.
     """
     boxes = getattr(images, "boxes", None) if boxes is None else boxes
-    if boxes is not None and len(boxes) != len(images):
-        raise ValueError(f"there are {len(boxes)} boxes for {len(images)} images: every image needs one")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 image, got {limit}")
-    if not len(images):
-        raise ValueError("there are no images to look at")
-    if limit is not None and limit < len(images):
-        chosen = torch.randperm(len(images), generator=epoch_generator(0, 0))[:limit].sort().values
-        images, boxes = images.subset(chosen), None if boxes is None else boxes[chosen]
+    images, boxes = sample(images, boxes, limit)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     source = images.batches(_BATCH_SIZE, normalization, device)
 
@@ -68,6 +60,24 @@ def examine(
         "faithfulness": plain(deletion_insertion(network, batches("faithfulness"))),
         "ablations": plain(ablations(network, batches("ablations"))),
     }
+
+
+def sample(images: LabelledImages, boxes: Tensor | None, limit: int | None) -> tuple[LabelledImages, Tensor | None]:
+    """So many of the images and of their boxes, drawn at random, the same in every call; None for all.
+
+    Raises:
+        ValueError: as `examine`.
+    """
+    if boxes is not None and len(boxes) != len(images):
+        raise ValueError(f"there are {len(boxes)} boxes for {len(images)} images: every image needs one")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 image, got {limit}")
+    if not len(images):
+        raise ValueError("there are no images to look at")
+    if limit is None or limit >= len(images):
+        return images, boxes
+    chosen = torch.randperm(len(images), generator=epoch_generator(0, 0))[:limit].sort().values
+    return images.subset(chosen), None if boxes is None else boxes[chosen]
 
 
 def _counted(batches: Batches, title: str, total: int, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:

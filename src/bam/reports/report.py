@@ -30,8 +30,14 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     files = {name: text for part in figures.values() for figure in part for name, text in figure.files.items()}
     page = _content(summary, command) | {"figures": figures}
     pictures = [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]]
+    looks = [
+        look | {"pictures": [picture | {"png": _base64(out / picture["file"])} for picture in look["pictures"]]}
+        for look in summary["attention"]
+    ]
     html, markdown = _templates(autoescape=True), _templates(autoescape=False)
-    files["report.html"] = html.get_template("report.html.jinja").render(page, pictures=pictures, chart_style=STYLE)
+    files["report.html"] = html.get_template("report.html.jinja").render(
+        page, pictures=pictures, looks=looks, chart_style=STYLE
+    )
     files["report.md"] = markdown.get_template("report.md.jinja").render(page, pictures=summary["pictures"])
     files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     files["summary.csv"] = _csv(summary)
@@ -77,6 +83,7 @@ def _templates(*, autoescape: bool) -> "Environment":
         "duration": wording.duration,
         "epochs": wording.epochs_text,
         "capitalized": wording.capitalized,
+        "share": wording.share,
         "text": str if autoescape else in_markdown,
         "fenced": fenced,
         "indented": indented,

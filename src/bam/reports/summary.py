@@ -47,6 +47,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "equal_time": at_equal_time(complete, measures[0]),
         "classes": [],
         "pictures": [],
+        "attention": [],
         "probe": None,
     }
 

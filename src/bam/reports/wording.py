@@ -132,3 +132,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {one}" for name, one in value.items())
     return str(value)
+
+
+def share(estimate: dict[str, Any], with_interval: bool = True) -> str:
+    """A mean over images, in percent, with its interval."""
+    mean, interval = f"{100 * estimate['mean']:.1f} %", estimate["interval"]
+    if not with_interval or interval is None:
+        return mean
+    return f"{mean} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"

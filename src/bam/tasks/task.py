@@ -174,6 +174,14 @@ class Task(abc.ABC):
         """Draw the networks' output on the same test images; returns the file name and caption of each picture."""
         return []
 
+    def look(self, trained: Trained, test: Any, folder: Path) -> dict[str, Any] | None:
+        """What the attention of a trained network does on test images, as plain data; pictures go into `folder`.
+
+        Returns: "views" (see `bam.reports.gallery`), "pictures" (file name and caption of each), and some of the parts
+        of `bam.explanation.examine`; None if the task does not support this.
+        """
+        return None
+
     def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
         """What the network's attention does in each of `images`, (name, PIL image) pairs, and what it predicts.
 

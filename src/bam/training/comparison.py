@@ -14,6 +14,7 @@ from bam.files import write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import ClassResult, Record, read_classes
 from bam.tasks import task_of
+from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run
 from bam.training.session import WEIGHTS, check_data
 from bam.training.trackers import trackers_of
@@ -64,6 +65,7 @@ def compare(
         if PartialState().is_main_process:
             folders = {text: _folder(out, text, numbers[0]) for text in attentions}
             plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
+            write_looks(out, folders, options)
             write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
 
 

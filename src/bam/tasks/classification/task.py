@@ -16,16 +16,16 @@ from bam.data.augmentation import Augmentation
 from bam.data.files.listing import find_files
 from bam.data.files.preprocessing import Preprocessing
 from bam.dryrun import Image
-from bam.explanation import record
-from bam.explanation.views import ImageView, site_views
+from bam.explanation.views import ImageView
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
 from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record, classes_csv
 from bam.surgery import attach
 from bam.tasks.classification.breakdown import break_down
+from bam.tasks.classification.looking import look, view
 from bam.tasks.classification.network import build_model, class_logits, normalization_note, pixel_normalization
-from bam.tasks.classification.predict import TOP, classify, table, write_predictions
+from bam.tasks.classification.predict import classify, table, write_predictions
 from bam.tasks.classification.probe import linear_probe, start_at_probe
 from bam.tasks.task import Classes, Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 
@@ -156,19 +156,15 @@ class Classification(Task):
         error = linear_probe(self.recipe, train, test)
         return None if error is None else {TEST_ERROR.key: error}
 
-    @torch.no_grad()
     def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
         """The attention, and the five most likely classes with their probabilities."""
-        transform, (mean, std) = trained.preprocessing.transform(), trained.preprocessing.normalization
+        transform = trained.preprocessing.transform()
         for name, image in images:
-            inputs = transform(image)
-            pixels = (inputs * std[:, None, None] + mean[:, None, None]).round().clamp(0, 255)
-            with record(trained.network) as passes:
-                shares = class_logits(trained.network(inputs[None].to(trained.device))).float().softmax(1)[0].cpu()
-            best = shares.topk(min(TOP, len(shares)))
-            named = [trained.classes[k] if trained.classes else str(k) for k in best.indices.tolist()]
-            prediction = list(zip(named, best.values.tolist(), strict=True))
-            yield ImageView(name, pixels.to(torch.uint8), prediction, site_views(passes[0], 0))
+            yield view(trained, name, transform(image))
+
+    def look(self, trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
+        """See `bam.tasks.classification.looking.look`."""
+        return look(trained, test, folder)
 
     def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
         """A folder's images are resized and cropped as the network expects them.

@@ -1,0 +1,61 @@
+"""What a classifier's attention does on images: single views, and figures over test images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bam.data import LabelledImages
+from bam.explanation import ablations, attention_statistics, hierarchy, pointing, record, save_png
+from bam.explanation.examination import plain, sample
+from bam.explanation.views import ImageView, site_views
+from bam.tasks.classification.network import class_logits
+from bam.tasks.classification.predict import TOP
+from bam.tasks.task import Trained
+
+_SHOWN, _PICTURES = 24, 3  # images in the gallery, and of these as pictures in the report
+_SMALL = 64  # pixels: of images up to this side more are looked at
+_LIMITS = (256, 48)  # small images, larger ones: a report must not take as long as the training
+
+
+@torch.no_grad()
+def view(trained: Trained, name: str, inputs: Tensor) -> ImageView:
+    """The attention in one normalised image (3, H, W), and the most likely classes with their probabilities."""
+    mean, std = trained.preprocessing.normalization
+    pixels = (inputs.cpu() * std[:, None, None] + mean[:, None, None]).round().clamp(0, 255)
+    with record(trained.network) as passes:
+        shares = class_logits(trained.network(inputs[None].to(trained.device))).float().softmax(1)[0].cpu()
+    best = shares.topk(min(TOP, len(shares)))
+    names = [trained.classes[k] if trained.classes else str(k) for k in best.indices.tolist()]
+    return ImageView(
+        name, pixels.to(torch.uint8), list(zip(names, best.values.tolist(), strict=True)), site_views(passes[0], 0)
+    )
+
+
+def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
+    """Views of some test images, with pictures in `folder`, and figures over more of them, see `bam.explanation`.
+
+    Deletion and insertion are left out: they take longer than all the rest (`bam.explanation.examine` has them).
+    """
+    normalization = trained.preprocessing.normalization
+    images, boxes = sample(test, getattr(test, "boxes", None), _LIMITS[max(test.image_size) > _SMALL])
+    source = images.batches(32, normalization, trained.device)
+    views: list[ImageView] = []
+    for inputs, classes in images.subset(torch.arange(min(_SHOWN, len(images)))).batches(1, normalization).test():
+        views.append(view(trained, f"{len(views) + 1}: {test.classes[classes[0]]}", inputs[0]))
+    pictures = []
+    for number, each in enumerate(views[:_PICTURES], start=1):
+        picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
+        save_png(picture.quantize(128), folder / f"{number}.png")  # a third of the size, for the report
+        what, share = each.prediction[0]
+        pictures.append({"file": f"{number}.png", "caption": f"{each.name}; predicted: {what}, {100 * share:.0f} %"})
+    statistics = attention_statistics(trained.network, source.test())
+    return {
+        "num_images": len(images),
+        "views": [each.as_plain() for each in views],
+        "pictures": pictures,
+        "statistics": {site: plain(values) | {"classes": None} for site, values in statistics.items()},
+        "pointing": None if boxes is None else plain(pointing(trained.network, source.test(), boxes)),
+        "ablations": plain(ablations(trained.network, source.test())),
+    }

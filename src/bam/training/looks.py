@@ -1,0 +1,55 @@
+"""What the attention does in the networks of a comparison: one run of each variant, on the same test images."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bam.data.files.preprocessing import Preprocessing
+from bam.files import write_atomically
+from bam.recipes import Recipe, RunOptions, folder_name
+from bam.records import Record
+from bam.surgery import attended
+from bam.tasks import Trained, task_of
+from bam.training.session import WEIGHTS
+from bam.training.trained import trained_model
+
+FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
+
+
+def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> None:
+    """Look at the attention of each run (variant -> folder), if its task can; what is there already is kept.
+
+    Writes attention/<variant>/look.json and pictures into the comparison's folder `out`.
+    """
+    for text, folder in runs.items():
+        target = out / FOLDER / folder_name(text)
+        if (target / "look.json").exists() or not (folder / WEIGHTS).exists():
+            continue
+        network, record = trained_model(folder)
+        if not attended(network) or not record.normalization:
+            continue
+        task = task_of(Recipe.from_dict(record.recipe))
+        _, test = task.load(options.data_root)
+        seen = task.look(_trained(network, record), test, target)
+        if seen is not None:
+            write_atomically(target / "look.json", json.dumps(seen, indent=1, allow_nan=False) + "\n")
+
+
+def _trained(network: torch.nn.Module, record: Record) -> Trained:
+    device = torch.device(record.environment["device"])
+    height, width = record.image_size
+    normalization = record.normalization["mean"], record.normalization["std"]
+    network = network.float().to(device).to(memory_format=torch.channels_last)
+    preprocessing = Preprocessing(*normalization, (height, width), max(height, width))
+    return Trained(network, tuple(record.classes), preprocessing, device)
+
+
+def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """(variant, folder, what was seen) for each variant of the comparison in `out` whose attention was looked at."""
+    for text in plan["attention"]:
+        folder = out / FOLDER / folder_name(text)
+        if (folder / "look.json").exists():
+            yield text, folder, json.loads((folder / "look.json").read_text(encoding="utf-8"))
