@@ -1,10 +1,10 @@
-"""The verb explain: what a network's attention does in your images."""
+"""Verbs about attention: explain, examine."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bam.cli.results import opened, say
+from bam.cli.results import LabelledData, measured_images, opened, say
 
 
 def explain(run: Path, images: list[str], out: Path = Path("explanations"), device: str | None = None) -> None:
@@ -38,6 +38,47 @@ def explain(run: Path, images: list[str], out: Path = Path("explanations"), devi
     attention = task.recipe.attention if task.recipe.attention.name != "none" else "its attention"
     page = write_gallery(out, f"{task.recipe.model} with {attention}: what it attends to", views, reading.unreadable)
     say([*reading.unreadable, f"{len(views)} images: {page}, and a PNG of each beside it"])
+
+
+def examine(
+    run: Path,
+    out: Path = Path("examination"),
+    limit: int = 256,
+    data: LabelledData = LabelledData(),
+    device: str | None = None,
+) -> None:
+    """Find out whether the attention of a trained classifier is evidence or decoration, on labelled images.
+
+    Statistics of the maps; where the attention points, against chance, the centre of the image and Grad-CAM (for images
+    with boxes); whether deleting the places it points at hurts more than deleting others; accuracy without each site,
+    and with each branch alone. All with 95 % intervals over images. Writes examination.json.
+
+    Args:
+        run: folder of a complete run, or of a network saved by bam export.
+        out: folder for examination.json.
+        limit: number of images, drawn at random but the same in every call; 0 for all. Deleting and inserting takes
+            longest: 64 small images take about 14 seconds on one core.
+        device: cpu or cuda (default: a GPU if there is one).
+    """
+    import json
+
+    from bam.files import write_atomically
+    from bam.reports.wording import examination_lines
+    from bam.training.display import Stages
+    from bam.training.run import accelerate_afresh
+
+    with accelerate_afresh(device) as place:
+        task, trained, record = opened(run, place)
+        if record is None and data.data is None:
+            raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
+        task = task.on_data(data.data, data.data_options, trained.preprocessing)
+        images, notes = measured_images(task, trained, data, record)
+        with Stages() as stages:
+            results = task.examine(trained, images, limit or None, stages.show)
+    about = {"run": str(run), "data": task.recipe.data, "part": data.part}
+    content = json.dumps(about | results, indent=1, allow_nan=False)
+    write_atomically(out / "examination.json", content + "\n")
+    say([*notes, *examination_lines(results), f"examination.json in {out}"])
 
 
 class _Reading:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from bam.cli.explaining import explain
+from bam.cli.explaining import examine, explain
 from bam.cli.exporting import export
 from bam.cli.networks import cost, coverage, models, paper, sites
 from bam.cli.results import evaluate, predict
@@ -22,6 +22,7 @@ VERBS: dict[str, Callable[..., None]] = {
         evaluate,
         predict,
         explain,
+        examine,
         sites,
         cost,
         export,

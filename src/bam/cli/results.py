@@ -93,7 +93,7 @@ def evaluate(
         if record is None and data.data is None:
             raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
         task = task.on_data(data.data, data.data_options, trained.preprocessing)
-        test, notes = _measured_images(task, trained, data, record)
+        test, notes = measured_images(task, trained, data, record)
         size = min(task.recipe.batch_size // task.recipe.accumulation, _LARGEST_BATCH)
         batches = task.batches(test, size, trained.preprocessing.normalization, (place, (0, 1)))
         shown = ShownBatches(batches, -(-len(test) // size), "evaluating")
@@ -153,7 +153,7 @@ def _refuse(run: Path, task: "Task", reason: str) -> None:
         raise ValueError(f"{run} is a {task.name} network: {reason}")
 
 
-def _measured_images(
+def measured_images(
     task: "Task", trained: "Trained", data: LabelledData, record: "Record | None"
 ) -> "tuple[Images, list[str]]":
     """The images to measure, with classes numbered as the network numbers them, and notes for the user.

@@ -140,3 +140,24 @@ def share(estimate: dict[str, Any], with_interval: bool = True) -> str:
     if not with_interval or interval is None:
         return mean
     return f"{mean} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def examination_lines(results: dict[str, Any]) -> list[str]:
+    """What `bam.explanation.examine` found, for a terminal."""
+    ablations = results["ablations"]
+    lines = [f"{results['num_images']} images, accuracy {share(ablations['accuracy'])}"]
+    for site, values in results["statistics"].items():
+        entropy = "" if values["entropy"] is None else f", entropy over places {values['entropy']:.3f}"
+        lines.append(f"{site}: mean gain {values['mean_gain']:.3f}{entropy}, dead maps {100 * values['dead']:.1f} %")
+        if results["pointing"] is not None:
+            hits = results["pointing"][site]["hits"]
+            others = ", ".join(f"{name.replace('_', '-')} {share(one, False)}" for name, one in hits["others"].items())
+            lines.append(f"  points into the box: {share(hits['attention'])} ({others}): {hits['verdict']}")
+        lines.append(f"  deletion and insertion: {results['faithfulness'][site]['verdict']}")
+        off = ablations["sites_off"][site]
+        lines.append(f"  without this site: accuracy {share(off['accuracy'])}: {off['verdict']}")
+    off = ablations["all_off"]
+    lines.append(f"all attention off: accuracy {share(off['accuracy'])}: {off['verdict']}")
+    for name, one in ablations["branches_alone"].items():
+        lines.append(f"{name} branch alone: accuracy {share(one['accuracy'])}: {one['verdict']}")
+    return lines

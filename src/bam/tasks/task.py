@@ -182,6 +182,14 @@ class Task(abc.ABC):
         """
         return None
 
+    def examine(self, trained: Trained, test: Any, limit: int | None, progress: Callable[[str, int, int], None]) -> Any:
+        """What the attention is worth on labelled images, see `bam.explanation.examine`.
+
+        Raises:
+            ValueError: if the task does not support this.
+        """
+        raise ValueError(f"bam examine is for classifiers, and this is a {self.name} network")
+
     def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
         """What the network's attention does in each of `images`, (name, PIL image) pairs, and what it predicts.
 

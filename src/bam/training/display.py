@@ -104,3 +104,24 @@ class ShownBatches:
     def take_unreadable(self) -> Unreadable:
         """Return the images left out since the last call."""
         return self.batches.take_unreadable()
+
+
+class Stages:
+    """A progress bar for work in stages; only on a terminal."""
+
+    def __init__(self) -> None:
+        console = Console(highlight=False, markup=False, emoji=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task("")
+
+    def __enter__(self) -> "Stages":
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def show(self, title: str, done: int, total: int) -> None:
+        """Show that `done` of `total` items of a stage are done."""
+        self.progress.update(self.task, description=title, completed=done, total=total)

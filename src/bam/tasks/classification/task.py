@@ -1,6 +1,6 @@
 """The classification task."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -16,6 +16,7 @@ from bam.data.augmentation import Augmentation
 from bam.data.files.listing import find_files
 from bam.data.files.preprocessing import Preprocessing
 from bam.dryrun import Image
+from bam.explanation import examine
 from bam.explanation.views import ImageView
 from bam.models import build, classifier_name, classifier_names
 from bam.placement import Sites, find_bottlenecks, select_sites
@@ -161,6 +162,12 @@ class Classification(Task):
         transform = trained.preprocessing.transform()
         for name, image in images:
             yield view(trained, name, transform(image))
+
+    def examine(
+        self, trained: Trained, test: LabelledImages, limit: int | None, progress: Callable[[str, int, int], None]
+    ) -> dict[str, Any]:
+        """Statistics, pointing (if the images have boxes), deletion and insertion, and ablations."""
+        return examine(trained.network, test, trained.preprocessing.normalization, limit=limit, progress=progress)
 
     def look(self, trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
         """See `bam.tasks.classification.looking.look`."""
