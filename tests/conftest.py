@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.browser.fixtures import chromium, looks_right, visit  # noqa: F401  # fixtures of all tests
+
 if not torch.cuda.is_available():
     # Triton, whose kernels a CPU can interpret, reads it when it is imported, which torch may do at any time.
     os.environ.setdefault("TRITON_INTERPRET", "1")
