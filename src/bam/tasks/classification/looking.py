@@ -47,7 +47,7 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
     pictures = []
     for number, each in enumerate(views[:_PICTURES], start=1):
         picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
-        save_png(picture.quantize(128), folder / f"{number}.png")  # a third of the size, for the report
+        save_png(picture.quantize(256), folder / f"{number}.png")  # a third of the size, for the report
         what, share = each.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{each.name}; predicted: {what}, {100 * share:.0f} %"})
     statistics = attention_statistics(trained.network, source.test())
