@@ -10,9 +10,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 import bam
 from bam.data.boxes import Objects
+from bam.data.files.preprocessing import Preprocessing
 from bam.explanation import overlay, save_png, side_by_side
 from bam.explanation.views import GAIN
 from bam.recipes import DetectionRecipe
+from bam.tasks import Trained, task_of
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import Detections
@@ -230,3 +232,18 @@ def test_the_gallery_of_nothing(tmp_path):
     data = drawn(tmp_path, [[[5, 6, 30, 40]]])
     ignored = Objects.of(torch.tensor([[5, 6, 30, 40]]), torch.ones(1), torch.tensor([True]))
     assert write_gallery(models, dataclasses.replace(data, objects=[ignored]), tmp_path / "out") == []
+
+
+def test_the_views_of_a_detector_are_its_own_pass():
+    """`bam explain` shows the picture with its boxes, the best detections and the maps of the same pass."""
+    network = detector()
+    image = Image.fromarray(torch.randint(256, (40, 50, 3), dtype=torch.uint8).numpy())
+    trained = Trained(network, ("cat", "dog", "elk"), Preprocessing((), (), (64, 64), 64))
+    (view,) = task_of(DetectionRecipe()).views(trained, [("mine", image)])
+    pixels = pil_to_tensor(image)
+    detections, sites = views_on_image(network, pixels.float() / 255)
+    assert view.name == "mine" and torch.equal(view.pixels, draw(pixels, detections, ("cat", "dog", "elk"), 0.3))
+    scores = [score for _, score in view.prediction]
+    assert scores == detections.scores.sort(descending=True).values[:5].tolist()
+    assert [site.site for site in view.sites] == list(bam.attended(network))
+    assert all(torch.equal(a.shown, b.shown) for a, b in zip(view.sites, sites, strict=True))
