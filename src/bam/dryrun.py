@@ -111,11 +111,12 @@ def _to_meta(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise TypeError("the tensors of a ScriptModule cannot be replaced")  # so the model runs for real
-        for tensors in (own_parameters(module), own_buffers(module)):
+        containers: tuple[dict[str, Any], ...] = (own_parameters(module), own_buffers(module))
+        for tensors in containers:  # a plain tensor will do for one pass
             for name, value in tensors.items():
                 if value is not None:
                     meta = meta_tensors.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
-                    tensors[name] = meta  # type: ignore[assignment]  # a plain tensor will do for one pass
+                    tensors[name] = meta
 
 
 def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int, int, int]:

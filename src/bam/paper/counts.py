@@ -105,5 +105,5 @@ def _params(module: nn.Module) -> int:
 def _add_blocks(net: nn.Module, side: int) -> None:
     """Append a copy of the last block to the stage at each bottleneck."""
     sites = find_bottlenecks(net, side)
-    last = {site.channels: net.get_submodule(site.name)[-1] for site in sites}  # type: ignore[index]  # stages are sequences
+    last = {site.channels: [*net.get_submodule(site.name).children()][-1] for site in sites}
     attach(net, lambda channels: copy.deepcopy(last[channels]), sites=sites)

@@ -1,13 +1,21 @@
 """The templates of pages and reports."""
 
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-except ImportError as error:
-    raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
-def environment(*, autoescape: bool = True) -> Environment:
-    """An environment for the templates of this room; with `autoescape`, it escapes markup."""
+def environment(*, autoescape: bool = True) -> "Environment":
+    """An environment for the templates of this room; with `autoescape`, it escapes markup.
+
+    Raises:
+        ImportError: without jinja2.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError(f"reports need {error.name}: pip install 'bottleneck-attention[report]'") from None
     return Environment(
         loader=PackageLoader("bam", "reports"),
         autoescape=autoescape,
