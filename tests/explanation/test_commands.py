@@ -53,7 +53,9 @@ def test_the_network_is_looked_at_once(comparison):
     words = ["compare", *TRAINING, "--attention", "none,bam,se", "--seeds", "1", "--out", str(comparison)]
     assert cli.main(words) == 0
     assert json.loads(look.read_text())["num_images"] == 7
-    look.write_text(json.dumps(content))
+    look.write_text(json.dumps(content | {"num_images": 7, "weights": "those of another run"}))
+    assert cli.main(words) == 0
+    assert json.loads(look.read_text()) == content
 
 
 def test_examine(comparison, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What the attention does in the networks of a comparison: one run of each variant, on the same test images."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,17 +17,21 @@ from bam.tasks import Trained, task_of
 from bam.training.session import WEIGHTS
 from bam.training.trained import trained_model
 
+_FILE = "look.json"
 FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
 
 
 def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> None:
-    """Look at the attention of each run (variant -> folder), if its task can; what is there already is kept.
+    """Look at the attention of each run (variant -> folder), if its task can; once for the same weights.
 
     Writes attention/<variant>/look.json and pictures into the comparison's folder `out`.
     """
     for text, folder in runs.items():
         target = out / FOLDER / folder_name(text)
-        if (target / "look.json").exists() or not (folder / WEIGHTS).exists():
+        if not (folder / WEIGHTS).exists():
+            continue
+        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+        if _read(target).get("weights") == weights:
             continue
         network, record = trained_model(folder)
         if not attended(network) or not record.normalization:
@@ -35,7 +40,8 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
         _, test = task.load(options.data_root)
         seen = task.look(_trained(network, record), test, target)
         if seen is not None:
-            write_atomically(target / "look.json", json.dumps(seen, indent=1, allow_nan=False) + "\n")
+            content = json.dumps({"weights": weights} | seen, indent=1, allow_nan=False)
+            write_atomically(target / _FILE, content + "\n")
 
 
 def _trained(network: torch.nn.Module, record: Record) -> Trained:
@@ -51,5 +57,13 @@ def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, 
     """(variant, folder, what was seen) for each variant of the comparison in `out` whose attention was looked at."""
     for text in plan["attention"]:
         folder = out / FOLDER / folder_name(text)
-        if (folder / "look.json").exists():
-            yield text, folder, json.loads((folder / "look.json").read_text(encoding="utf-8"))
+        if seen := _read(folder):
+            yield text, folder, seen
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What is in a folder's file; empty if there is none, or it is damaged: it can be written again."""
+    try:
+        return json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -11,7 +11,7 @@ from bam.explanation import ablations, attention_statistics, hierarchy, pointing
 from bam.explanation.examination import plain, sample
 from bam.explanation.views import ImageView, site_views
 from bam.tasks.classification.network import class_logits
-from bam.tasks.classification.predict import TOP
+from bam.tasks.classification.predict import most_likely
 from bam.tasks.task import Trained
 
 _SHOWN, _PICTURES = 24, 3  # images in the gallery, and of these as pictures in the report
@@ -25,12 +25,9 @@ def view(trained: Trained, name: str, inputs: Tensor) -> ImageView:
     mean, std = trained.preprocessing.normalization
     pixels = (inputs.cpu() * std[:, None, None] + mean[:, None, None]).round().clamp(0, 255)
     with record(trained.network) as passes:
-        shares = class_logits(trained.network(inputs[None].to(trained.device))).float().softmax(1)[0].cpu()
-    best = shares.topk(min(TOP, len(shares)))
-    names = [trained.classes[k] if trained.classes else str(k) for k in best.indices.tolist()]
-    return ImageView(
-        name, pixels.to(torch.uint8), list(zip(names, best.values.tolist(), strict=True)), site_views(passes[0], 0)
-    )
+        logits = class_logits(trained.network(inputs[None].to(trained.device))).float()
+    (prediction,) = most_likely(logits, trained.classes)
+    return ImageView(name, pixels.to(torch.uint8), prediction, site_views(passes[0], 0))
 
 
 def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:

@@ -73,18 +73,23 @@ def classify(
             continue
         images = decoded.images.to(trained.device, memory_format=torch.channels_last)
         logits = class_logits(trained.network(images)).float().cpu()
-        names = trained.classes or tuple(map(str, range(logits.shape[1])))
         if not logits.isfinite().all():
             number = decoded.numbers[int((~logits.isfinite()).any(1).nonzero()[0])]
             raise ValueError(f"{files[number]}: the network's output is not finite: its weights are damaged")
-        values, numbers = logits.softmax(1).topk(min(TOP, logits.shape[1]))
-        for file, row, probabilities in zip(decoded.numbers, numbers.tolist(), values.tolist(), strict=True):
-            pairs = zip((names[k] for k in row), probabilities, strict=True)
-            predictions.append(Prediction(files[file], list(pairs)))
+        ranked = most_likely(logits, trained.classes)
+        predictions += [Prediction(files[k], pairs) for k, pairs in zip(decoded.numbers, ranked, strict=True)]
     if not predictions:
         file, problem = unreadable[0]
         raise ValueError(f"none of the {len(files)} images can be read: {file} {problem}")
     return predictions, unreadable
+
+
+def most_likely(logits: Tensor, classes: Sequence[str]) -> list[list[tuple[str, float]]]:
+    """For each image the most likely classes with their probabilities; numbers where classes have no names."""
+    names = classes or tuple(map(str, range(logits.shape[1])))
+    values, numbers = logits.softmax(1).topk(min(TOP, logits.shape[1]))
+    rows = zip(numbers.tolist(), values.tolist(), strict=True)
+    return [[(names[k], value) for k, value in zip(*row, strict=True)] for row in rows]
 
 
 def _decoded(trained: Trained, files: Sequence[Path]) -> Iterator[Decoded]:
