@@ -9,6 +9,8 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary file, flush it to disk, then rename it: `path` is never half-written.
 
+    Names of files and folders in a text need not be text; their bytes stay what they are.
+
     Raises:
         OSError: e.g. for a full disk; the message names `path`, and the old file stays in place.
     """
@@ -17,7 +19,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -128,7 +128,7 @@ def read_classes(folder: Path) -> list[ClassResult]:
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             header, *rows = csv.reader(file)
         if header != ["class", "images", "errors"]:
             raise ValueError(f"unexpected columns {header}")

@@ -20,7 +20,7 @@ def explain(run: Path, images: list[str], out: Path = Path("explanations"), devi
         out: folder for the page and the pictures.
         device: cpu or cuda (default: a GPU if there is one).
     """
-    from bam.data.files.listing import find_files
+    from bam.data.files.listing import check_not_overwritten, find_files
     from bam.explanation import hierarchy, save_png
     from bam.reports.gallery import write_gallery
     from bam.training.run import accelerate_afresh
@@ -29,6 +29,7 @@ def explain(run: Path, images: list[str], out: Path = Path("explanations"), devi
     with accelerate_afresh(device) as place:
         task, trained, _ = opened(run, place)
         reading = _Reading(find_files([Path(image) for image in images if image]))
+        check_not_overwritten(reading.files, [out / f"{name}.png" for name in reading.names])
         for view in task.views(trained, reading):
             maps = {site.site: site.shown for site in view.sites}
             save_png(hierarchy(view.pixels, maps), out / f"{view.name}.png")
@@ -88,23 +89,17 @@ class _Reading:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.files, self.unreadable = files, list[str]()
+        self.files, self.names, self.unreadable = files, list[str](), list[str]()
+        for file in files:
+            candidates = (file.stem if k == 1 else f"{file.stem}-{k}" for k in range(1, len(files) + 1))
+            self.names.append(next(name for name in candidates if name not in self.names))
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         from bam.data.files.decoding import read_rgb
         from bam.training.display import track
 
-        used: set[str] = set()
-        for file in track(self.files, len(self.files), "explaining"):
+        for name, file in track(list(zip(self.names, self.files, strict=True)), len(self.files), "explaining"):
             try:
-                image = read_rgb(str(file))
+                yield name, read_rgb(str(file))
             except ValueError as error:
                 self.unreadable.append(f"left out: {file} cannot be read as an image: {error}")
-                continue
-            number = next(k for k in range(1, len(self.files) + 1) if self._named(file, k) not in used)
-            used.add(self._named(file, number))
-            yield self._named(file, number), image
-
-    @staticmethod
-    def _named(file: Path, number: int) -> str:
-        return file.stem if number == 1 else f"{file.stem}-{number}"

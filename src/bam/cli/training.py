@@ -104,12 +104,16 @@ def _add_looks(summary: dict[str, Any], out: Path, plan: dict[str, Any]) -> None
     from bam.training.looks import read_looks
 
     for text, folder, look in read_looks(out, plan):
+        if "problem" in look:
+            summary["attention"].append({"name": text, **look})
+            continue
         views, pictures = look.pop("views"), look.pop("pictures")
-        title = f"{summary['recipe']['model']} with {text}, seed {plan['seeds'][0]}: what it attends to"
+        title = f"{summary['recipe']['model']} with {text}, seed {look['seed']}: what it attends to"
         page = write_gallery(folder, title, views)
         kept = [picture | {"file": str((folder / picture["file"]).relative_to(out))} for picture in pictures]
         shown = [picture for picture in kept if (out / picture["file"]).exists()]
-        summary["attention"].append({"name": text, "gallery": str(page.relative_to(out)), "pictures": shown, **look})
+        gallery = str(page.relative_to(out))
+        summary["attention"].append({"name": text, "problem": "", "gallery": gallery, "pictures": shown, **look})
 
 
 def recipes() -> None:

@@ -40,7 +40,7 @@ def examine(
         progress: called with what is computed, images done, and images in total.
 
     Returns:
-        "num_images", "statistics", "pointing" (None without boxes), "faithfulness", "ablations".
+        "num_images", "num_unreadable", "statistics", "pointing" (None without boxes), "faithfulness", "ablations".
 
     Raises:
         ValueError: without attention or images, for a limit below 1, boxes that do not fit, or values not finite.
@@ -53,12 +53,14 @@ def examine(
     def batches(title: str) -> Batches:
         return _counted(source.test(), title, len(images), progress)
 
+    without = ablations(network, batches("ablations"))
     return {
-        "num_images": len(images),
+        "num_images": without.accuracy.num_images,
+        "num_unreadable": len(images) - without.accuracy.num_images,
         "statistics": plain(attention_statistics(network, batches("statistics"))),
         "pointing": None if boxes is None else plain(pointing(network, batches("pointing"), boxes)),
         "faithfulness": plain(deletion_insertion(network, batches("faithfulness"))),
-        "ablations": plain(ablations(network, batches("ablations"))),
+        "ablations": plain(without),
     }
 
 

@@ -84,4 +84,4 @@ def site_gains(model: nn.Module, *inputs: Any) -> dict[str, Tensor]:
         return {}
     with record(model) as passes, torch.no_grad():
         model(*inputs)
-    return {site: values.gain.cpu() for site, values in passes[0].items()}
+    return {site: values.gain.cpu() for site, values in (passes[0] if passes else {}).items()}

@@ -32,7 +32,7 @@ def write_evaluation(out: Path, breakdown: Breakdown, about: dict[str, Any]) -> 
         files["confusion.csv"] = _csv([["class", *breakdown.predicted], *([one.name, *row] for one, row in named)])
     files["evaluation.json"] = json.dumps(content, indent=1, allow_nan=False) + "\n"
     for name, text in files.items():
-        write_atomically(out / name, text.encode(errors="surrogateescape"))  # a folder's name need not be text
+        write_atomically(out / name, text)
     return list(files)
 
 

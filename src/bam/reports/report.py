@@ -31,7 +31,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     page = _content(summary, command) | {"figures": figures}
     pictures = [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]]
     looks = [
-        look | {"pictures": [picture | {"png": _base64(out / picture["file"])} for picture in look["pictures"]]}
+        look | {"pictures": [picture | {"png": _base64(out / picture["file"])} for picture in look.get("pictures", [])]}
         for look in summary["attention"]
     ]
     html, markdown = _templates(autoescape=True), _templates(autoescape=False)

@@ -145,7 +145,8 @@ def share(estimate: dict[str, Any], with_interval: bool = True) -> str:
 def examination_lines(results: dict[str, Any]) -> list[str]:
     """What `bam.explanation.examine` found, for a terminal."""
     ablations = results["ablations"]
-    lines = [f"{results['num_images']} images, accuracy {share(ablations['accuracy'])}"]
+    left_out = f", {results['num_unreadable']} unreadable ones left out" if results["num_unreadable"] else ""
+    lines = [f"{results['num_images']} images{left_out}, accuracy {share(ablations['accuracy'])}"]
     for site, values in results["statistics"].items():
         entropy = "" if values["entropy"] is None else f", entropy over places {values['entropy']:.3f}"
         lines.append(f"{site}: mean gain {values['mean_gain']:.3f}{entropy}, dead maps {100 * values['dead']:.1f} %")

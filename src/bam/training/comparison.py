@@ -65,8 +65,8 @@ def compare(
         if PartialState().is_main_process:
             folders = {text: _folder(out, text, numbers[0]) for text in attentions}
             plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
-            write_looks(out, folders, options)
             write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+            write_looks(out, folders, options)
 
 
 class _Run(NamedTuple):

@@ -38,10 +38,13 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
             continue
         task = task_of(Recipe.from_dict(record.recipe))
         _, test = task.load(options.data_root)
-        seen = task.look(_trained(network, record), test, target)
+        try:
+            seen = task.look(_trained(network, record), test, target)
+        except ValueError as error:  # e.g. a network whose weights are not finite: the rest of the report stands
+            seen = {"problem": str(error)}
         if seen is not None:
-            content = json.dumps({"weights": weights} | seen, indent=1, allow_nan=False)
-            write_atomically(target / _FILE, content + "\n")
+            about = {"weights": weights, "seed": record.recipe["seed"]}
+            write_atomically(target / _FILE, json.dumps(about | seen, indent=1, allow_nan=False) + "\n")
 
 
 def _trained(network: torch.nn.Module, record: Record) -> Trained:

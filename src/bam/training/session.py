@@ -182,6 +182,8 @@ class Session:
             results = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
             description = "  ".join([description, *results])
         self.progress.unreadable.add(self.test_batches.take_unreadable())
+        if self.held_out is not None:
+            self.progress.unreadable.add(self.held_out[0].take_unreadable())
         unreadable = self.progress.take_unreadable()
         if unreadable.count:
             row["unreadable"] = unreadable.count

@@ -28,5 +28,12 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def check_not_overwritten(files: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise ValueError if one of `outputs` would be written over one of the user's files."""
+    overwritten = {file.resolve() for file in files} & {output.resolve() for output in outputs}
+    if overwritten:
+        raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
+
+
 def _is_image(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")

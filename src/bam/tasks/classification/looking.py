@@ -9,6 +9,7 @@ from torch import Tensor
 from bam.data import LabelledImages
 from bam.explanation import ablations, attention_statistics, hierarchy, pointing, record, save_png
 from bam.explanation.examination import plain, sample
+from bam.explanation.passes import NOTHING_RUNS
 from bam.explanation.views import ImageView, site_views
 from bam.tasks.classification.network import class_logits
 from bam.tasks.classification.predict import most_likely
@@ -26,6 +27,10 @@ def view(trained: Trained, name: str, inputs: Tensor) -> ImageView:
     pixels = (inputs.cpu() * std[:, None, None] + mean[:, None, None]).round().clamp(0, 255)
     with record(trained.network) as passes:
         logits = class_logits(trained.network(inputs[None].to(trained.device))).float()
+    if not passes:
+        raise ValueError(NOTHING_RUNS)
+    if not logits.isfinite().all():
+        raise ValueError(f"{name}: the network's output is not finite: its weights are damaged")
     (prediction,) = most_likely(logits, trained.classes)
     return ImageView(name, pixels.to(torch.uint8), prediction, site_views(passes[0], 0))
 
@@ -39,20 +44,24 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
     images, boxes = sample(test, getattr(test, "boxes", None), _LIMITS[max(test.image_size) > _SMALL])
     source = images.batches(32, normalization, trained.device)
     views: list[ImageView] = []
-    for inputs, classes in images.subset(torch.arange(min(_SHOWN, len(images)))).batches(1, normalization).test():
+    spread = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()  # folders are in the order of classes
+    for inputs, classes in images.subset(spread).batches(1, normalization).test():
         views.append(view(trained, f"{len(views) + 1}: {test.classes[classes[0]]}", inputs[0]))
     pictures = []
-    for number, each in enumerate(views[:_PICTURES], start=1):
+    for number, each in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
         picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
         save_png(picture.quantize(256), folder / f"{number}.png")  # a third of the size, for the report
         what, share = each.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{each.name}; predicted: {what}, {100 * share:.0f} %"})
-    statistics = attention_statistics(trained.network, source.test())
+    statistics, without = (
+        attention_statistics(trained.network, source.test()),
+        ablations(trained.network, source.test()),
+    )
     return {
-        "num_images": len(images),
+        "num_images": without.accuracy.num_images,
         "views": [each.as_plain() for each in views],
         "pictures": pictures,
         "statistics": {site: plain(values) | {"classes": None} for site, values in statistics.items()},
         "pointing": None if boxes is None else plain(pointing(trained.network, source.test(), boxes)),
-        "ablations": plain(ablations(trained.network, source.test())),
+        "ablations": plain(without),
     }

@@ -111,8 +111,7 @@ def write_predictions(predictions: Sequence[Prediction], out: Path) -> None:
             writer.writerow([file, rank, name, f"{probability:.6g}"])
         listed = [{"class": name, "probability": probability} for name, probability in classes]
         entries.append({"file_name": str(file), "predictions": listed})
-    # A file name need not be text; its bytes stay what they are.
-    write_atomically(out / "predictions.csv", text.getvalue().encode(errors="surrogateescape"))
+    write_atomically(out / "predictions.csv", text.getvalue())
     write_atomically(out / "predictions.json", json.dumps(entries, indent=1, allow_nan=False) + "\n")
 
 

@@ -61,6 +61,7 @@ def fit_probe(recipe: ClassificationRecipe, train: LabelledImages) -> Probe | No
     if recipe.pretrained is None or len(train) > LARGEST:
         return None
     key = f"{recipe.model} {recipe.pretrained} {recipe.data} {recipe.data_options} {train.fingerprint}"
+    key += f" {recipe.seed}" if recipe.validation else ""  # each seed holds out other images
     if key not in _last:
         x, y = _features(recipe, train, train)
         _last.clear()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +172,10 @@ class Classification(Task):
     def look(self, trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
         """See `bam.tasks.classification.looking.look`."""
         return look(trained, test, folder)
+
+    def on_data(self, data: str | None, options: Mapping[str, Any], preprocessing: Preprocessing) -> Self:
+        """See `Task.on_data`; random crops, which a folder's images would not take, are for training alone."""
+        return type(self)(super().on_data(data, options, preprocessing).recipe.replace(crop_padding=0))
 
     def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
         """A folder's images are resized and cropped as the network expects them.

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.explanation import record
+from bam.explanation.passes import NOTHING_RUNS
 from bam.explanation.pictures import PANEL_SIDE
 from bam.explanation.views import SiteView, site_views
 from bam.tasks.detection.detectors import DetectorModule
@@ -71,4 +72,6 @@ def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, li
             (output,) = model([image])
     finally:
         handle.remove()
+    if not passes:
+        raise ValueError(NOTHING_RUNS)
     return Detections.of(output), site_views(passes[0], 0, share)

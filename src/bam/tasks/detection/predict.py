@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.data.files.decoding import read_rgb
+from bam.data.files.listing import check_not_overwritten
 from bam.explanation import save_png
 from bam.files import write_atomically
 from bam.tasks.detection.detectors import DetectorModule
@@ -80,7 +81,5 @@ def _picture_paths(files: Sequence[Path], out: Path) -> list[Path]:
     if duplicate is not None:
         file, picture = duplicate
         raise ValueError(f"several images would be written to {picture}: {file} and another; rename one")
-    overwritten = {file.resolve() for file in files} & {picture.resolve() for picture in pictures}
-    if overwritten:
-        raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
+    check_not_overwritten(files, pictures)
     return pictures
