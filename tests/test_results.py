@@ -19,6 +19,7 @@ from bam.data.files.workers import decode
 from bam.export import from_pretrained
 from bam.flags import parse_flags
 from bam.recipes import ClassificationRecipe, DetectionRecipe
+from bam.records import read_classes
 from bam.tasks.classification.predict import Decoder
 from bam.training import run, trained_model
 from tests.data.pictures import PLAIN, paint, paint_classes
@@ -366,3 +367,28 @@ def test_what_cannot_be_meant_is_told_in_a_sentence(trained, tmp_path, monkeypat
     message = capsys.readouterr().err
     assert told in message and len(message.splitlines()) == 1
     assert not (tmp_path / "predictions").exists() and not (tmp_path / "evaluation").exists()
+
+
+def test_a_network_trained_with_padded_crops_is_evaluated_on_a_folder(of_digits, tmp_path):
+    """Crops are for training; a folder's images would refuse them."""
+    folder = tmp_path / "run"
+    shutil.copytree(of_digits, folder)
+    record = json.loads((folder / "record.json").read_text())
+    record["recipe"]["crop_padding"] = 2  # as CIFAR-100's recipes have it
+    (folder / "record.json").write_text(json.dumps(record))
+    paint_classes(tmp_path / "digits", {"3": 5, "7": 5})
+    words = ["evaluate", str(folder), "--data", f"folder:{tmp_path / 'digits'}", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+
+
+def test_a_class_whose_name_is_no_text_trains_to_the_end(tmp_path):
+    odd = b"caf\xe9".decode(errors="surrogateescape")
+    try:
+        paint_classes(tmp_path / "photos", {odd: 10, "tea": 10})
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    recipe = ClassificationRecipe(
+        data=f"folder:{tmp_path / 'photos'}", data_options=OPTIONS, batch_size=8, epochs=1, precision="fp32"
+    )
+    run(recipe, tmp_path / "run")
+    assert [one.name for one in read_classes(tmp_path / "run")] == [odd, "tea"]

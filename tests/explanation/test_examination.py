@@ -27,10 +27,11 @@ def test_everything_as_strict_json():
     found = examine(model, test, train.normalization(), limit=4, progress=lambda *call: calls.append(call))
     assert_unchanged(before, model)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert list(found) == ["num_images", "statistics", "pointing", "faithfulness", "ablations"]
+    assert list(found) == ["num_images", "num_unreadable", "statistics", "pointing", "faithfulness", "ablations"]
     sites = list(bam.attended(model))
-    assert found["num_images"] == 4 and all(list(found[part]) == sites for part in list(found)[1:4])
-    assert calls == [(part, 4, 4) for part in list(found)[1:]]
+    assert found["num_images"] == 4 and found["num_unreadable"] == 0
+    assert all(list(found[part]) == sites for part in list(found)[2:5])
+    assert calls == [(part, 4, 4) for part in list(found)[2:]]
     assert found == examine(model, test, train.normalization(), limit=4)
 
 

@@ -10,7 +10,7 @@ from torchvision.models import get_model
 
 import bam
 from bam import cli
-from bam.explanation import hierarchy, record
+from bam.explanation import hierarchy, record, site_gains
 from bam.explanation.views import GAIN, SPATIAL, site_views
 from bam.reports.gallery import write_gallery
 from tests.conftest import restless
@@ -115,3 +115,17 @@ def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
     assert "holds no images" in message(trained / "bam", tmp_path / "empty")
     assert "none of the 1 images can be read" in message(trained / "bam", trained / "images" / "broken.png")
     assert not (tmp_path / "out").exists()
+
+
+def test_explain_never_writes_over_an_image(trained, capsys):
+    images = trained / "images"
+    before = (images / "a.png").read_bytes()
+    assert cli.main(["explain", str(trained / "bam"), str(images), "--out", str(images)]) == 1
+    assert "would be overwritten; choose another --out" in capsys.readouterr().err
+    assert (images / "a.png").read_bytes() == before
+
+
+def test_gains_of_attention_that_is_switched_off_are_none():
+    model = bam.attach(get_model("resnet18", num_classes=3), image=64).eval()
+    with bam.without_attention(model):
+        assert site_gains(model, IMAGE) == {}

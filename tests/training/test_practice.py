@@ -24,6 +24,7 @@ from bam.tasks.classification.network import build_model, normalization_note
 from bam.tasks.classification.probe import fit_probe, linear_probe
 from bam.tasks.classification.task import Classification
 from bam.training import Interrupted, run
+from bam.training.best import Best
 from bam.training.optimization import moving_average, optimizer
 from bam.training.states import load_state
 from tests.conftest import restless
@@ -47,8 +48,15 @@ def recipe(tmp_path):
 
 
 def test_a_run_with_everything_resumes_bit_for_bit(recipe, tmp_path, monkeypatch):
-    recipe = recipe.replace(**ALL)
-    run(recipe, tmp_path / "whole")
+    """Also the best epoch, which here is the first: the one before the interruption."""
+    recipe, offer = recipe.replace(**ALL), Best.offer
+
+    def first_is_best(self, epoch, evaluation, network):
+        evaluation.figures["test_error"] = epoch / 10
+        offer(self, epoch, evaluation, network)
+
+    monkeypatch.setattr(Best, "offer", first_is_best)
+    expected = run(recipe, tmp_path / "whole").final
     from bam.training.loop import Trainer
 
     step, taken = Trainer._step, []
@@ -62,7 +70,8 @@ def test_a_run_with_everything_resumes_bit_for_bit(recipe, tmp_path, monkeypatch
     monkeypatch.setattr(Trainer, "_step", interrupted)
     with pytest.raises(Interrupted):
         run(recipe, tmp_path / "parts")
-    run(recipe, tmp_path / "parts", resume=True)
+    final = run(recipe, tmp_path / "parts", resume=True).final
+    assert final["epoch"] == expected["epoch"] == 1 and final["test_error"] == expected["test_error"]
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     assert (tmp_path / "whole" / "steps.csv").read_text() == (tmp_path / "parts" / "steps.csv").read_text()
@@ -324,13 +333,14 @@ def test_held_out_images_choose_the_epoch(recipe, tmp_path, monkeypatch):
     assert len(rest) + len(held_out) == 200 and held_out.targets.unique().tolist() == list(range(10))
     shares = held_out.targets.bincount() / train.targets.bincount()
     assert (shares - 0.25).abs().max() < 0.04
-    scores = iter([0.5, 0.2, 0.2, 0.4])
+    scores, weights = iter([0.5, 0.2, 0.2, 0.4]), []
     evaluate = Classification.evaluate
 
     def scripted(self, network, batches, images):
         evaluation = evaluate(self, network, batches, images)
         if len(images) == len(held_out):
             evaluation.figures["test_error"] = next(scores)
+            weights.append({key: value.clone() for key, value in network.state_dict().items()})
         return evaluation
 
     monkeypatch.setattr(Classification, "evaluate", scripted)
@@ -339,10 +349,9 @@ def test_held_out_images_choose_the_epoch(recipe, tmp_path, monkeypatch):
     assert record.final["test_error"] == record.history[1]["test_error"]
     short = run(recipe.replace(validation=0.0), tmp_path / "other")
     assert "epoch" not in short.final
-    saved = load_file(tmp_path / "best" / "model.safetensors")
-    assert all(
-        torch.equal(saved[key], value) for key, value in load_state(tmp_path / "best")["best"]["weights"].items()
-    )
+    saved, last = load_file(tmp_path / "best" / "model.safetensors"), load_state(tmp_path / "best")["model"]
+    assert all(torch.equal(saved[key], value) for key, value in weights[1].items())
+    assert not torch.equal(saved["fc.weight"], last["fc.weight"])
     with pytest.raises(ValueError, match="holds out no image"):
         task_of(recipe.replace(validation=0.001)).hold_out(train)
 

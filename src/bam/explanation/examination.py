@@ -53,14 +53,15 @@ def examine(
     def batches(title: str) -> Batches:
         return _counted(source.test(), title, len(images), progress)
 
-    without = ablations(network, batches("ablations"))
+    statistics = attention_statistics(network, batches("statistics"))
+    num_images = next(iter(statistics.values())).num_images
     return {
-        "num_images": without.accuracy.num_images,
-        "num_unreadable": len(images) - without.accuracy.num_images,
-        "statistics": plain(attention_statistics(network, batches("statistics"))),
+        "num_images": num_images,
+        "num_unreadable": len(images) - num_images,
+        "statistics": plain(statistics),
         "pointing": None if boxes is None else plain(pointing(network, batches("pointing"), boxes)),
         "faithfulness": plain(deletion_insertion(network, batches("faithfulness"))),
-        "ablations": plain(without),
+        "ablations": plain(ablations(network, batches("ablations"))),
     }
 
 

@@ -58,9 +58,10 @@ def _panels(
     panels = {"annotated": draw(pixels, truth, shown.classes)}
     sites = []
     for name, model in models.items():
-        panels[name] = draw(pixels, find(model, image), shown.classes, SCORE)
-        if attended(model):
-            gains = {view.site: view.maps[GAIN] for view in views_on_image(model, image)[1]}
+        detections, views = views_on_image(model, image) if attended(model) else (find(model, image), [])
+        panels[name] = draw(pixels, detections, shown.classes, SCORE)
+        if views:
+            gains = {view.site: view.maps[GAIN] for view in views}
             site = max(gains, key=lambda site: float(gains[site].std(correction=0)))
             low, high = float(gains[site].min()), float(gains[site].max())
             panels[f"{name}: attention"] = overlay(pixels, gains[site])
