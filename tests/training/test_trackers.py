@@ -31,6 +31,18 @@ def test_tensorboard_has_the_steps_and_the_epochs(tmp_path):
     assert [float(row["test_error"]) for row in rows] == [row["test_error"] for row in record.history]
 
 
+def test_a_comparison_sends_its_pictures(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="comes with the dev extra"
+    )
+    compare(TINY, ["none", "bam"], 1, tmp_path, RunOptions(log="tensorboard"))
+    events = accumulator.EventAccumulator(str(tmp_path / "logs" / "bam"), size_guidance={"images": 0})
+    events.Reload()
+    pictures = {str(path.relative_to(tmp_path).with_suffix("")) for path in tmp_path.glob("attention/**/*.png")}
+    assert pictures
+    assert {name.removesuffix("/image/0") for name in events.Tags()["images"]} == pictures
+
+
 def test_logging_changes_nothing(tmp_path):
     plain, logged = (run(TINY, tmp_path / log, RunOptions(log=log)) for log in ("", "csv"))
     assert [row["test_error"] for row in plain.history] == [row["test_error"] for row in logged.history]

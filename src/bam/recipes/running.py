@@ -13,7 +13,7 @@ class RunOptions:
         device: cpu or cuda (default: a GPU if there is one; CUDA_VISIBLE_DEVICES chooses which).
         save_minutes: minutes between saved states; every epoch also ends with one.
         log: where curves go, besides steps.csv: csv (epochs.csv), tensorboard (folder logs), wandb, mlflow, trackio and
-            Accelerate's other trackers, separated by commas.
+            Accelerate's other trackers, separated by commas. A comparison sends its pictures, too.
     """
 
     data_root: Path | None = None

@@ -15,9 +15,9 @@ from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import ClassResult, Record, read_classes
 from bam.tasks import task_of
 from bam.training.looks import write_looks
-from bam.training.run import accelerate_afresh, check_folder, choose_precision, run
+from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
 from bam.training.session import WEIGHTS, check_data
-from bam.training.trackers import trackers_of
+from bam.training.trackers import log_pictures, trackers_of
 from bam.training.trained import trained_model
 
 PLAN = "comparison.json"
@@ -61,12 +61,20 @@ def compare(
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     for number, (run_recipe, folder) in enumerate(runs, start=1):
         run(run_recipe, folder, options, resume=True, title=f"[{number}/{len(runs)}] {folder.name}")
+    _conclude(recipe, out, plan, options)
+
+
+def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:
+    """Add latency, pictures and a look at the attention to a comparison whose runs are complete."""
+    folders = {text: _folder(out, text, plan["seeds"][0]) for text in plan["attention"]}
     with accelerate_afresh(options.device):
         if PartialState().is_main_process:
-            folders = {text: _folder(out, text, numbers[0]) for text in attentions}
             plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
             write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
             write_looks(out, folders, options)
+    if options.log:
+        with settings(recipe, options.device) as accelerator:
+            log_pictures(accelerator, trackers_of(options.log), out, recipe)
 
 
 class _Run(NamedTuple):

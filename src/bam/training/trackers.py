@@ -6,8 +6,10 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, filter_trackers
+from PIL import Image
 
 from bam.files import write_atomically
 from bam.recipes import Recipe
@@ -50,6 +52,18 @@ def tracking(accelerator: Accelerator, names: Sequence[str], out: Path, recipe: 
     finally:
         for tracker in accelerator.trackers:
             tracker.finish()
+
+
+def log_pictures(accelerator: Accelerator, names: Sequence[str], out: Path, recipe: Recipe) -> None:
+    """Send the PNG pictures in the folder `out` to the trackers that take images, such as TensorBoard."""
+    with tracking(accelerator, names, out, recipe):
+        for tracker in accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                for path in sorted(out.glob("**/*.png")):
+                    with Image.open(path) as picture:
+                        pixels = np.asarray(picture.convert("RGB"))
+                    tracker.log_images({str(path.relative_to(out).with_suffix("")): pixels[None]}, step=0, **options)
 
 
 def write_epochs(history: Sequence[Mapping[str, float]], out: Path) -> None:
