@@ -61,7 +61,7 @@ def test_shell_commands_exist(command, tmp_path, monkeypatch):
 
 
 EXAMPLES = {
-    "add_your_own_attention": ["unchanged at insertion: True", "with Gate: 11,689,960 parameters"],
+    "add_your_own_attention": ["unchanged at insertion: True", "with Gate: 11,691,440 parameters"],
     "attach_to_torchvision": [
         "attention at layer1 layer2 layer3 - output unchanged: True",
         "attention saved in 114 kB",

@@ -3,7 +3,22 @@
 Everything here needs torch alone; training, comparing and reporting live in their own rooms and extras.
 """
 
-from bam.attention import ATTENTION, BAM, SE, AttentionMaps, AttentionModule, AttentionSpec
+from bam.attention import (
+    ATTENTION,
+    BAM,
+    CBAM,
+    ECA,
+    GC,
+    SCSE,
+    SE,
+    AttentionMaps,
+    AttentionModule,
+    AttentionSpec,
+    BAMChannel,
+    BAMSpatial,
+    Coordinate,
+    SimAM,
+)
 from bam.costs import Cost, cost
 from bam.placement import Site, Sites, find_blocks, find_bottlenecks, select_sites
 from bam.surgery import (
@@ -21,7 +36,8 @@ from bam.surgery import (
 
 __version__ = "0.1.0"
 __all__ = [
-    "ATTENTION", "BAM", "SE", "AttentionMaps", "AttentionModule", "AttentionSpec", "Cost", "Site", "Sites", "attach",
-    "attended", "attention_groups", "cost", "detach", "extend_optimizer", "find_blocks", "find_bottlenecks",
-    "freeze_backbone", "fuse", "load_attention", "save_attention", "select_sites", "without_attention",
+    "ATTENTION", "BAM", "CBAM", "ECA", "GC", "SCSE", "SE", "AttentionMaps", "AttentionModule", "AttentionSpec",
+    "BAMChannel", "BAMSpatial", "Coordinate", "Cost", "SimAM", "Site", "Sites", "attach", "attended",
+    "attention_groups", "cost", "detach", "extend_optimizer", "find_blocks", "find_bottlenecks", "freeze_backbone",
+    "fuse", "load_attention", "save_attention", "select_sites", "without_attention",
 ]  # fmt: skip

@@ -16,8 +16,8 @@ _PARTS = {
     "attention_options": (dict[str, Any], "options of the attention module as JSON, e.g. '{\"reduction\": 8}'"),
     "sites": (
         list[str] | None,
-        'where attention goes, see `bam sites`: names, patterns, positions (--sites=-1), "every block"; default: the '
-        "bottlenecks",
+        'where attention goes, see `bam sites`: "bottlenecks", "every block", names, patterns, positions '
+        "(--sites=-1); default: where the paper of the attention module puts it",
     ),
     "identity": (bool, "insert attention so that the network starts with its own output exactly"),
 }

@@ -1,5 +1,7 @@
 """BAM against an independent restatement of the paper's equations in float64."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,3 +128,13 @@ def test_update_bn_averages_over_all_batches():
     torch.optim.swa_utils.update_bn(batches, module)
     reduced = [F.conv2d(x, module.spatial.reduce.weight, module.spatial.reduce.bias).mean((0, 2, 3)) for x in batches]
     torch.testing.assert_close(module.spatial.norm.running_mean, torch.stack(reduced).mean(0))
+
+
+@pytest.mark.parametrize("branch", ["both", "channel", "spatial"])
+def test_a_single_value_is_normalised_by_running_statistics(branch):
+    module = restless(BAM(16, branch=branch)).train()
+    x = torch.randn(1, 16, 1, 1)
+    before = copy.deepcopy(module.state_dict())
+    y = module(x)
+    torch.testing.assert_close(y, module.eval()(x))
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())

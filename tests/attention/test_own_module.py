@@ -30,7 +30,7 @@ def plain():
 def test_attached_by_class_by_name_and_by_specification(plain, attention):
     model = bam.attach(copy.deepcopy(plain), attention)
     modules = bam.attended(model)
-    assert set(modules) <= {"layer1", "layer2", "layer3"} and all(type(module) is Gate for module in modules.values())
+    assert list(modules) == ["layer2"] and all(type(module) is Gate for module in modules.values())
     assert not torch.equal(model(IMAGE), plain(IMAGE))
     assert torch.equal(bam.detach(model)(IMAGE), plain(IMAGE))
     assert torch.equal(bam.attach(copy.deepcopy(plain), attention, identity=True)(IMAGE), plain(IMAGE))
@@ -44,7 +44,7 @@ def test_saved_alone_and_with_the_network(plain, tmp_path):
     given = {"backbone": "resnet18", "mean": [0.5] * 3, "std": [0.5] * 3, "image_size": 64}
     save_pretrained(model, tmp_path / "net", attention=Gate, **given)
     config = json.loads((tmp_path / "net" / "config.json").read_text())
-    assert config["sites"]["layer1"] == {"attention": NAME, "channels": 64, "options": {"slope": 2.0}}
+    assert config["sites"]["layer2"] == {"attention": NAME, "channels": 128, "options": {"slope": 2.0}}
     assert torch.equal(from_pretrained(tmp_path / "net", attention=Gate)(IMAGE), model(IMAGE))
     with pytest.raises(
         ValueError, match="pass a function that builds it, attention="
@@ -53,7 +53,7 @@ def test_saved_alone_and_with_the_network(plain, tmp_path):
 
 
 def test_fused_networks_leave_it_out_where_it_is_the_identity(plain):
-    model = bam.attach(copy.deepcopy(plain), Gate, identity=True).eval()
+    model = bam.attach(copy.deepcopy(plain), Gate, sites="bottlenecks", identity=True).eval()
     nn.init.ones_(bam.attended(model)["layer2"].scale)
     with pytest.warns(UserWarning, match="at layer1, layer3 it is the identity"):
         fused = bam.fuse(model)
@@ -127,4 +127,4 @@ def test_the_command_takes_it_through_a_comparison(tmp_path, capsys):
     assert f"{NAME}(slope=2)" in (tmp_path / "report.html").read_text()
     (folder,) = tmp_path.glob("*slope=2-seed0")
     record = json.loads((folder / "record.json").read_text())
-    assert record["recipe"]["attention"] == f"{NAME}(slope=2)" and record["sites"] == ["layer1", "layer2"]
+    assert record["recipe"]["attention"] == f"{NAME}(slope=2)" and record["sites"] == ["layer2"]

@@ -43,16 +43,10 @@ def test_parameter_counts(channels, params):
 
 
 def test_it_sits_on_the_residual_branch():
-    """SE-ResNet (figure 3 of the paper): the block's output is relu(SE(branch) + shortcut)."""
-    model = attach(build("resnet18").eval(), "se", sites="every block")
+    """SE-ResNet (figure 3 of the paper), without naming sites: the block's output is relu(SE(branch) + shortcut)."""
+    model = attach(build("resnet18").eval(), "se")
     assert list(attended(model)) == [f"layer{k}.{block}.bn2" for k in (1, 2, 3, 4) for block in (0, 1)]
     block, x = model.layer2[1], torch.randn(1, 128, 9, 9)
     features = block.conv2(block.bn1(block.conv1(x)).relu())
     branch = torch.nn.BatchNorm2d.forward(block.bn2, features)  # without the attention that its class adds
     torch.testing.assert_close(block(x), (block.bn2.attention(branch) + x).relu())
-
-
-@pytest.mark.parametrize("options", [{"channels": 0}, {"reduction": 0}])
-def test_unknown_options_are_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        SE(**{"channels": 8, **options})

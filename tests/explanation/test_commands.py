@@ -13,13 +13,13 @@ TRAINING = ["--recipe", "digits/small", "--epochs", "1", "--batch-size", "16", "
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
     out = tmp_path_factory.mktemp("comparison") / "out"
-    words = ["compare", *TRAINING, "--attention", "none,bam,se", "--seeds", "1", "--out", str(out)]
+    words = ["compare", *TRAINING, "--attention", "none,bam,bam_channel", "--seeds", "1", "--out", str(out)]
     assert cli.main(words) == 0
     return out
 
 
 def test_a_comparison_looks_at_the_attention_of_each_variant(comparison):
-    assert sorted(path.name for path in (comparison / "attention").iterdir()) == ["bam", "se"]
+    assert sorted(path.name for path in (comparison / "attention").iterdir()) == ["bam", "bam_channel"]
     html, markdown = (comparison / "report.html").read_text(), (comparison / "report.md").read_text()
     summary = json.loads((comparison / "summary.json").read_text())
     for look in summary["attention"]:
@@ -50,7 +50,7 @@ def test_the_network_is_looked_at_once(comparison):
     look = comparison / "attention" / "bam" / "look.json"
     content = json.loads(look.read_text())
     look.write_text(json.dumps(content | {"num_images": 7}))
-    words = ["compare", *TRAINING, "--attention", "none,bam,se", "--seeds", "1", "--out", str(comparison)]
+    words = ["compare", *TRAINING, "--attention", "none,bam,bam_channel", "--seeds", "1", "--out", str(comparison)]
     assert cli.main(words) == 0
     assert json.loads(look.read_text())["num_images"] == 7
     look.write_text(json.dumps(content | {"num_images": 7, "weights": "those of another run"}))

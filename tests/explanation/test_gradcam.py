@@ -14,7 +14,7 @@ CLASSES = torch.tensor([2, 0, 1])
 
 def network(name="resnet18", attention="bam"):
     torch.manual_seed(0)
-    return restless(bam.attach(get_model(name, num_classes=3), attention, image=64)).eval()
+    return restless(bam.attach(get_model(name, num_classes=3), attention, sites="bottlenecks", image=64)).eval()
 
 
 @pytest.mark.filterwarnings("ignore")  # torchcam's own

@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 from torch import nn
@@ -90,3 +91,18 @@ def test_one_module_carries_attention_once(resnet):
     with pytest.raises(ValueError, match="'before layer3' and 'layer3' are one module"):
         bam.attach(model, sites=["before layer3", "layer3"])
     assert not bam.attended(model)
+
+
+@pytest.mark.parametrize("attention", ["se", bam.SE, functools.partial(bam.SE, reduction=4)])
+def test_each_module_goes_where_its_paper_puts_it_unless_sites_are_named(resnet, attention):
+    def places(**options):
+        return list(bam.attended(bam.attach(copy.deepcopy(resnet), attention, image=64, **options)))
+
+    assert places() == places(sites="every block") and len(places()) > 3
+    assert places(sites="bottlenecks") == list(bam.attended(bam.attach(copy.deepcopy(resnet), image=64)))
+
+
+def test_a_network_without_blocks_is_told_of_the_bottlenecks():
+    with pytest.raises(ValueError, match='no residual blocks .* sites="bottlenecks"'):
+        bam.attach(get_model("vgg11"), "cbam", image=64)
+    assert bam.attended(bam.attach(get_model("vgg11"), "cbam", sites="bottlenecks", image=64))

@@ -225,3 +225,13 @@ def test_google_nets_are_trained_by_their_main_classifier(tmp_path):
             ClassificationRecipe(model="lraspp_mobilenet_v3_large", data_options=options, batch_size=4, epochs=1),
             tmp_path / "other",
         )
+
+
+def test_a_run_without_named_sites_loads_at_those_it_recorded(tmp_path):
+    """Where SE went by itself was another place in earlier versions."""
+    tiny = ClassificationRecipe(data_options=DATA, batch_size=16, epochs=1)
+    run(tiny.replace(attention="se(sites=bottlenecks)"), tmp_path)
+    record = json.loads((tmp_path / "record.json").read_text())
+    record["recipe"]["attention"] = "se"
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert list(bam.attended(trained_model(tmp_path)[0])) == ["layer1", "layer2"]

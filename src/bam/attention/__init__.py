@@ -1,13 +1,20 @@
 """Attention modules: the contract that all keep, one file per paper, their table, and what carries them."""
 
 from bam.attention.attended import Attended
-from bam.attention.bam import BAM
+from bam.attention.bam import BAM, BAMChannel, BAMSpatial
+from bam.attention.cbam import CBAM
 from bam.attention.contract import AttentionMaps, AttentionModule
+from bam.attention.coordinate import Coordinate
+from bam.attention.eca import ECA
+from bam.attention.gc import GC
+from bam.attention.scse import SCSE
 from bam.attention.se import SE
+from bam.attention.simam import SimAM
 from bam.attention.spec import AttentionSpec, SiteSpec, split_specs
 from bam.attention.table import ATTENTION, attention_factory, attention_name
 
 __all__ = [
-    "ATTENTION", "BAM", "SE", "Attended", "AttentionMaps", "AttentionModule", "AttentionSpec", "SiteSpec",
+    "ATTENTION", "BAM", "CBAM", "ECA", "GC", "SCSE", "SE", "BAMChannel", "BAMSpatial", "Coordinate", "SimAM",
+    "Attended", "AttentionMaps", "AttentionModule", "AttentionSpec", "SiteSpec",
     "attention_factory", "attention_name", "split_specs",
 ]  # fmt: skip

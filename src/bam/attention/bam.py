@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm, normalize_averages
-from bam.attention.contract import AttentionMaps, AttentionModule, Branch, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, Branch, check_counts, check_features, gain
 from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
@@ -118,9 +118,7 @@ class BAM(AttentionModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("reduction", reduction), ("dilation", dilation)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"BAM: {name} must be a whole number, at least 1, got {value!r}")
+        check_counts("BAM", channels=channels, reduction=reduction, dilation=dilation)
         choices = {"combine": (combine, COMBINE), "branch": (branch, _BRANCHES), "layout": (layout, _LAYOUTS)}
         for name, (choice, known) in choices.items():
             if choice not in known:
@@ -205,3 +203,17 @@ class BAM(AttentionModule):
             f"{self.channels}, reduction={self.reduction}, dilation={self.dilation}, "
             f"combine={self.combine!r}, branch={self.branch!r}, layout={self.layout!r}{identity}"
         )
+
+
+class BAMChannel(BAM):
+    """BAM's channel branch alone: F' = F + F * sigmoid(Mc(F)), short for `BAM(channels, branch="channel")`."""
+
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__(channels, branch="channel", **options)
+
+
+class BAMSpatial(BAM):
+    """BAM's spatial branch alone: F' = F + F * sigmoid(Ms(F)), short for `BAM(channels, branch="spatial")`."""
+
+    def __init__(self, channels: int, **options: Any) -> None:
+        super().__init__(channels, branch="spatial", **options)

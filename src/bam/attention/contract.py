@@ -36,7 +36,7 @@ class AttentionModule(nn.Module):
     A subclass is built as `cls(channels, **options)` and overrides the answers that differ from these defaults.
     """
 
-    #: Where its own paper puts it, as `bam.select_sites` reads it.
+    #: Where its own paper puts it, as `bam.select_sites` reads it: the sites if nobody names others.
     usual_sites: ClassVar[str] = "bottlenecks"
     #: Each value of the output is the input's value at the same place times a factor, so that zeros stay zeros.
     is_pointwise: ClassVar[bool] = False
@@ -78,6 +78,12 @@ class AttentionModule(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise not_scriptable()
+
+
+def usual_sites(factory: Callable[..., nn.Module]) -> str:
+    """Where the modules that `factory` builds usually go, see `AttentionModule.usual_sites`."""
+    cls = getattr(factory, "func", factory)  # of a partial
+    return cls.usual_sites if isinstance(cls, type) and issubclass(cls, AttentionModule) else "bottlenecks"
 
 
 def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
@@ -140,6 +146,22 @@ def gain(features: Tensor, refined: Tensor) -> Tensor:
     """
     before, after = (values.detach().float().norm(dim=1) for values in (features, refined))
     return torch.where(before > 0, after / before.clamp(min=1e-12) - 1, 0.0)
+
+
+def reweight(features: Tensor, weights: Tensor, scale: Tensor | None) -> Tensor:
+    """F * M; with a scalar s, F * (1 + s * (M - 1)), which is F bit for bit (if finite) where s = 0.
+
+    `weights` M are any shape that broadcasts to `features` (N, C, H, W), whose type is kept.
+    """
+    weights = weights.to(features.dtype)
+    return features * (weights if scale is None else 1 + scale.to(features.dtype) * (weights - 1))
+
+
+def check_counts(module: str, **counts: object) -> None:
+    """Raise a ValueError unless each of `counts` is a whole number, at least 1; `module` is named in the message."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{module}: {name} must be a whole number, at least 1, got {value!r}")
 
 
 def check_features(features: Tensor, channels: int, module: str) -> None:

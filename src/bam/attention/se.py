@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, reweight
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
@@ -13,8 +13,7 @@ torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.
 class SE(AttentionModule):
     """F' = F * s, s = sigmoid(W2 ReLU(W1 AvgPool(F) + b1) + b2), (N, C, H, W) in and out (equations 2 to 4).
 
-    The paper puts it on the residual branch of every block, before the addition: `bam.attach` with
-    `sites="every block"`.
+    The paper puts it on the residual branch of every block, before the addition. At a bottleneck it scales the sum.
 
     Args:
         channels: C of the feature map.
@@ -45,9 +44,7 @@ class SE(AttentionModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("reduction", reduction)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"SE: {name} must be a whole number, at least 1, got {value!r}")
+        check_counts("SE", channels=channels, reduction=reduction)
         self.channels, self.reduction = channels, reduction
         hidden = max(1, channels // reduction)
         self.reduce = nn.Linear(channels, hidden, device=device, dtype=dtype)
@@ -56,10 +53,7 @@ class SE(AttentionModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
-        weights = self._logits(features).to(features.dtype).sigmoid()
-        if self.scale is not None:
-            weights = 1 + self.scale.to(features.dtype) * (weights - 1)
-        return features * weights
+        return reweight(features, self._logits(features).to(features.dtype).sigmoid(), self.scale)
 
     def _logits(self, features: Tensor) -> Tensor:
         check_features(features, self.channels, "SE")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bam.attention.contract import usual_sites
 from bam.attention.table import attention_factory
 
 #: Words of YAML for a truth value, in its three spellings.
@@ -30,7 +31,7 @@ class AttentionSpec:
     Attributes:
         name: in `bam.ATTENTION`, "<module>:<class>" for a module of one's own, or "none" for the network as it is.
         options: what the module is built with, e.g. {"reduction": 8}.
-        sites: where it goes, as `bam.select_sites` reads it; None for the bottlenecks.
+        sites: where it goes, as `bam.select_sites` reads it; None for the `usual_sites` of its class.
         identity: start with the network's own output bit for bit.
 
     Raises:
@@ -103,6 +104,16 @@ class AttentionSpec:
     def arguments(self) -> dict[str, Any]:
         """What the module is built with, `identity` among it."""
         return self.options | ({"identity": True} if self.identity else {})
+
+    def placed(self, factory: Callable[..., nn.Module] | None = None) -> tuple[str, ...]:
+        """Its sites, or else the usual ones of its class, or of what `factory` builds.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        if self.sites is not None:
+            return self.sites
+        return (usual_sites(attention_factory(self.name) if factory is None else factory),)
 
     def build(self, channels: int, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
         """The module for `channels`; `factory` builds it if the name is not of this package.

@@ -4,12 +4,29 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bam.attention.bam import BAM
+from bam.attention.bam import BAM, BAMChannel, BAMSpatial
+from bam.attention.cbam import CBAM
+from bam.attention.coordinate import Coordinate
+from bam.attention.eca import ECA
+from bam.attention.gc import GC
+from bam.attention.scse import SCSE
 from bam.attention.se import SE
+from bam.attention.simam import SimAM
 from bam.objects import load_object
 
 #: Name -> class. Every entry is built as `cls(channels, **options)`.
-ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM, "se": SE}
+ATTENTION: dict[str, type[nn.Module]] = {
+    "bam": BAM,
+    "bam_channel": BAMChannel,
+    "bam_spatial": BAMSpatial,
+    "se": SE,
+    "cbam": CBAM,
+    "eca": ECA,
+    "gc": GC,
+    "simam": SimAM,
+    "coordinate": Coordinate,
+    "scse": SCSE,
+}
 
 
 def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:

@@ -23,8 +23,8 @@ def sites(
         model: network, see `bam models`.
         image: image size in pixels (default: the network's own, or 224).
         attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
-            names (layer1), inputs (before layer2), patterns (layer?.*), positions (-1), strides (stride 8) or
-            "every block" (each residual branch).
+            "bottlenecks", "every block" (each residual branch), names (layer1), inputs (before layer2), patterns
+            (layer?.*), positions (-1) or strides (stride 8); by default those of the module's paper.
         keep: number of bottlenecks to keep, counted from the deepest.
         latency: also measure the forward pass of each module.
         num_classes: outputs of the network (default: its own).
@@ -49,7 +49,7 @@ def cost(
     Args:
         model: network, see `bam models`.
         attention: attention module, with its options and sites in brackets:
-            'bam(layout=released)', 'se(sites=every block)'; or "none".
+            'bam(layout=released)', 'se(sites=bottlenecks)'; or "none".
         image: image size in pixels (default: the network's own, or 224; detectors are counted at the size to which they
             resize images).
         num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors).

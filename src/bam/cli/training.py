@@ -25,7 +25,9 @@ def compare(
     Args:
         recipe: name (see `bam recipes`) or YAML file; the fields below change it.
         attention: variants, starting with the baseline; each may have options (of the module, sites, identity) in
-            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=every block)'.
+            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=bottlenecks)'. Modules: bam, bam_channel,
+            bam_spatial, se, cbam, eca, gc, simam, coordinate, scse, or <module>:<class> of your own; each goes where
+            its paper puts it unless sites are named.
         seeds: number of seeds (3 or more for meaningful intervals), or numbers to add to those that --out has: 5:8 for
             5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).

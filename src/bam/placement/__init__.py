@@ -2,7 +2,7 @@
 
 from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import NoDownSampling, find_bottlenecks
-from bam.placement.selection import select_sites
+from bam.placement.selection import BOTTLENECKS, select_sites
 from bam.placement.sites import Site, Sites
 
-__all__ = ["NoDownSampling", "Site", "Sites", "find_blocks", "find_bottlenecks", "select_sites"]
+__all__ = ["BOTTLENECKS", "NoDownSampling", "Site", "Sites", "find_blocks", "find_bottlenecks", "select_sites"]

@@ -42,8 +42,8 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
     sites = Sites(site for site in candidates if site)
     if not sites:
         raise ValueError(
-            f"{type(model).__name__} has no residual blocks (sums of a branch and a shortcut); name its blocks by a "
-            'pattern, e.g. sites="features.*"'
+            f"{type(model).__name__} has no residual blocks (sums of a branch and a shortcut); put the attention at "
+            'its bottlenecks, sites="bottlenecks", or name blocks by a pattern, e.g. sites="features.*"'
         )
     sites.image = image
     return sites

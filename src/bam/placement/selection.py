@@ -1,4 +1,4 @@
-"""Sites chosen by hand: by name, pattern, position or stride, or every block."""
+"""Sites chosen by hand: by name, pattern, position or stride; every block; the bottlenecks."""
 
 import difflib
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from bam.placement.sites import Site, Sites
 _BEFORE = "before "
 _STRIDE = "stride "
 EVERY_BLOCK = "every block"
+BOTTLENECKS = "bottlenecks"
 
 
 Wanted = str | int | Site
@@ -28,6 +29,7 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         a pattern: "layer?.*", all matching modules that return a feature map; `*` does not match a dot;
         a position: 0 or -1, in `find_bottlenecks(model, image)`;
         a stride: "stride 8", the bottlenecks whose map has an eighth of the image's height and width;
+        "bottlenecks": those of `find_bottlenecks(model, image)`;
         "every block": the residual branch of every block, see `find_blocks`;
         a `Site`.
 
@@ -45,6 +47,8 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
             f"sites must be names, patterns, positions, strides or Sites, at least one of them; got {wanted!r}"
         )
     words = [entry.label if isinstance(entry, Site) else entry for entry in entries]
+    if words == [BOTTLENECKS]:
+        return find_bottlenecks(model, image)
     flow = trace_for(model, [_path(str(word)) for word in words if _names_a_module(model, word)], image)
     chosen = {site.label: site for word in words for site in _selected(model, flow, word, image)}
     sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
@@ -59,8 +63,8 @@ def _selected(model: nn.Module, flow: Flow, word: str | int, image: Image | None
         return _matching(flow, name) if any(sign in name for sign in "*?[") else [_named(model, flow, name)]
     if isinstance(word, str) and word.startswith(_STRIDE):
         return _of_stride(find_bottlenecks(model, image, keep=99), word.removeprefix(_STRIDE))
-    if word == EVERY_BLOCK:
-        return find_blocks(model, image)
+    if word in (EVERY_BLOCK, BOTTLENECKS):
+        return find_blocks(model, image) if word == EVERY_BLOCK else find_bottlenecks(model, image)
     return [_at_position(find_bottlenecks(model, image), int(word))]
 
 
@@ -75,7 +79,7 @@ def _path(word: str) -> str:
 
 def _names_a_module(model: nn.Module, word: str | int) -> bool:
     """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
-    if isinstance(word, int) or word.startswith(_STRIDE) or word == EVERY_BLOCK:
+    if isinstance(word, int) or word.startswith(_STRIDE) or word in (EVERY_BLOCK, BOTTLENECKS):
         return False
     return not word.removeprefix("-").isdigit() or word in dict(model.named_modules())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bam.attention import AttentionSpec, SiteSpec, attention_factory, attention_name
 from bam.attention.attended import Attended, carry, release
 from bam.dryrun import Image, rehearse
-from bam.placement import Site, find_bottlenecks, select_sites
+from bam.placement import Site, select_sites
 from bam.placement.flow import calls, run_by_intermediates
 from bam.placement.selection import Wanted
 from bam.private import own_modules, own_parameters
@@ -38,8 +38,8 @@ def attach(
         model: any CNN.
         attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8, sites=layer2)"; "none"
             changes nothing), or any callable `channels -> nn.Module` whose module keeps (N, C, H, W).
-        sites: module names, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block" or `Site`s, see
-            `select_sites`; default: `find_bottlenecks(model, image)`.
+        sites: "bottlenecks", "every block", module names, patterns ("layer?.*"), positions (-1), strides ("stride 8")
+            or `Site`s, see `select_sites`; default: the module's `usual_sites`, where its paper puts it.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
         identity: keep the model's output bit for bit at the start (passed to the attention module).
         **options: passed to the attention module, e.g. `reduction=8`.
@@ -52,13 +52,9 @@ def attach(
     factory, spec = _specified(attention, identity, options)
     if spec.is_none:
         return model
-    selection = spec.sites if sites is None else sites
-    if selection is None:
-        chosen = find_bottlenecks(model, image)
-        for note in chosen.notes:
-            warnings.warn(note, stacklevel=2)
-    else:
-        chosen = select_sites(model, selection, image)
+    chosen = select_sites(model, spec.placed(factory) if sites is None else sites, image)
+    for note in chosen.notes:
+        warnings.warn(note, stacklevel=2)
     modules = {site: spec.build(site.channels, factory) for site in chosen}
     specs = {site: SiteSpec(dataclasses.replace(spec, sites=None), site.channels) for site in chosen}
     insert(model, modules, specs, chosen.image if image is None else image)

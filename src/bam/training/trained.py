@@ -23,7 +23,10 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
-    model = task_of(Recipe.from_dict(record.recipe)).network(record, to_train=False)
+    recipe = Recipe.from_dict(record.recipe)
+    if record.sites and recipe.attention.sites is None:  # the usual sites of an earlier version may have been others
+        recipe = recipe.replace(sites=record.sites)
+    model = task_of(recipe).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
 

@@ -41,7 +41,7 @@ def folders(tmp_path_factory):
     run(CLASSIFY, out / "plain")
     run(CLASSIFY.replace(attention="bam"), out / "bam")
     run(CLASSIFY.replace(attention="bam", sites=["layer1"]), out / "one")
-    run(CLASSIFY.replace(attention="se"), out / "se")
+    run(CLASSIFY.replace(attention="se", sites=["bottlenecks"]), out / "se")
     run(CLASSIFY.replace(model="cifar/resnet20"), out / "resnet20")
     return out
 

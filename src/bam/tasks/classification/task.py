@@ -19,7 +19,7 @@ from bam.dryrun import Image
 from bam.explanation import examine
 from bam.explanation.views import ImageView
 from bam.models import build, classifier_name, classifier_names
-from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
 from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record, classes_csv
 from bam.surgery import attach
@@ -108,8 +108,8 @@ class Classification(Task):
 
     def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
         """The bottlenecks, or the sites of the recipe's attention."""
-        network, selection = build(self.recipe.model, num_classes), self.recipe.attention.sites
-        if selection is None:
+        network, selection = build(self.recipe.model, num_classes), self.recipe.attention.placed()
+        if selection == (BOTTLENECKS,):
             return find_bottlenecks(network, image, keep=keep), ""
         return select_sites(network, selection, image), ""
 

@@ -12,7 +12,7 @@ from bam.attention import AttentionSpec
 from bam.attention.batchnorm import freeze_statistics
 from bam.models.pretrained import current_names
 from bam.models.weights import read_weights
-from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.placement import Sites, select_sites
 from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
@@ -28,7 +28,7 @@ def attach_to(
 
     Args:
         detector: built around `network`.
-        network: the plain classification network; its bottlenecks are the default sites.
+        network: the plain classification network.
         spec: its sites are names in the detector (backbone.…), or selections in the network as for `bam.select_sites`.
         image: height and width of the images for the pass that measures the sites.
 
@@ -37,13 +37,10 @@ def attach_to(
     """
     if spec.is_none:
         return {}
-    in_detector = [site for site in spec.sites or () if site.startswith(("backbone.", "before backbone."))]
-    in_network = [site for site in spec.sites or () if site not in in_detector]
-    sites = Sites()
-    if spec.sites is None:
-        sites = find_bottlenecks(network)
-    elif in_network:
-        sites = select_sites(network, in_network)
+    wanted = spec.placed()
+    in_detector = [site for site in wanted if site.startswith(("backbone.", "before backbone."))]
+    in_network = [site for site in wanted if site not in in_detector]
+    sites = select_sites(network, in_network) if in_network else Sites()
     detector_names = {id(module): name for name, module in detector.named_modules()}
     modules = dict(network.named_modules())
     missing = [site.label for site in sites if id(modules[site.name]) not in detector_names]

@@ -120,7 +120,9 @@ def _attach(recipe: DetectionRecipe, detector: DetectorModule, network: nn.Modul
         attach(detector, recipe.attention)
         return {}
     spec = recipe.attention
-    sites = spec.sites or DETECTORS[recipe.model].sites
+    if spec.is_none:
+        return {}
+    sites = DETECTORS[recipe.model].placed(spec)
     return attach_to(detector, network, dataclasses.replace(spec, sites=sites), input_size(detector))
 
 

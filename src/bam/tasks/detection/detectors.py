@@ -14,7 +14,9 @@ from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from bam.attention import AttentionSpec
 from bam.attention.batchnorm import BatchNorm
+from bam.placement import BOTTLENECKS
 from bam.private import changes_resolution
 from bam.tasks.detection.pyramids import Staircase, mobilenet_pyramid, small_pyramid
 
@@ -33,9 +35,14 @@ class Detector:
     backbone: str  #: name of the network in `bam.models`
     source: str  #: the paper that describes it
     assemble: Callable[..., DetectorModule]
-    sites: tuple[str, ...] | None = None  #: default sites of attention; None for the bottlenecks of the network
+    sites: tuple[str, ...] | None = None  #: where its paper puts "bottlenecks"; None for those of the network
     #: Builds the network if it has no weights from classification and is a different one in that case.
     from_scratch: Callable[[], nn.Module] | None = None
+
+    def placed(self, spec: AttentionSpec) -> tuple[str, ...]:
+        """The sites of attention in this detector."""
+        wanted = spec.placed()
+        return self.sites if self.sites and wanted == (BOTTLENECKS,) else wanted
 
 
 def _resnet_fpn(network: Any, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:

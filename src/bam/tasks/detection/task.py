@@ -18,7 +18,7 @@ from bam.data.files.listing import find_files
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.models import build
-from bam.placement import Sites, find_bottlenecks, select_sites
+from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import DetectionRecipe
 from bam.records import Breakdown, ClassResult, Measure, Record
 from bam.tasks.detection.build import build_detector
@@ -125,14 +125,14 @@ class Detection(Task):
     def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
         """The bottlenecks of the detector's backbone network, or sites named in the detector."""
         entry = DETECTORS[self.recipe.model]
-        selection = self.recipe.attention.sites or entry.sites
-        if selection and any("backbone." in site for site in selection):
+        selection = entry.placed(self.recipe.attention)
+        if any("backbone." in site for site in selection):
             plain = self.recipe.replace(attention=AttentionSpec())
             detector = build_detector(plain, num_classes or _NUM_CLASSES, to_train=False)
             return select_sites(detector, selection, image), ""
         network = build(entry.backbone)
         remark = f"{self.recipe.model} is built on {entry.backbone}, and attention goes into that network:"
-        if selection is None:
+        if selection == (BOTTLENECKS,):
             return find_bottlenecks(network, image, keep=keep), remark
         return select_sites(network, selection, image), remark
 

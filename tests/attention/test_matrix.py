@@ -1,18 +1,22 @@
 """What every module in ATTENTION must survive: the matrix runs over the whole table, and over more forms of BAM."""
 
 import copy
+import inspect
 import pickle
 from functools import partial
 
+import onnxruntime
 import pytest
 import torch
 from torch.export import Dim, export
 
 import bam
 from bam import BAM
+from bam.export import export_model
+from bam.models import build
 from tests.conftest import restless
 
-ATTENTION = bam.ATTENTION | {f"bam, {branch} alone": partial(BAM, branch=branch) for branch in ("channel", "spatial")}
+ATTENTION = dict(bam.ATTENTION)
 ATTENTION |= {"bam, recomputing": partial(BAM, recompute=True)}
 pytestmark = pytest.mark.parametrize("name", list(ATTENTION))
 
@@ -20,7 +24,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 @pytest.mark.parametrize(
-    "size", [(2, 64, 8, 8), (1, 64, 1, 1), (1, 64, 5, 9), (3, 64, 40, 24), (2, 3, 4, 4), (0, 8, 4, 4)]
+    "size", [(2, 64, 8, 8), (1, 64, 1, 1), (1, 64, 5, 9), (2, 1, 4, 3), (2, 2, 4, 3), (2, 3, 4, 4), (0, 8, 4, 4)]
 )
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -32,15 +36,6 @@ def test_any_size_and_batch(name, size, training, memory_format):
     assert y.shape == x.shape and y.dtype == x.dtype
     assert y.is_contiguous(memory_format=memory_format) or y.numel() == 0
     assert torch.isfinite(y).all() and torch.isfinite(x.grad).all()
-
-
-def test_a_single_value_is_normalised_by_running_statistics(name):
-    module = restless(ATTENTION[name](16)).train()
-    x = torch.randn(1, 16, 1, 1)
-    before = copy.deepcopy(module.state_dict())
-    y = module(x)
-    torch.testing.assert_close(y, module.eval()(x))
-    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -82,14 +77,13 @@ def test_a_branch_left_out_leaves_the_map_of_the_others(name):
     if not module.logit_branches():
         pytest.skip("it has no two branches")
     maps = module.maps(x)
-    logits = {"channel": maps.channel_logits, "spatial": maps.spatial_logits}
     for branch, part in module.logit_branches().items():
-        others = [values for other, values in logits.items() if other != branch and values is not None]
         neutral = part.neutral
         handle = part.module.register_forward_hook(lambda _, x, y, neutral=neutral: torch.full_like(y, neutral))
-        combined = module.maps(x).combined
+        alone = module.maps(x)
         handle.remove()
-        assert len(others) == 1 and torch.allclose(combined, others[0].sigmoid().expand_as(combined))
+        logits = {"channel": alone.spatial_logits, "spatial": alone.channel_logits}[branch]
+        assert torch.allclose(alone.combined, logits.sigmoid().expand_as(alone.combined))
     assert torch.equal(module.maps(x).combined, maps.combined)
 
 
@@ -147,6 +141,7 @@ def test_copies(name):
         assert torch.equal(twin(x), module(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_compile(name, training, memory_format):
@@ -195,3 +190,71 @@ def test_sync_batch_norm_and_deterministic_algorithms(name):
         ATTENTION[name](16)(torch.randn(2, 16, 4, 4, requires_grad=True)).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return restless(build("cifar/resnet8")).eval()
+
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_attached_and_detached_a_network_is_what_it_was(name, plain):
+    model = bam.attach(copy.deepcopy(plain), ATTENTION[name])
+    sites = bam.select_sites(plain, traits(name).usual_sites)
+    assert list(bam.attended(model)) == [site.label for site in sites]
+    assert plain.state_dict().keys() == {key for key in model.state_dict() if ".attention." not in key}
+    assert not torch.equal(model(IMAGE), plain(IMAGE))
+    bam.detach(model)
+    assert model.state_dict().keys() == plain.state_dict().keys() and torch.equal(model(IMAGE), plain(IMAGE))
+
+
+def test_at_the_bottlenecks_as_the_identity(name, plain):
+    if not traits(name).starts_as_identity:
+        pytest.skip("its class says that it cannot start as the identity")
+    model = bam.attach(copy.deepcopy(plain), ATTENTION[name], sites="bottlenecks", identity=True)
+    assert list(bam.attended(model)) == ["layer1", "layer2"] and torch.equal(model(IMAGE), plain(IMAGE))
+
+
+def test_an_adapter_gives_it_back_where_it_was(name, plain, tmp_path):
+    if name not in bam.ATTENTION:
+        pytest.skip("its options are not told")
+    model = bam.attach(copy.deepcopy(plain), name, sites="bottlenecks")
+    for module in bam.attended(model).values():
+        restless(module)
+    bam.save_attention(model, tmp_path / "it.safetensors")
+    again = bam.load_attention(copy.deepcopy(plain), tmp_path / "it.safetensors")
+    assert list(bam.attended(again)) == ["layer1", "layer2"] and torch.equal(again(IMAGE), model(IMAGE))
+
+
+def test_fused_it_says_the_same(name, plain):
+    model = restless(bam.attach(copy.deepcopy(plain), ATTENTION[name])).eval()
+    torch.testing.assert_close(bam.fuse(model)(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-4)
+
+
+def test_costs_are_counted(name):
+    module = ATTENTION[name](16)
+    counted = bam.cost(module, (16, 8, 8))
+    assert counted.params == sum(p.numel() for p in module.parameters())
+    assert counted.macs >= sum(p.numel() for n, p in module.named_parameters() if n.endswith("weight") and p.dim() > 1)
+
+
+@pytest.mark.slow
+def test_onnx(name, plain, tmp_path):
+    if name not in bam.ATTENTION:
+        pytest.skip("the same layers are exported under its name")
+    model = restless(bam.attach(copy.deepcopy(plain), name, sites="layer2")).eval()
+    path = export_model(model, tmp_path / "net.onnx", 32).path
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {session.get_inputs()[0].name: IMAGE[:1].numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(IMAGE[:1]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("option", ["channels", "reduction"])
+def test_counts_below_one_are_refused(name, option):
+    cls = next(c for c in traits(name).__mro__ if "options" not in inspect.signature(c).parameters)
+    if option not in inspect.signature(cls).parameters:
+        pytest.skip("it has no such option")
+    with pytest.raises(ValueError, match=f"{option} must be"):
+        ATTENTION[name](**{"channels": 8, option: 0})

@@ -1,0 +1,114 @@
+"""CBAM, the Convolutional Block Attention Module (Woo, Park, Lee, Kweon, ECCV 2018, https://arxiv.org/abs/1807.06521)."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import (
+    AttentionMaps,
+    AttentionModule,
+    Branch,
+    check_counts,
+    check_features,
+    gain,
+    reweight,
+)
+
+torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+
+_OPEN = 1e4  #: a logit whose sigmoid is 1 in any type
+
+
+class ChannelAttention(nn.Module):
+    """The logits of Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))) (equation 2)."""
+
+    def __init__(self, channels: int, hidden: int, **factory: Any) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, hidden, **factory)  # W0
+        self.expand = nn.Linear(hidden, channels, **factory)  # W1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> channel logits (N, C, 1, 1)."""
+        pooled = torch.stack([features.mean((2, 3)), features.amax((2, 3))])
+        return self.expand(self.reduce(pooled).relu()).sum(0)[:, :, None, None]
+
+
+class SpatialAttention(nn.Module):
+    """The logits of Ms(F) = sigmoid(f7x7([AvgPool(F); MaxPool(F)])), pooled over the channels (equation 3)."""
+
+    def __init__(self, **factory: Any) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(2, 1, 7, padding=3, **factory)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> spatial logits (N, 1, H, W)."""
+        return self.mix(torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1))
+
+
+class CBAM(AttentionModule):
+    """F' = Mc(F) * F, F'' = Ms(F') * F', (N, C, H, W) in and out (equation 1; Mc and Ms: equations 2 and 3).
+
+    The paper puts it on the residual branch of every block, before the addition. The layers have biases, which the
+    paper's parameter counts include. The authors' released code adds a BatchNorm after the 7x7 convolution; the
+    paper's equations have none, and neither has this module.
+
+    Args:
+        channels: C of the feature map.
+        reduction: r; the hidden layer has max(1, C // r) channels.
+        identity: blend the map M = Mc(F) * Ms(F') in by a learned scalar that starts at 0, F * (1 + w * (M - 1)): at
+            construction the output is the (finite) input bit for bit, and w = 1 is CBAM.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Sub-modules: `channel.{reduce,expand}` (W0, W1), `spatial.mix` (f7x7).
+
+    Raises:
+        ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).
+        TypeError: for an input that is not floating point.
+    """
+
+    usual_sites: ClassVar[str] = "every block"
+    is_pointwise: ClassVar[bool] = True
+    keeps_nan: ClassVar[bool] = True
+    starts_as_identity: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        identity: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_counts("CBAM", channels=channels, reduction=reduction)
+        self.channels, self.reduction = channels, reduction
+        self.channel = ChannelAttention(channels, max(1, channels // reduction), device=device, dtype=dtype)
+        self.spatial = SpatialAttention(device=device, dtype=dtype)
+        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Refine features (N, C, H, W) into the same shape, type and layout."""
+        return reweight(features, self._maps(features)[2], self.scale)
+
+    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The channel logits, the spatial logits and M = Mc(F) * Ms(F')."""
+        check_features(features, self.channels, "CBAM")
+        channel = self.channel(features).to(features.dtype)
+        weights = channel.sigmoid()
+        spatial = self.spatial(features * weights).to(features.dtype)
+        return channel, spatial, weights * spatial.sigmoid()
+
+    def maps(self, features: Tensor) -> AttentionMaps:
+        """The logits of Mc(F) and Ms(F'), their product M and the gain; the identity's scalar only affects the gain."""
+        return AttentionMaps(gain(features, self(features)), *self._maps(features))
+
+    def logit_branches(self) -> dict[str, Branch]:
+        """The channel and the spatial attention; the spatial one alone reads F instead of F'."""
+        return {"channel": Branch(self.channel, _OPEN), "spatial": Branch(self.spatial, _OPEN)}
+
+    def extra_repr(self) -> str:
+        """The options that `print(model)` shows."""
+        identity = ", identity=True" if self.scale is not None else ""
+        return f"{self.channels}, reduction={self.reduction}{identity}"
