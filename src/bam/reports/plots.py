@@ -150,13 +150,12 @@ def classes(shown: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def channels(shown: dict[str, Any], site: str) -> str:
-    """Mean channel attention by class, the stronger the fuller, below bars for the channels' class selectivity."""
+    """Mean attention by class, each channel from pale (least) to full, below bars for its class selectivity."""
     gutter = min(150.0, 14 + max(text_width(name) for name in [*shown["means"], "selectivity"]))
     count, bars = len(shown["channels"]), 40
     alt = f"Mean attention of {count} channels at {site} for {len(shown['means'])} classes; the CSV has the numbers"
     chart = Chart(alt, bars + 20 * len(shown["means"]) + 62, (0, count), (0, 1), left=gutter)
-    values = [value for row in shown["means"].values() for value in row]
-    low, high = min(values), max(values)
+    columns = list(zip(*shown["means"].values(), strict=True))
     wide = chart.x(1) - chart.x(0) - 1.5
     chart.parts.append(f'<text class="small end" x="{gutter - 6:.1f}" y="{bars - 4}">selectivity</text>')
     base = bars + 20 * len(shown["means"])
@@ -168,6 +167,7 @@ def channels(shown: dict[str, Any], site: str) -> str:
             place = f'transform="translate({x + wide / 2 + 4:.1f} {base + 6}) rotate(-90)"'
             chart.parts.append(f'<text class="small end" {place}>{channel}</text>')
             for row, (name, means) in enumerate(shown["means"].items()):
+                low, high = min(columns[k]), max(columns[k])
                 full = 0.04 + 0.96 * (means[k] - low) / (high - low or 1)
                 size = f'x="{x:.1f}" y="{bars + 20 * row}" width="{wide:.1f}" height="18.5"'
                 cell = f'<rect class="dot" fill-opacity="{full:.3f}" {size}/>'
@@ -175,7 +175,7 @@ def channels(shown: dict[str, Any], site: str) -> str:
     for row, name in enumerate(shown["means"]):
         label = escaped(clipped(name, gutter - 12))
         chart.add(f'<text class="small end" x="{gutter - 6:.1f}" y="{bars + 20 * row + 14}">{label}</text>', name)
-    chart.text(4, chart.height - 6, f"channels; mean attention from {low:.3f} (pale) to {high:.3f} (full)", "small")
+    chart.text(4, chart.height - 6, "channels, each from its least mean to its greatest", "small")
     return chart.svg()
 
 
