@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import bootstrap
 
-from bam.explanation.bootstrap import FEWEST, estimates
+from bam.explanation.bootstrap import FEWEST, Estimate, estimates, over_sites
 
 
 def test_intervals_are_those_of_scipy():
@@ -47,3 +47,27 @@ def test_nothing_and_what_is_not_finite_raise():
     for wrong in (math.nan, math.inf):
         with pytest.raises(ValueError, match="x: the value of image 1 is not finite"):
             estimates({"x": torch.tensor([0.0, wrong])})
+
+
+def test_holms_correction_over_sites_needs_more_evidence():
+    """p-values 0.01, 0.02 and 0.03 of three sites become 0.03, 0.04 and 0.04; 0.04 alone stays."""
+    differences = {
+        f"site{number}": {"chance": Estimate(1.0, (0.1, 2.0), 20, p), "centre": Estimate(1.0, (0.1, 2.0), 20, 0.04)}
+        for number, p in enumerate((0.03, 0.01, 0.02))
+    }
+    corrected = over_sites(differences)
+    assert [round(each["chance"].holm_p, 9) for each in corrected.values()] == [0.04, 0.03, 0.04]
+    assert [each["chance"].sign for each in corrected.values()] == [1, 1, 1]
+    assert all(each["centre"].holm_p == pytest.approx(0.12) and each["centre"].sign == 0 for each in corrected.values())
+    assert over_sites({"one": differences["site0"]})["one"]["centre"].sign == 1
+    none = Estimate(1.0, None, 3)
+    assert over_sites({"one": {"chance": none}, "two": {"chance": none}})["two"]["chance"] == none
+
+
+def test_p_values_agree_with_the_intervals():
+    generator = torch.Generator().manual_seed(0)
+    for shift in (-1, -0.45, 0, 0.45, 1):
+        (one,) = estimates({"x": torch.randn(20, generator=generator) + shift}).values()
+        assert (one.p < 0.05) == (one.interval[0] > 0 or one.interval[1] < 0)
+    assert estimates({"x": torch.zeros(20)})["x"].p == 1
+    assert estimates({"x": torch.ones(20)})["x"].p == pytest.approx(2 / 2001)

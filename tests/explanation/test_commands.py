@@ -1,5 +1,6 @@
 """What compare's report and `bam examine` say of attention, on trained networks."""
 
+import csv
 import json
 
 import pytest
@@ -25,6 +26,10 @@ def test_a_comparison_looks_at_the_attention_of_each_variant(comparison):
     for look in summary["attention"]:
         folder = comparison / "attention" / look["name"]
         assert look["num_images"] == 40 and sorted(look["pointing"]) == ["layer1", "layer2"]
+        figure = f"figures/channels-{look['name']}-layer2"
+        assert (
+            f'href="{figure}.csv"' in html and f"({figure}.svg)" in markdown and (comparison / f"{figure}.csv").exists()
+        )
         hits = look["pointing"]["layer1"]["hits"]["attention"]
         low, high = hits["interval"]
         assert 0 <= low <= hits["mean"] <= high <= 1
@@ -69,6 +74,18 @@ def test_examine(comparison, tmp_path, capsys):
         assert results["pointing"][site]["hits"]["verdict"] in text
         assert results["faithfulness"][site]["verdict"] in text
         assert results["ablations"]["sites_off"][site]["verdict"] in text
+    assert "corrected for 2 sites (Holm)" in text
+    assert results["pointing"]["layer1"]["hits"]["differences"]["chance"]["holm_p"] is not None
+    assert "most selective channels" in text
+    with open(tmp_path / "figures" / "channels-layer2.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = results["statistics"]["layer2"]["classes"]
+    assert 0 < len(rows) <= 16 and (tmp_path / "figures" / "channels-layer2.svg").exists()
+    for row in rows:
+        channel = int(row["channel"])
+        assert float(row["selectivity"]) == classes["selectivity"][channel]
+        means = [each for each in classes["means"] if each is not None]
+        assert [float(value) for value in list(row.values())[2:]] == [mean[channel] for mean in means]
     assert "channel branch alone" in text and "12 images, accuracy" in text
     assert cli.main(words) == 0  # the same images again
     assert json.loads((tmp_path / "examination.json").read_text()) == results

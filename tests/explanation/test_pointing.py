@@ -42,7 +42,7 @@ def test_a_constant_map_scores_chance():
 
 
 def test_energy_and_hits_by_hand():
-    targets = _Targets(torch.tensor([[1.0, 0.0, 3.0, 2.5]]), 0, torch.zeros(1, 3, 4, 4))
+    targets = _Targets(torch.tensor([[1.0, 0.0, 3.0, 2.5]]), 0, (4, 4))
     expected = torch.tensor([[0, 1, 1, 0], [0, 1, 1, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0]]).double()
     assert torch.equal(targets.inside[0], expected)
     values = torch.arange(16.0).view(1, 4, 4)
@@ -56,7 +56,7 @@ def test_energy_and_hits_by_hand():
 def test_the_tolerance_is_that_of_the_paper():
     """15 pixels at 224, by a loop over pixels."""
     box = torch.tensor([[100.0, 60.0, 120.0, 90.0]])
-    targets = _Targets(box, 0, torch.zeros(1, 3, 224, 224))
+    targets = _Targets(box, 0, (224, 224))
     assert TOLERANCE * 224 == 15
     hit = [[85 <= x + 0.5 < 135 and 45 <= y + 0.5 < 105 for x in range(224)] for y in range(224)]
     assert torch.equal(targets.grown[0], torch.tensor(hit).double())

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torchvision.models import get_model
 
 import bam
-from bam import cli
+from bam import AttentionSpec, cli
+from bam.cli.named import Weights, build_named
 from bam.explanation import hierarchy, record, site_gains
 from bam.explanation.views import GAIN, SPATIAL, site_views
 from bam.reports.gallery import write_gallery
+from bam.training import trained_model
 from tests.conftest import restless
 
 IMAGE = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
@@ -91,11 +94,13 @@ def trained(tmp_path_factory):
 def test_explain_writes_a_page_and_a_picture_for_each_image(trained, tmp_path, capsys):
     words = ["explain", "--run", str(trained / "bam"), "--images", str(trained / "images"), "--out", str(tmp_path)]
     assert cli.main(words) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "gallery.html", "pixel.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.png", "gallery.html", "pixel", "pixel.png"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["layer1.png", "layer2.png"]
+    whole, one = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "a/layer2.png"))
+    assert one.shape == (whole.shape[0], 320, 3) and np.array_equal(one, whole[:, -320:])
     text = capsys.readouterr().out
     assert "broken.png" in text and "2 images" in text
-    data = (tmp_path / "gallery.html").read_text().partition('id="data">')[2].partition("</script>")[0]
-    first, second = json.loads(data)
+    first, second = gallery_of(tmp_path)
     assert [first["name"], second["name"]] == ["a", "pixel"]
     assert [site["site"] for site in first["sites"]] == ["layer1", "layer2"]
     shares = [share for _, share in first["prediction"]]
@@ -115,6 +120,62 @@ def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
     assert "holds no images" in message(trained / "bam", tmp_path / "empty")
     assert "none of the 1 images can be read" in message(trained / "bam", trained / "images" / "broken.png")
     assert not (tmp_path / "out").exists()
+
+
+def gallery_of(folder):
+    data = (folder / "gallery.html").read_text().partition('id="data">')[2].partition("</script>")[0]
+    return json.loads(data)
+
+
+def test_explain_takes_a_network_by_name(trained, tmp_path, capsys):
+    """Put together from a backbone's file and an adapter, a network shows what its whole file shows."""
+    model, _ = trained_model(trained / "bam")
+    bam.save_attention(model, tmp_path / "adapter.safetensors")
+    save_file(model.state_dict(), tmp_path / "whole.safetensors")
+    save_file(bam.detach(model).state_dict(), tmp_path / "plain.safetensors")
+    (tmp_path / "names.txt").write_text("".join(f"digit {k}\n" for k in range(10)))
+    words = ["explain", "cifar/resnet8", str(trained / "images" / "a.png"), "--num-classes", "10"]
+    words += ["--class-names", str(tmp_path / "names.txt")]
+    parts = ["--pretrained", str(tmp_path / "plain.safetensors"), "--adapter", str(tmp_path / "adapter.safetensors")]
+    assert cli.main([*words, *parts, "--out", str(tmp_path / "parts")]) == 0
+    assert "untrained" not in capsys.readouterr().out
+    whole = ["--weights", str(tmp_path / "whole.safetensors"), "--attention", "bam"]
+    assert cli.main([*words, *whole, "--out", str(tmp_path / "whole")]) == 0
+    (view,) = gallery_of(tmp_path / "parts")
+    assert [view] == gallery_of(tmp_path / "whole")
+    assert [site["site"] for site in view["sites"]] == ["layer1", "layer2"]
+    assert all(name.startswith("digit ") for name, _ in view["prediction"])
+    untrained = ["--pretrained", str(tmp_path / "plain.safetensors"), "--attention", "bam"]
+    assert cli.main([*words, *untrained, "--out", str(tmp_path / "untrained")]) == 0
+    assert "the attention is untrained" in capsys.readouterr().out
+    assert "the attention is untrained" in (tmp_path / "untrained" / "gallery.html").read_text()
+
+
+def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, capsys):
+    model, _ = trained_model(trained / "none")
+    save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+
+    def message(*words):
+        assert cli.main(["explain", words[0], str(trained / "images"), *words[1:], "--out", str(tmp_path / "o")]) == 1
+        return capsys.readouterr().err
+
+    plain, attention = str(tmp_path / "plain.safetensors"), ["--attention", "bam"]
+    assert "there is no folder runs/nine" in message("runs/nine")
+    assert "unknown model 'resnet19'" in message("resnet19", *attention)
+    assert "no classifier of 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
+    assert "2 class names" in message("cifar/resnet8", *attention, "--class-names", str(tmp_path / "names.txt"))
+    assert "is a detector" in message("ssd_resnet8", *attention)
+    assert "give it alone" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
+    assert "drop those flags" in message(str(trained / "bam"), *attention)
+    assert "has no attention" in message("cifar/resnet8", "--pretrained", plain, "--num-classes", "10")
+    assert not (tmp_path / "o").exists()
+
+
+def test_networks_by_name_know_imagenets_classes():
+    _, description = build_named("squeezenet1_0", Weights(), AttentionSpec("bam"))
+    assert description["classes"][:2] == ["tench", "goldfish"] and len(description["classes"]) == 1000
+    assert build_named("cifar/resnet8", Weights(), AttentionSpec("bam"))[1]["classes"] is None
 
 
 def test_explain_never_writes_over_an_image(trained, capsys):

@@ -1,44 +1,92 @@
 """Verbs about attention: explain, examine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bam.cli.results import LabelledData, measured_images, opened, say
+from bam.attention.spec import AttentionSpec
+from bam.cli.named import NO_WEIGHTS, Weights, untrained
+from bam.cli.results import LabelledData, measured_images, opened, opened_by_name, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from bam.explanation.views import ImageView
+    from bam.tasks import Task, Trained
 
 
-def explain(run: Path, images: list[str], out: Path = Path("explanations"), device: str | None = None) -> None:
+def explain(
+    run: Path,
+    images: list[str],
+    out: Path = Path("explanations"),
+    weights: Weights = NO_WEIGHTS,
+    attention: AttentionSpec = AttentionSpec(),
+    device: str | None = None,
+) -> None:
     """Show what the attention in a trained network attends to, image by image and site by site.
 
-    Writes gallery.html, a page to step through images and sites, and for each image a PNG with all its sites side by
-    side. They show the network's own attention: the spatial attention of modules that have it, and the gain, which says
-    how much stronger a module leaves each place.
+    Writes gallery.html, a page to step through images and sites; for each image a PNG with all its sites side by side;
+    and for each site a PNG of its own, IMAGE/SITE.png. They show the network's own attention: the spatial attention of
+    modules that have it, and the gain, which says how much stronger a module leaves each place.
+
+    A network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
 
     Args:
-        run: folder of a complete run, or of a network saved by bam export.
+        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         images: files or folders, separated by commas.
         out: folder for the page and the pictures.
+        attention: attention module of a network by name, with its options and sites in brackets: 'bam(sites=layer2)'
+            (default: that of the adapter).
         device: cpu or cuda (default: a GPU if there is one).
     """
-    from bam.data.files.listing import check_not_overwritten, find_files
-    from bam.explanation import hierarchy, save_png
+    from bam.data.files.listing import find_files
     from bam.reports.gallery import write_gallery
     from bam.training.run import accelerate_afresh
 
-    views: list[dict[str, Any]] = []
     with accelerate_afresh(device) as place:
-        task, trained, _ = opened(run, place)
+        task, trained, notes = _explained(run, weights, attention, place)
         reading = _Reading(find_files([Path(image) for image in images if image]))
-        check_not_overwritten(reading.files, [out / f"{name}.png" for name in reading.names])
-        for view in task.views(trained, reading):
-            maps = {site.site: site.shown for site in view.sites}
-            save_png(hierarchy(view.pixels, maps), out / f"{view.name}.png")
-            views.append(view.as_plain())
+        views = _draw(task.views(trained, reading), reading, out)
     if not views:
         raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")
-    attention = task.recipe.attention if task.recipe.attention.name != "none" else "its attention"
-    page = write_gallery(out, f"{task.recipe.model} with {attention}: what it attends to", views, reading.unreadable)
-    say([*reading.unreadable, f"{len(views)} images: {page}, and a PNG of each beside it"])
+    spec = attention if task.recipe.attention.is_none else task.recipe.attention
+    title = f"{task.recipe.model} with {'its attention' if spec.is_none else spec}: what it attends to"
+    page = write_gallery(out, title, views, [*notes, *reading.unreadable])
+    say([*notes, *reading.unreadable, f"{len(views)} images: {page}, and a PNG of each and of each site beside it"])
+
+
+def _explained(
+    run: Path, weights: Weights, attention: AttentionSpec, place: "torch.device"
+) -> "tuple[Task, Trained, list[str]]":
+    """The network to look at, its task, and notes for the user."""
+    if run.is_dir():
+        if weights != NO_WEIGHTS or attention != AttentionSpec():
+            raise ValueError(f"{run} is a folder with its own attention, weights and classes: drop those flags")
+        return *opened(run, place)[:2], []
+    if weights == NO_WEIGHTS and attention.is_none:
+        raise ValueError(
+            f"there is no folder {run}; to look at a network by name, give its weights and its attention: --pretrained "
+            "with --adapter, or --weights with --attention"
+        )
+    return *opened_by_name(run.as_posix(), weights, attention, place), untrained(weights)
+
+
+def _draw(views: "Iterable[ImageView]", reading: "_Reading", out: Path) -> list[dict[str, Any]]:
+    """Write the pictures of all images; returns the views for the page."""
+    from bam.data.files.listing import check_not_overwritten
+    from bam.explanation import hierarchy, save_png
+
+    check_not_overwritten(reading.files, [out / f"{name}.png" for name in reading.names])
+    plain = []
+    for view in views:
+        maps = {site.site: site.shown for site in view.sites}
+        save_png(hierarchy(view.pixels, maps), out / f"{view.name}.png")
+        pictures = [out / view.name / f"{site.replace('/', '-')}.png" for site in maps]
+        check_not_overwritten(reading.files, pictures)
+        for picture, (site, values) in zip(pictures, maps.items(), strict=True):
+            save_png(hierarchy(view.pixels, {site: values}, plain=False), picture)
+        plain.append(view.as_plain())
+    return plain
 
 
 def examine(
@@ -48,11 +96,14 @@ def examine(
     data: LabelledData = LabelledData(),
     device: str | None = None,
 ) -> None:
-    """Find out whether the attention of a trained classifier is evidence or decoration, on labelled images.
+    """Find out whether the attention of a trained network is evidence or decoration, on labelled images.
 
     Statistics of the maps; where the attention points, against chance, the centre of the image and Grad-CAM (for images
     with boxes); whether deleting the places it points at hurts more than deleting others; accuracy without each site,
-    and with each branch alone. All with 95 % intervals over images. Writes examination.json.
+    and with each branch alone. Of a detector: where it points, without Grad-CAM. All with 95 % intervals over images.
+
+    Writes examination.json, and for each site with channel attention the channels that tell classes apart, as
+    figures/channels-SITE.svg and .csv.
 
     Args:
         run: folder of a complete run, or of a network saved by bam export.
@@ -64,6 +115,7 @@ def examine(
     import json
 
     from bam.files import write_atomically
+    from bam.reports.figures import channel_figures
     from bam.reports.wording import examination_lines
     from bam.training.display import Stages
     from bam.training.run import accelerate_afresh
@@ -78,8 +130,22 @@ def examine(
             results = task.examine(trained, images, limit or None, stages.show)
     about = {"run": str(run), "data": task.recipe.data, "part": data.part}
     content = json.dumps(about | results, indent=1, allow_nan=False)
-    write_atomically(out / "examination.json", content + "\n")
-    say([*notes, *examination_lines(results), f"examination.json in {out}"])
+    files = {"examination.json": content + "\n"}
+    for figure in channel_figures(_selective(results["statistics"], trained.classes)):
+        files |= figure.files
+    for name, text in files.items():
+        write_atomically(out / name, text)
+    say([*notes, *examination_lines(results), f"{', '.join(files)} in {out}"])
+
+
+def _selective(statistics: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Site -> "classes": its most selective channels, of sites with channel attention."""
+    from bam.explanation.statistics import most_selective
+
+    return {
+        site: {"classes": values["classes"] and most_selective(values["classes"], names)}
+        for site, values in statistics.items()
+    }
 
 
 class _Reading:

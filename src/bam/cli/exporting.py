@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bam.attention.spec import AttentionSpec
+from bam.cli.named import Weights, build_named
 from bam.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -12,18 +13,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NamedNetwork:
+class NamedNetwork(Weights):
     """A network given by name instead of a run.
 
     Attributes:
         model: network, see `bam models`, or a folder written by bam export.
-        weights: a .safetensors file for the model, including its attention (default: random weights).
-        num_classes: outputs of the model (default: its own).
     """
 
     model: str | None = None
-    weights: Path | None = None
-    num_classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ def export(
 
     Args:
         out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted); or,
-            without a suffix, a folder with weights, classes and normalisation (ImageNet's for a --model) for
-            bam.export.from_pretrained or --model.
+            without a suffix, a folder with weights, classes and normalisation (ImageNet's for a --model whose weights
+            do not say theirs) for bam.export.from_pretrained or --model.
         run: folder of a complete run.
         attention: attention module for the model, with its options and sites in brackets:
             'bam(layout=released, sites=every block)'; or "none".
@@ -72,7 +69,7 @@ def export(
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
         net, description = _named(network, attention, options.image)
     elif attention != AttentionSpec() or network != NamedNetwork():
-        raise ValueError("--attention with its parts, --weights and --num-classes go with --model: a run has its own")
+        raise ValueError("--attention and what else says what is in a network go with --model: a run has its own")
     else:
         from bam.training import training_images
 
@@ -101,31 +98,16 @@ def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
 def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -> tuple[Any, "NetworkDescription"]:
     """The network named by the flags, and its description."""
     from bam.export import from_pretrained
-    from bam.export.description import describe_named, describe_saved
-    from bam.models import build
-    from bam.surgery import attach
-    from bam.tensors import load_tensors, read_safetensors
+    from bam.export.description import describe_saved
 
     assert network.model is not None
-    model, weights = network.model, network.weights
-    if Path(model, "config.json").is_file():
-        if attention != AttentionSpec() or network != NamedNetwork(model):
-            raise ValueError(
-                f"{model} is a saved network with its own attention, weights and classes: drop those flags"
-            )
-        net = from_pretrained(model)
-        return net, describe_saved(net)
-    check_named(attention)
-    net = attach(build(model, network.num_classes), attention, image=image)
-    if weights is not None:
-        load_tensors(net, read_safetensors(weights)[0], weights, model)
-    return net, describe_named(net, model, network.num_classes)
-
-
-def check_named(attention: AttentionSpec) -> None:
-    """Refuse options of the attention without its name."""
-    if attention.is_none and attention != AttentionSpec():
-        raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
+    model = network.model
+    if not Path(model, "config.json").is_file():
+        return build_named(model, network, attention, image)
+    if attention != AttentionSpec() or network != NamedNetwork(model=model):
+        raise ValueError(f"{model} is a saved network with its own attention, weights and classes: drop those flags")
+    net = from_pretrained(model)
+    return net, describe_saved(net)
 
 
 def _save(net: Any, folder: Path, options: FileOptions, description: "NetworkDescription") -> None:

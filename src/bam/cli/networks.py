@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from bam.attention.spec import AttentionSpec
-from bam.cli.exporting import check_named
+from bam.cli.named import check_named
 from bam.costs import format_count
 from bam.recipes import Recipe
 

@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bam.attention.spec import AttentionSpec
+from bam.cli.named import Weights, build_named
 from bam.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from bam.data.interface import Images
+    from bam.export import NetworkDescription
     from bam.records import Record
     from bam.tasks import Task, Trained
 
@@ -116,36 +120,44 @@ def evaluate(
 
 def opened(folder: Path, device: "torch.device") -> "tuple[Task, Trained, Record | None]":
     """The network in a folder, its task, and its record if it is a run's."""
-    import torch
-
-    from bam.data.files.preprocessing import Preprocessing
     from bam.export.config import CONFIG, config_of
-    from bam.export.description import describe_run, describe_saved
+    from bam.export.description import describe_saved
     from bam.export.pretrained import from_pretrained
     from bam.records import FILE_NAME
-    from bam.tasks import Trained, task_knowing, task_of
-    from bam.training import trained_model
+    from bam.training import opened_run
 
-    record = None
     if (folder / FILE_NAME).exists():
-        network, record = trained_model(folder)
-        task, about = task_of(Recipe.from_dict(record.recipe)), describe_run(record)
-    elif (folder / CONFIG).exists():
-        network = from_pretrained(folder)
-        config = config_of(network)
-        assert config is not None
-        kind, about = task_knowing(config.backbone), describe_saved(network)
-        task = kind(Recipe.from_dict({"task": kind.name, "model": config.backbone}))
-    else:
+        return opened_run(folder, device)
+    if not (folder / CONFIG).exists():
         raise FileNotFoundError(
             f"{folder} holds no complete run ({FILE_NAME}) and no network saved by bam export ({CONFIG})"
         )
-    size: Any = about["image_size"]
-    preprocessing = Preprocessing(
-        about["mean"] or (), about["std"] or (), (size[0], size[1]), about.get("resize") or max(size)
-    )
-    network = network.float().to(device).to(memory_format=torch.channels_last)
-    return task, Trained(network, tuple(about["classes"] or ()), preprocessing, device), record
+    network = from_pretrained(folder)
+    config = config_of(network)
+    assert config is not None
+    return *_ready(config.backbone, network, describe_saved(network), device), None
+
+
+def opened_by_name(
+    name: str, weights: Weights, attention: AttentionSpec, device: "torch.device"
+) -> "tuple[Task, Trained]":
+    """A network by name with its weights, and its task."""
+    network, description = build_named(name, weights, attention)
+    return _ready(name, network, description, device)
+
+
+def _ready(
+    backbone: str, network: "nn.Module", description: "NetworkDescription", device: "torch.device"
+) -> "tuple[Task, Trained]":
+    from bam.data.files.preprocessing import Preprocessing
+    from bam.tasks import Trained, task_knowing
+
+    size: Any = description["image_size"]
+    normalization = description["mean"] or (), description["std"] or ()
+    preprocessing = Preprocessing(*normalization, (size[0], size[1]), description.get("resize") or max(size))
+    kind = task_knowing(backbone)
+    task = kind(Recipe.from_dict({"task": kind.name, "model": backbone}))
+    return task, Trained.ready(network, description["classes"], preprocessing, device)
 
 
 def _refuse(run: Path, task: "Task", reason: str) -> None:

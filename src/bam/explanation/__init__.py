@@ -5,11 +5,11 @@ from bam.explanation.examination import examine
 from bam.explanation.faithfulness import deletion_insertion
 from bam.explanation.gradcam import grad_cam
 from bam.explanation.pictures import hierarchy, overlay, save_png, side_by_side
-from bam.explanation.pointing import pointing
+from bam.explanation.pointing import pointing, pointing_at_objects
 from bam.explanation.recording import record, site_gains
 from bam.explanation.statistics import attention_statistics
 
 __all__ = [
     "ablations", "attention_statistics", "branch_alone", "deletion_insertion", "examine", "grad_cam",
-    "hierarchy", "overlay", "pointing", "record", "save_png", "side_by_side", "site_gains",
+    "hierarchy", "overlay", "pointing", "pointing_at_objects", "record", "save_png", "side_by_side", "site_gains",
 ]  # fmt: skip

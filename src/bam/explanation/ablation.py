@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.contract import logit_branches
-from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates
+from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates, over_sites
 from bam.explanation.passes import Batches, checked, class_logits, undisturbed
 from bam.private import uncompiled
 from bam.surgery import attended, without_attention
@@ -115,6 +115,8 @@ def _compared(predictions: dict[str, Tensor], targets: Tensor) -> dict[str, Abla
     correct = {name: (predicted == targets).double() for name, predicted in predictions.items()}
     differences = {f"minus {name}": values - correct["whole"] for name, values in correct.items()}
     results = estimates(correct | differences)
+    off = {name: {"off": results[name]} for name in differences if name.startswith("minus off ")}
+    results |= {name: each["off"] for name, each in over_sites(off).items()}
     return {
         name: Ablation(
             results[name],

@@ -1,5 +1,6 @@
 """Is a map evidence or decoration? Deleting and inserting the places it points at, in the order of the map."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates
+from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates, over_sites
 from bam.explanation.gradcam import grad_cam
 from bam.explanation.passes import Batch, Batches, class_logits, undisturbed, watched
 from bam.explanation.places import centred, levels, place_map, place_map_name
@@ -76,7 +77,13 @@ def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16)
                     "grad_cam": probe.curves(cams[site]),
                 }
             )
-    return {site: _faithfulness(parts, kinds[site], steps) for site, parts in kept.items()}
+    deletion, insertion = ({site: _curve(parts, name) for site, parts in kept.items()} for name in _Curves._fields)
+    fractions = tuple(step / steps for step in range(steps + 1))
+    results = {}
+    for site, pair in zip(kept, zip(_judged(deletion, -1), _judged(insertion, 1), strict=True), strict=True):
+        count = pair[0].attention.num_images
+        results[site] = Faithfulness(count, kinds[site], fractions, *pair, "; ".join(_conclusions(*pair)))
+    return results
 
 
 class _Curves(NamedTuple):
@@ -149,22 +156,25 @@ def blurred(images: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]).view_as(images)
 
 
-def _faithfulness(parts: list[dict[str, _Curves]], kind: str, steps: int) -> Faithfulness:
-    whole = {name: [part[name] for part in parts] for name in parts[0]}
-    deletion = _curve({name: torch.cat([each.deletion for each in pieces]) for name, pieces in whole.items()}, -1)
-    insertion = _curve({name: torch.cat([each.insertion for each in pieces]) for name, pieces in whole.items()}, 1)
-    fractions = tuple(step / steps for step in range(steps + 1))
-    count = deletion.attention.num_images
-    return Faithfulness(count, kind, fractions, deletion, insertion, "; ".join(_conclusions(deletion, insertion)))
-
-
-def _curve(probabilities: dict[str, Tensor], better: int) -> Curve:
-    """Areas, differences and mean curves from probabilities (n, steps + 1) in each order."""
+def _curve(parts: list[dict[str, _Curves]], kind: str) -> Curve:
+    """Areas, differences and mean curves of "deletion" or "insertion", from probabilities (n, steps + 1) per batch."""
+    probabilities = {name: torch.cat([getattr(part[name], kind) for part in parts]) for name in parts[0]}
     areas = {
         name: torch.trapezoid(values, dx=1 / (values.shape[1] - 1), dim=1) for name, values in probabilities.items()
     }
     differences = {f"minus {name}": areas["attention"] - areas[name] for name in _OTHERS}
     results = estimates(areas | differences)
+    return Curve(
+        results["attention"],
+        {name: results[name] for name in _OTHERS},
+        {name: results[f"minus {name}"] for name in _OTHERS},
+        {name: tuple(values.mean(0).tolist()) for name, values in probabilities.items()},
+        "",
+    )
+
+
+def _judged(curves: dict[str, Curve], better: int) -> list[Curve]:
+    """The curves of all sites with their verdicts, corrected for several sites."""
     verb = "deleting what it points at hurts" if better < 0 else "showing what it points at helps"
     texts = {
         None: NO_VERDICT,
@@ -172,13 +182,11 @@ def _curve(probabilities: dict[str, Tensor], better: int) -> Curve:
         better: f"{verb} more than in a random order",
         -better: f"{verb} less than in a random order",
     }
-    return Curve(
-        results["attention"],
-        {name: results[name] for name in _OTHERS},
-        {name: results[f"minus {name}"] for name in _OTHERS},
-        {name: tuple(values.mean(0).tolist()) for name, values in probabilities.items()},
-        texts[results["minus random"].sign],
-    )
+    corrected = over_sites({site: curve.differences for site, curve in curves.items()})
+    return [
+        dataclasses.replace(curve, differences=corrected[site], verdict=texts[corrected[site]["random"].sign])
+        for site, curve in curves.items()
+    ]
 
 
 def _conclusions(deletion: Curve, insertion: Curve) -> Iterator[str]:

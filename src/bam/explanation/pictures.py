@@ -40,18 +40,21 @@ def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
     return page
 
 
-def hierarchy(pixels: Tensor, maps: Mapping[str, Tensor]) -> Image.Image:
-    """An image uint8 (3, H, W), then each map (h, w) over it, with a bar of its colours and its range in numbers."""
+def hierarchy(pixels: Tensor, maps: Mapping[str, Tensor], *, plain: bool = True) -> Image.Image:
+    """An image uint8 (3, H, W), then each map (h, w) over it, with a bar of its colours and its range in numbers.
+
+    Without `plain`, the image itself is left out.
+    """
     from matplotlib import colormaps
 
-    panels = {"image": pixels} | {title: overlay(pixels, values) for title, values in maps.items()}
+    panels = ({"image": pixels} if plain else {}) | {title: overlay(pixels, values) for title, values in maps.items()}
     page, footer = side_by_side(panels), 40
     whole = Image.new("RGB", (page.width, page.height + footer), "white")
     whole.paste(page, (0, 0))
-    width = (page.width - 6 * len(maps)) // len(panels)
+    width = (page.width - 6 * (len(panels) - 1)) // len(panels)
     colours = (255 * colormaps["inferno"](np.linspace(0, 1, width))[None, :, :3]).astype(np.uint8)
     bar, pen, font = Image.fromarray(colours).resize((width, 10)), ImageDraw.Draw(whole), ImageFont.load_default(13)
-    for number, values in enumerate(maps.values(), start=1):
+    for number, values in enumerate(maps.values(), start=len(panels) - len(maps)):
         left = number * (width + 6)
         whole.paste(bar, (left, page.height + 5))
         low, high = f"{values.min():.3f}", f"{values.max():.3f}"

@@ -1,12 +1,14 @@
 """Where the attention points: at the object, or beside it?"""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates
+from bam.attention.contract import AttentionMaps
+from bam.explanation.bootstrap import NO_VERDICT, Estimate, estimates, over_sites
 from bam.explanation.gradcam import grad_cam
 from bam.explanation.passes import Batches, watched
 from bam.explanation.places import centred, levels, place_map, place_map_name, shares, strength, upsampled
@@ -20,7 +22,7 @@ class Scores:
     """One measure at one site: of the attention, of what it is compared with, and the paired differences."""
 
     attention: Estimate
-    others: dict[str, Estimate]  #: "chance", "centre", "grad_cam"
+    others: dict[str, Estimate]  #: "chance", "centre" and, of classifiers, "grad_cam"
     differences: dict[str, Estimate]  #: attention minus each of them, image by image
     verdict: str  #: the conclusion that the intervals support
 
@@ -59,7 +61,10 @@ def pointing(network: nn.Module, batches: Batches, boxes: Tensor) -> dict[str, P
     count = 0
     for batch, _, sites in watched(network, batches):
         count += len(batch.images)
-        targets = _Targets(batch.part(boxes), batch.first, batch.images)
+        own_boxes, (height, width) = batch.part(boxes), batch.images.shape[2:]
+        if len(own_boxes) < len(batch.images):
+            raise ValueError(f"there are {len(boxes)} boxes for more images: every image needs one")
+        targets = _Targets(own_boxes, batch.first, (height, width))
         cams = grad_cam(network, batch.images, batch.classes)
         prior = centred(targets.size).to(batch.images.device).expand(len(batch.images), -1, -1)
         common = {"chance": targets.chance(), "centre": targets.score(prior, prior)}
@@ -71,12 +76,46 @@ def pointing(network: nn.Module, batches: Batches, boxes: Tensor) -> dict[str, P
                 kept.setdefault(site, {}).setdefault(name, []).append(score)
     if count != len(boxes):
         raise ValueError(f"there are {len(boxes)} boxes for {count} images: every image needs one")
-    results = {}
+    return _pointing(kept, kinds, count)
+
+
+def pointing_at_objects(
+    images: Iterable[tuple[Mapping[str, AttentionMaps], Tensor, tuple[int, int]]],
+) -> dict[str, Pointing]:
+    """The pointing game and the energy for images with any number of objects, e.g. of a detector: see `pointing`.
+
+    A hit lies in any of the boxes. There is no class to explain, and so no Grad-CAM.
+
+    Args:
+        images: for each the maps (1, ...) of every site, boxes (n, 4), xyxy in pixels, and the size (height, width).
+
+    Raises:
+        ValueError: without images, or for boxes that cover nothing of their image.
+    """
+    kept: dict[str, dict[str, list[_Score]]] = {}
+    kinds: dict[str, str] = {}
+    count = 0
+    for sites, boxes, size in images:
+        count += 1
+        targets = _Targets(boxes.cpu(), 0, size, together=True)
+        prior = centred(size)[None]
+        for site, maps in sites.items():
+            kinds[site] = place_map_name(maps)
+            scores = {"attention": targets.score(place_map(maps), strength(maps)), "chance": targets.chance()}
+            for name, score in (scores | {"centre": targets.score(prior, prior)}).items():
+                kept.setdefault(site, {}).setdefault(name, []).append(score)
+    if not count:
+        raise ValueError("there are no images with objects to look at")
+    return _pointing(kept, kinds, count)
+
+
+def _pointing(kept: dict[str, dict[str, "list[_Score]"]], kinds: dict[str, str], count: int) -> dict[str, Pointing]:
+    hits, energy = {}, {}
     for site, lists in kept.items():
-        hits = _summary({name: torch.cat([score.hits for score in scores]) for name, scores in lists.items()}, "hit")
-        energy = {name: torch.cat([score.energy for score in scores]) for name, scores in lists.items()}
-        results[site] = Pointing(count, kinds[site], hits, _summary(energy, "energy"))
-    return results
+        hits[site] = {name: torch.cat([score.hits for score in scores]) for name, scores in lists.items()}
+        energy[site] = {name: torch.cat([score.energy for score in scores]) for name, scores in lists.items()}
+    all_hits, all_energy = _summaries(hits, "hit"), _summaries(energy, "energy")
+    return {site: Pointing(count, kinds[site], all_hits[site], all_energy[site]) for site in kept}
 
 
 class _Score(NamedTuple):
@@ -87,12 +126,10 @@ class _Score(NamedTuple):
 class _Targets:
     """The boxes of a batch, as masks over its images: which share of each pixel lies inside."""
 
-    def __init__(self, boxes: Tensor, first: int, images: Tensor) -> None:
-        height, width = images.shape[2:]
-        self.size = (height, width)
-        if len(boxes) < len(images):
-            raise ValueError(f"there are {first + len(boxes)} boxes for more images: every image needs one")
-        self.inside = _mask(boxes, self.size)
+    def __init__(self, boxes: Tensor, first: int, size: tuple[int, int], *, together: bool = False) -> None:
+        """One box per image from number `first` on; or `together`, all boxes of one image."""
+        height, width = self.size = size
+        self.inside = _mask(boxes, size)
         empty = ~boxes.double().isfinite().all(1) | ~(self.inside > 0).flatten(1).any(1)
         if empty.any():
             wrong = int(empty.nonzero()[0])
@@ -100,8 +137,10 @@ class _Targets:
                 f"the box of image {first + wrong}, {boxes[wrong].tolist()}, covers nothing of the image of {height} x "
                 f"{width} pixels: boxes are xyxy in pixels of the images as the network sees them"
             )
-        grown = boxes.double() + TOLERANCE * min(self.size) * torch.tensor([-1, -1, 1, 1], device=boxes.device)
-        self.grown = (_mask(grown, self.size) >= 0.5).double()  # pixels whose centre lies within
+        grown = boxes.double() + TOLERANCE * min(size) * torch.tensor([-1, -1, 1, 1], device=boxes.device)
+        self.grown = (_mask(grown, size) >= 0.5).double()  # pixels whose centre lies within
+        if together:
+            self.inside, self.grown = self.inside.amax(0, keepdim=True), self.grown.amax(0, keepdim=True)
 
     def chance(self) -> _Score:
         return _Score(self.grown.mean((1, 2)).cpu(), self.inside.mean((1, 2)).cpu())
@@ -124,17 +163,17 @@ def _mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return sides[0][:, :, None] * sides[1][:, None, :]
 
 
-def _summary(values: dict[str, Tensor], measure: str) -> Scores:
-    others = [name for name in values if name != "attention"]
-    differences = {f"minus {name}": values["attention"] - values[name] for name in others}
-    results = estimates({f"{measure}, {name}": each for name, each in (values | differences).items()})
-    compared = {name: results[f"{measure}, minus {name}"] for name in others}
-    return Scores(
-        results[f"{measure}, attention"],
-        {name: results[f"{measure}, {name}"] for name in others},
-        compared,
-        _verdict(compared),
-    )
+def _summaries(values: dict[str, dict[str, Tensor]], measure: str) -> dict[str, Scores]:
+    """Site -> the scores of its map and of what it is compared with, (n,) each -> site -> summary."""
+    summaries, differences = {}, {}
+    for site, each in values.items():
+        others = [name for name in each if name != "attention"]
+        paired = {f"minus {name}": each["attention"] - each[name] for name in others}
+        results = estimates({f"{measure}, {name}": one for name, one in (each | paired).items()})
+        summaries[site] = results[f"{measure}, attention"], {name: results[f"{measure}, {name}"] for name in others}
+        differences[site] = {name: results[f"{measure}, minus {name}"] for name in others}
+    corrected = over_sites(differences)
+    return {site: Scores(*summaries[site], corrected[site], _verdict(corrected[site])) for site in values}
 
 
 def _verdict(differences: dict[str, Estimate]) -> str:
@@ -148,5 +187,6 @@ def _verdict(differences: dict[str, Estimate]) -> str:
     better, equal = ([_NAMES[name] for name, each in differences.items() if each.sign == sign] for sign in (-1, 0))
     notes = [f"{' and '.join(better)} {'does' if len(better) == 1 else 'do'} better"] if better else []
     notes += [f"no difference from {' and '.join(equal)} shown"] if equal else []
-    best = "it points at the object, better than chance, the centre of the image and Grad-CAM"
+    *names, last = [_NAMES[name] for name in differences]
+    best = f"it points at the object, better than {', '.join(names)} and {last}"
     return f"it points at the object; {'; '.join(notes)}" if notes else best

@@ -1,7 +1,9 @@
 """Statistics of the attention over a data set: is it alive, how sharp is it, and what does it tell apart?"""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +151,34 @@ class _ClassSums:
             tuple(value if known else None for value, known in zip(selectivity.tolist(), varies.tolist(), strict=True)),
             (classes - 1) / (count - 1) if count > classes else None,
         )
+
+
+def most_selective(classes: Mapping[str, Any], names: Sequence[str], count: int = 16) -> dict[str, Any]:
+    """The channels that tell the classes apart best, and the classes that they tell apart.
+
+    Args:
+        classes: a `ClassAttention` as plain data.
+        names: of the classes; numbers where there are none.
+        count: number of channels, and the largest number of classes.
+
+    Returns: "channels" and their "selectivity", best first; "by_chance"; "means", class -> one value per channel.
+    """
+    selectivity = classes["selectivity"]
+    channels = sorted((k for k, value in enumerate(selectivity) if value is not None), key=lambda k: -selectivity[k])
+    channels = channels[:count]
+    rows = {
+        names[number] if names else str(number): [row[k] for k in channels]
+        for number, row in enumerate(classes["means"])
+        if row is not None
+    }
+    middle = [math.fsum(column) / len(rows) for column in zip(*rows.values(), strict=True)]
+    far = sorted(rows, key=lambda name: -sum((a - b) ** 2 for a, b in zip(rows[name], middle, strict=True)))[:count]
+    return {
+        "channels": channels,
+        "selectivity": [selectivity[k] for k in channels],
+        "by_chance": classes["selectivity_by_chance"],
+        "means": {name: row for name, row in rows.items() if name in far},
+    }
 
 
 def normalized_entropy(values: Tensor) -> Tensor:

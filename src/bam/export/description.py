@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bam.dryrun import image_shape
 from bam.export.config import IMAGENET, NetworkConfig, config_of, sites_of
 from bam.export.rebuild import outputs
+from bam.models.weights import normalization
 from bam.records import Record
 
 #: Pixels of the side up to which networks see whole images, as on CIFAR; larger ones are cropped as for ImageNet.
@@ -44,15 +45,21 @@ def describe_saved(model: nn.Module) -> NetworkDescription:
     }
 
 
-def describe_named(model: nn.Module, backbone: str, num_classes: int | None = None) -> NetworkDescription:
-    """The description of a network that was built by name: images of its own size, normalised as for ImageNet."""
+def describe_named(
+    model: nn.Module, backbone: str, num_classes: int | None = None, weights: str | None = None
+) -> NetworkDescription:
+    """The description of a network that was built by name: images of its own size, normalised as for its weights.
+
+    Weights that do not say it, and none, mean ImageNet's normalisation.
+    """
+    known = normalization(backbone, weights) if weights else None
     side = image_shape(model)[-1]
     crop = IMAGENET["resize"] / IMAGENET["image_size"][0] if side > LARGEST_UNCROPPED else 1
     return {
         "backbone": backbone,
         "num_classes": num_classes,
-        "mean": IMAGENET["mean"],
-        "std": IMAGENET["std"],
+        "mean": known.mean if known else IMAGENET["mean"],
+        "std": known.std if known else IMAGENET["std"],
         "image_size": (side, side),
         "resize": round(side * crop),
     }
@@ -64,26 +71,18 @@ def describe_run(record: Record) -> NetworkDescription:
     Raises:
         ValueError: if the record has no normalisation, as in early versions of bam.
     """
-    from bam.data.folder.options import FolderOptions
+    from bam.training.trained import preprocessing_of
 
-    backbone = record.recipe["model"]
-    if "mean" not in record.normalization:
-        network = "bam.training.trained_model(run)[0]"
-        advice = f"bam.export.save_pretrained({network}, folder, backbone={backbone!r}, mean=..., std=...)"
-        raise ValueError(
-            f"the run is from an earlier version of bam, which did not record its normalisation; save it with {advice}"
-        )
-    description: NetworkDescription = {
-        "backbone": backbone,
+    expected = preprocessing_of(record)
+    return {
+        "backbone": record.recipe["model"],
         "num_classes": record.num_classes,
         "classes": record.classes or None,
-        "mean": record.normalization["mean"],
-        "std": record.normalization["std"],
-        "image_size": record.image_size,
+        "mean": expected.mean,
+        "std": expected.std,
+        "image_size": expected.image_size,
+        "resize": expected.resize,
     }
-    if record.recipe["data"].startswith("folder:"):
-        description["resize"] = FolderOptions.read(record.recipe["data_options"]).shorter_side
-    return description
 
 
 def at_image_size(description: NetworkDescription, side: int) -> NetworkDescription:

@@ -56,6 +56,14 @@ def normalization(name: str, pretrained: str) -> Normalization | None:
     return _of_library(name, pretrained)
 
 
+def imagenet_classes(name: str) -> list[str] | None:
+    """The names of ImageNet's 1000 classes, in the order of torchvision and timm; None for networks of others."""
+    from torchvision.models import ResNet18_Weights, list_models
+
+    known = name.startswith("timm/") or name in list_models()
+    return list(ResNet18_Weights.DEFAULT.meta["categories"]) if known else None
+
+
 def _of_library(name: str, pretrained: str) -> Normalization | None:
     """What torchvision or timm says of the weights `pretrained`; None for other networks."""
     if name.startswith("timm/"):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from bam.reports.svg import standalone
 from bam.reports.wording import capitalized
 
 FOLDER = "figures"
+CHANNELS = "channels"  #: how the names of figures about channels begin
 _LATE = "second half of the epochs"
 _LONG = 5  #: evaluated epochs in the second half of a run that are worth a figure
 
@@ -166,6 +168,22 @@ def _classes(summary: dict[str, Any]) -> Figure:
         plots.classes(plots.most_different(summary["classes"]), names),
         _csv(header, rows),
     )
+
+
+def channel_figures(statistics: dict[str, Any], prefix: str = CHANNELS) -> list[Figure]:
+    """For each site with channel attention, its most selective channels and their mean attention for each class.
+
+    `statistics` has for each site, under "classes", what `bam.explanation.statistics.most_selective` gives.
+    """
+    figures = []
+    for site, values in statistics.items():
+        if not (shown := values.get("classes")) or not shown["channels"]:
+            continue
+        columns = zip(shown["channels"], shown["selectivity"], *shown["means"].values(), strict=True)
+        text = _csv(["channel", "selectivity", *shown["means"]], columns)
+        name = re.sub(r"[^\w.-]", "-", f"{prefix}-{site}")
+        figures.append(Figure(name, f"Channels at {site} that tell classes apart", plots.channels(shown, site), text))
+    return figures
 
 
 def _points(variants: Sequence[dict[str, Any]]) -> Iterable[list[Any]]:

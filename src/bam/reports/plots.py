@@ -149,6 +149,36 @@ def classes(shown: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     return chart.svg()
 
 
+def channels(shown: dict[str, Any], site: str) -> str:
+    """Mean attention by class, each channel from pale (least) to full, below bars for its class selectivity."""
+    gutter = min(150.0, 14 + max(text_width(name) for name in [*shown["means"], "selectivity"]))
+    count, bars = len(shown["channels"]), 40
+    alt = f"Mean attention of {count} channels at {site} for {len(shown['means'])} classes; the CSV has the numbers"
+    chart = Chart(alt, bars + 20 * len(shown["means"]) + 62, (0, count), (0, 1), left=gutter)
+    columns = list(zip(*shown["means"].values(), strict=True))
+    wide = chart.x(1) - chart.x(0) - 1.5
+    chart.parts.append(f'<text class="small end" x="{gutter - 6:.1f}" y="{bars - 4}">selectivity</text>')
+    base = bars + 20 * len(shown["means"])
+    with chart.variant(1):
+        for k, (channel, share) in enumerate(zip(shown["channels"], shown["selectivity"], strict=True)):
+            x, tall = chart.x(k), 34 * share
+            bar = f'<rect class="dot" x="{x:.1f}" y="{bars - 2 - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/>'
+            chart.add(bar, f"channel {channel}: selectivity {share:.3f}")
+            place = f'transform="translate({x + wide / 2 + 4:.1f} {base + 6}) rotate(-90)"'
+            chart.parts.append(f'<text class="small end" {place}>{channel}</text>')
+            for row, (name, means) in enumerate(shown["means"].items()):
+                low, high = min(columns[k]), max(columns[k])
+                full = 0.04 + 0.96 * (means[k] - low) / (high - low or 1)
+                size = f'x="{x:.1f}" y="{bars + 20 * row}" width="{wide:.1f}" height="18.5"'
+                cell = f'<rect class="dot" fill-opacity="{full:.3f}" {size}/>'
+                chart.add(cell, f"{name}, channel {channel}: {means[k]:.3f}")
+    for row, name in enumerate(shown["means"]):
+        label = escaped(clipped(name, gutter - 12))
+        chart.add(f'<text class="small end" x="{gutter - 6:.1f}" y="{bars + 20 * row + 14}">{label}</text>', name)
+    chart.text(4, chart.height - 6, "channels, each from its least mean to its greatest", "small")
+    return chart.svg()
+
+
 def _curve_chart(alt: str, label: str, values: Sequence[float], along: Sequence[float]) -> Chart:
     last = max(along)
     first = min(along) if last > min(along) else last - 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bam.costs import format_count
 from bam.files import write_atomically
 from bam.reports import wording
-from bam.reports.figures import FOLDER, NAMES, figures_of
+from bam.reports.figures import CHANNELS, FOLDER, NAMES, channel_figures, figures_of
 from bam.reports.markdown import fenced, in_markdown, indented
 from bam.reports.svg import STYLE
 from bam.reports.templates import environment
@@ -30,20 +30,25 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     files = {name: text for part in figures.values() for figure in part for name, text in figure.files.items()}
     page = _content(summary, command) | {"figures": figures}
     pictures = [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]]
-    looks = [
-        look | {"pictures": [picture | {"png": _base64(out / picture["file"])} for picture in look.get("pictures", [])]}
-        for look in summary["attention"]
-    ]
+    looks = []
+    for look in summary["attention"]:
+        shown = [picture | {"png": _base64(out / picture["file"])} for picture in look.get("pictures", [])]
+        channels = channel_figures(look.get("statistics", {}), f"{CHANNELS}-{look['name']}")
+        files |= {name: text for figure in channels for name, text in figure.files.items()}
+        looks.append(look | {"pictures": shown, "figures": channels})
     html, markdown = _templates(autoescape=True), _templates(autoescape=False)
     files["report.html"] = html.get_template("report.html.jinja").render(
         page, pictures=pictures, looks=looks, chart_style=STYLE
     )
-    files["report.md"] = markdown.get_template("report.md.jinja").render(page, pictures=summary["pictures"])
+    files["report.md"] = markdown.get_template("report.md.jinja").render(
+        page, pictures=summary["pictures"], looks=looks
+    )
     files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
     files["summary.csv"] = _csv(summary)
     for name, text in files.items():
         write_atomically(out / name, text)
-    for stale in (f"{FOLDER}/{name}.{kind}" for name in NAMES for kind in ("svg", "csv")):
+    earlier = [path.stem for path in out.glob(f"{FOLDER}/{CHANNELS}-*.svg")]
+    for stale in (f"{FOLDER}/{name}.{kind}" for name in (*NAMES, *earlier) for kind in ("svg", "csv")):
         if stale not in files:
             (out / stale).unlink(missing_ok=True)
 

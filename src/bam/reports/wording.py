@@ -146,14 +146,18 @@ def examination_lines(results: dict[str, Any]) -> list[str]:
     """What `bam.explanation.examine` found, for a terminal."""
     ablations = results["ablations"]
     left_out = f", {results['num_unreadable']} unreadable ones left out" if results["num_unreadable"] else ""
+    if ablations is None:  # of a detector
+        lines = [f"{results['num_images']} images with objects{left_out}"]
+        lines += [f"{site}: {_pointing(values)}" for site, values in results["pointing"].items()]
+        return [*lines, *_corrected(results["pointing"])]
     lines = [f"{results['num_images']} images{left_out}, accuracy {share(ablations['accuracy'])}"]
     for site, values in results["statistics"].items():
         entropy = "" if values["entropy"] is None else f", entropy over places {values['entropy']:.3f}"
         lines.append(f"{site}: mean gain {values['mean_gain']:.3f}{entropy}, dead maps {100 * values['dead']:.1f} %")
         if results["pointing"] is not None:
-            hits = results["pointing"][site]["hits"]
-            others = ", ".join(f"{name.replace('_', '-')} {share(one, False)}" for name, one in hits["others"].items())
-            lines.append(f"  points into the box: {share(hits['attention'])} ({others}): {hits['verdict']}")
+            lines.append(f"  {_pointing(results['pointing'][site])}")
+        if values["classes"] is not None:
+            lines.append(f"  {_selectivity(values['classes'])}")
         lines.append(f"  deletion and insertion: {results['faithfulness'][site]['verdict']}")
         off = ablations["sites_off"][site]
         lines.append(f"  without this site: accuracy {share(off['accuracy'])}: {off['verdict']}")
@@ -161,4 +165,25 @@ def examination_lines(results: dict[str, Any]) -> list[str]:
     lines.append(f"all attention off: accuracy {share(off['accuracy'])}: {off['verdict']}")
     for name, one in ablations["branches_alone"].items():
         lines.append(f"{name} branch alone: accuracy {share(one['accuracy'])}: {one['verdict']}")
-    return lines
+    return [*lines, *_corrected(results["statistics"])]
+
+
+def _selectivity(classes: dict[str, Any]) -> str:
+    """The channels that tell classes apart best."""
+    known = {k: value for k, value in enumerate(classes["selectivity"]) if value is not None}
+    best = sorted(known, key=lambda k: -known[k])[:3]
+    chance = classes["selectivity_by_chance"]
+    by_chance = "" if chance is None else f"; by chance {chance:.3f} on average"
+    listed = ", ".join(f"{k} ({known[k]:.3f})" for k in best) or "none varies"
+    return f"most selective channels (share of variance between classes): {listed}{by_chance}"
+
+
+def _pointing(values: dict[str, Any]) -> str:
+    hits = values["hits"]
+    others = ", ".join(f"{name.replace('_', '-')} {share(one, False)}" for name, one in hits["others"].items())
+    return f"points into the box: {share(hits['attention'])} ({others}): {hits['verdict']}"
+
+
+def _corrected(sites: dict[str, Any]) -> list[str]:
+    note = f"verdicts on sites are corrected for {len(sites)} sites (Holm), intervals are not"
+    return [note] if len(sites) > 1 else []

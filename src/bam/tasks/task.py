@@ -71,6 +71,14 @@ class Trained:
     preprocessing: "Preprocessing"  #: of classifiers; detectors resize and normalise images themselves
     device: torch.device = torch.device("cpu")
 
+    @classmethod
+    def ready(
+        cls, network: nn.Module, classes: Sequence[str] | None, preprocessing: "Preprocessing", device: torch.device
+    ) -> "Trained":
+        """The network in float32 and eval mode on `device`, changed in place."""
+        network = network.eval().float().to(device).to(memory_format=torch.channels_last)
+        return cls(network, tuple(classes or ()), preprocessing, device)
+
 
 @dataclass(frozen=True)
 class PredictOptions:

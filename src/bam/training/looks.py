@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from bam.data.files.preprocessing import Preprocessing
 from bam.files import write_atomically
-from bam.recipes import Recipe, RunOptions, folder_name
+from bam.recipes import RunOptions, folder_name
 from bam.records import Record
 from bam.surgery import attended
-from bam.tasks import Trained, task_of
 from bam.training.session import WEIGHTS
-from bam.training.trained import trained_model
+from bam.training.trained import opened_run
 
 _FILE = "look.json"
 FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
@@ -33,27 +31,20 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
         if _read(target).get("weights") == weights:
             continue
-        network, record = trained_model(folder)
-        if not attended(network) or not record.normalization:
+        record = Record.read(folder)
+        if not record.normalization:  # of an earlier version
             continue
-        task = task_of(Recipe.from_dict(record.recipe))
+        task, trained, _ = opened_run(folder, torch.device(record.environment["device"]))
+        if not attended(trained.network):
+            continue
         _, test = task.load(options.data_root)
         try:
-            seen = task.look(_trained(network, record), test, target)
+            seen = task.look(trained, test, target)
         except ValueError as error:  # e.g. a network whose weights are not finite: the rest of the report stands
             seen = {"problem": str(error)}
         if seen is not None:
             about = {"weights": weights, "seed": record.recipe["seed"]}
             write_atomically(target / _FILE, json.dumps(about | seen, indent=1, allow_nan=False) + "\n")
-
-
-def _trained(network: torch.nn.Module, record: Record) -> Trained:
-    device = torch.device(record.environment["device"])
-    height, width = record.image_size
-    normalization = record.normalization["mean"], record.normalization["std"]
-    network = network.float().to(device).to(memory_format=torch.channels_last)
-    preprocessing = Preprocessing(*normalization, (height, width), max(height, width))
-    return Trained(network, tuple(record.classes), preprocessing, device)
 
 
 def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:

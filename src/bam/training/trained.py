@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from bam.data import epoch_generator, load
+from bam.data.files.preprocessing import Preprocessing
+from bam.data.folder.options import FolderOptions
 from bam.recipes import Recipe
 from bam.records import Record
-from bam.tasks import task_of
+from bam.tasks import Task, Trained, task_of
 from bam.tensors import load_tensors, read_safetensors
 from bam.training.session import WEIGHTS
 
@@ -29,6 +31,38 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
     model = task_of(recipe).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
+
+
+def opened_run(folder: Path, device: torch.device) -> tuple[Task, Trained, Record]:
+    """The task of a complete run, its network ready for use on `device`, and its record.
+
+    Raises:
+        FileNotFoundError: if `folder` holds no complete run.
+        ValueError: if the record or the weights are damaged, or from a version that recorded no normalisation.
+    """
+    network, record = trained_model(folder)
+    trained = Trained.ready(network, record.classes, preprocessing_of(record), device)
+    return task_of(Recipe.from_dict(record.recipe)), trained, record
+
+
+def preprocessing_of(record: Record) -> Preprocessing:
+    """The input that the network of a run expects.
+
+    Raises:
+        ValueError: if the record has no normalisation, as in early versions of bam.
+    """
+    if "mean" not in record.normalization:
+        network = "bam.training.trained_model(run)[0]"
+        backbone = record.recipe["model"]
+        advice = f"bam.export.save_pretrained({network}, folder, backbone={backbone!r}, mean=..., std=...)"
+        raise ValueError(
+            f"the run is from an earlier version of bam, which did not record its normalisation; save it with {advice}"
+        )
+    height, width = record.image_size
+    resize = max(height, width)
+    if record.recipe["data"].startswith("folder:"):
+        resize = FolderOptions.read(record.recipe["data_options"]).shorter_side
+    return Preprocessing(record.normalization["mean"], record.normalization["std"], (height, width), resize)
 
 
 def training_images(record: Record, data_root: Path | None = None, count: int = 256) -> Tensor:

@@ -14,6 +14,7 @@ from bam.data.files.preprocessing import Preprocessing
 from bam.explanation import overlay, save_png, side_by_side
 from bam.explanation.views import GAIN
 from bam.recipes import DetectionRecipe
+from bam.reports.wording import examination_lines
 from bam.tasks import Trained, task_of
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
@@ -247,3 +248,26 @@ def test_the_views_of_a_detector_are_its_own_pass():
     assert scores == detections.scores.sort(descending=True).values[:5].tolist()
     assert [site.site for site in view.sites] == list(bam.attended(network))
     assert all(torch.equal(a.shown, b.shown) for a, b in zip(view.sites, sites, strict=True))
+
+
+def test_where_a_detector_points(tmp_path):
+    """`bam examine` and reports: by chance, the energy is the share of the image that the boxes cover together."""
+    data = drawn(tmp_path, [[], [[5, 6, 30, 40]], [[0, 0, 10, 10], [5, 6, 30, 40]]])
+    trained = Trained(detector(), ("cat", "dog", "elk"), Preprocessing((), (), (64, 64), 64))
+    task, calls = task_of(DetectionRecipe()), []
+    results = task.examine(trained, data, None, lambda *call: calls.append(call))
+    assert results["num_images"] == 2 and calls == [("pointing", 1, 2), ("pointing", 2, 2)]
+    assert list(results["pointing"]) == list(bam.attended(trained.network))
+    height, width = data.sizes[1]
+    covered = torch.zeros(2, height, width)
+    covered[:, 6:40, 5:30] = 1
+    covered[1, :10, :10] = 1
+    for values in results["pointing"].values():
+        assert values["energy"]["others"]["chance"]["mean"] == pytest.approx(covered.mean().item())
+        assert set(values["hits"]["others"]) == {"chance", "centre"}
+    lines = examination_lines(results)
+    assert lines[0] == "2 images with objects" and "points into the box" in lines[1]
+    look = task.look(trained, data, tmp_path)
+    assert look["pointing"] == results["pointing"] and len(look["views"]) == 2
+    with pytest.raises(ValueError, match="no images with objects"):
+        task.examine(trained, data.subset(torch.tensor([0])), None, print)

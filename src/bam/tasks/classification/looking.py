@@ -1,5 +1,6 @@
 """What a classifier's attention does on images: single views, and figures over test images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bam.data import LabelledImages
 from bam.explanation import ablations, attention_statistics, hierarchy, pointing, record, save_png
 from bam.explanation.examination import plain, sample
 from bam.explanation.passes import NOTHING_RUNS
+from bam.explanation.statistics import SiteStatistics, most_selective
 from bam.explanation.views import ImageView, site_views
 from bam.tasks.classification.network import class_logits
 from bam.tasks.classification.predict import most_likely
@@ -61,7 +63,13 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
         "num_images": without.accuracy.num_images,
         "views": [each.as_plain() for each in views],
         "pictures": pictures,
-        "statistics": {site: plain(values) | {"classes": None} for site, values in statistics.items()},
+        "statistics": {site: _without_details(values, test.classes) for site, values in statistics.items()},
         "pointing": None if boxes is None else plain(pointing(trained.network, source.test(), boxes)),
         "ablations": plain(without),
     }
+
+
+def _without_details(statistics: SiteStatistics, names: Sequence[str]) -> dict[str, Any]:
+    """As plain data, with the channels and classes that differ most alone."""
+    values = plain(statistics)
+    return values | {"classes": values["classes"] and most_selective(values["classes"], names)}

@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from bam.attention import AttentionSpec
 from bam.costs import Cost
@@ -25,6 +25,7 @@ from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.cost import detector_cost, input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tasks.detection.gallery import SCORE, write_gallery
+from bam.tasks.detection.looking import examine_detector
 from bam.tasks.detection.metrics import (
     Detections,
     coco_ground_truth,
@@ -38,6 +39,7 @@ from bam.tasks.detection.predict import predict
 from bam.tasks.task import Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 
 _NUM_CLASSES = 20  #: the default, as in VOC
+_LOOKED_AT, _VIEWS = 48, 12  # images of a report: where attention points, and in the gallery
 _LEAST_SCORE = 0.3  #: of the detections that are drawn
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
@@ -215,6 +217,20 @@ class Detection(Task):
             names = [trained.classes[label - 1] for label in labels]
             ranked = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
             yield ImageView(name, draw(pixels, detections, trained.classes, SCORE), ranked[:5], sites)
+
+    def examine(
+        self, trained: Trained, test: BoxDataset, limit: int | None, progress: Callable[[str, int, int], None]
+    ) -> dict[str, Any]:
+        """Where the attention points, see `examine_detector`."""
+        return examine_detector(trained, test, limit, progress)
+
+    def look(self, trained: Trained, test: BoxDataset, folder: Path) -> dict[str, Any]:
+        """See `examine_detector`; and views of a few images with objects."""
+        results = examine_detector(trained, test, _LOOKED_AT)
+        with_objects = [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()][:_VIEWS]
+        batches = test.subset(torch.tensor(with_objects)).batches(1, torch.device("cpu")).test()
+        images = ((str(number), to_pil_image(image)) for number, ((image, *_), _) in enumerate(batches, start=1))
+        return results | {"views": [view.as_plain() for view in self.views(trained, images)], "pictures": []}
 
     def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
         """Draw detections in the user's own images, see `predict`."""

@@ -1,0 +1,127 @@
+"""Networks given by name instead of by the folder of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bam.attention.spec import AttentionSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bam.export import NetworkDescription
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network given by name is loaded with.
+
+    Attributes:
+        pretrained: weights of the network without attention: a file, or a tag of torchvision or timm such as DEFAULT
+            (default: random weights).
+        adapter: file of bam.save_attention with the attention, its sites and its weights.
+        weights: a .safetensors file for the whole network, including its attention, instead of these two.
+        num_classes: outputs of the network (default: its own).
+        class_names: file with one class name per line, or folder with a subfolder for each class (default: ImageNet's
+            names for networks of torchvision and timm with its 1000 classes, else numbers).
+    """
+
+    pretrained: str | None = None
+    adapter: Path | None = None
+    weights: Path | None = None
+    num_classes: int | None = None
+    class_names: Path | None = None
+
+
+NO_WEIGHTS = Weights()
+
+
+def build_named(
+    model: str, options: Weights, attention: AttentionSpec, image: int | None = None
+) -> "tuple[nn.Module, NetworkDescription]":
+    """The network called `model` in eval mode, and its description.
+
+    Raises:
+        ValueError: for an unknown network, or files that do not fit it or each other.
+    """
+    from bam.export.description import describe_named
+    from bam.models import build
+    from bam.surgery import attach, load_attention
+    from bam.tasks import task_knowing
+    from bam.tensors import load_tensors, read_safetensors
+
+    if task_knowing(model).name != "classification":
+        raise ValueError(f"{model} is a detector: give the folder of a run")
+    check_named(attention)
+    if options.weights and (options.pretrained or options.adapter):
+        raise ValueError("--weights has the whole network: give it alone, or --pretrained and --adapter")
+    network = build(model, options.num_classes)
+    if options.pretrained:
+        _load_backbone(network, model, options)
+    attach(network, attention, image=image)
+    if options.adapter:
+        load_attention(network, options.adapter, image=image)
+    if options.weights:
+        load_tensors(network, read_safetensors(options.weights)[0], options.weights, model)
+    source = options.pretrained or (str(options.weights) if options.weights else None)
+    description = describe_named(network, model, options.num_classes, source)
+    description["classes"] = _class_names(model, network, options)
+    return network.eval(), description
+
+
+def check_named(attention: AttentionSpec) -> None:
+    """Refuse options of the attention without its name."""
+    if attention.is_none and attention != AttentionSpec():
+        raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
+
+
+def _load_backbone(network: "nn.Module", model: str, options: Weights) -> None:
+    """Load the pretrained weights, which must have the classifier, too."""
+    import torch
+
+    from bam.models.pretrained import classifier_names, load_pretrained
+
+    assert options.pretrained is not None
+    count = options.num_classes or _num_outputs(network)
+    heads = [next(network.get_submodule(name).parameters()) for name in classifier_names(network, count)]
+    before = [head.clone() for head in heads]
+    load_pretrained(network, model, options.pretrained, count)
+    if any(torch.equal(old, new) for old, new in zip(before, heads, strict=True)):
+        raise ValueError(
+            f"{options.pretrained} has no classifier of {count} classes for {model}: give the number of its classes, "
+            "--num-classes"
+        )
+
+
+def _num_outputs(network: "nn.Module") -> int:
+    """The number of class logits that a network returns; raises ValueError if it returns something else."""
+    from bam.dryrun import dry_run
+    from bam.tasks.classification.network import class_logits
+
+    return class_logits(dry_run(network)).shape[1]
+
+
+def _class_names(model: str, network: "nn.Module", options: Weights) -> list[str] | None:
+    """The names of the classes, if they are known."""
+    from bam.models.weights import imagenet_classes
+
+    if options.class_names is None:
+        names = imagenet_classes(model) if options.num_classes is None else None
+        return names if names and len(names) == _num_outputs(network) else None
+    path = options.class_names
+    if path.is_dir():
+        names = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
+    else:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if len(names) != _num_outputs(network):
+        raise ValueError(f"{path} has {len(names)} class names, and {model} has {_num_outputs(network)} outputs")
+    return names
+
+
+def untrained(options: Weights) -> list[str]:
+    """What to tell a user who looks at attention with weights that nobody trained."""
+    if options.weights or options.adapter and options.pretrained:
+        return []
+    if options.adapter:
+        return ["the network around the attention has random weights: give --pretrained"]
+    return ["the attention is untrained, so its maps say nothing yet: give --adapter or --weights"]
