@@ -17,8 +17,8 @@ _FOLDER = "cifar-100-python"
 def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     """Return (train, test) from `root`/cifar-100-python or `root` itself; torchvision downloads it if it is absent.
 
-    The files are pickles, but nothing unpickles them: `bam.data.cifar_pickle` reads arrays and plain containers. Any copy whose arrays
-    have the right structure will do.
+    The files are pickles, but nothing unpickles them: `bam.data.cifar_pickle` reads arrays and plain containers.
+    Any copy whose arrays have the right structure will do.
 
     Raises:
         FileNotFoundError: if the folder is absent and cannot be downloaded, or lacks a file.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from bam.data import epoch_generator, load
+from bam.objects import refuse_code
 from bam.recipes import Recipe
-from bam.records import Record
+from bam.records import FILE_NAME, Record
 from bam.tasks import task_of
 from bam.tensors import load_tensors, read_safetensors
 from bam.training.session import WEIGHTS
@@ -18,14 +19,25 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
 
     Raises:
         FileNotFoundError: if `folder` holds no complete run.
-        ValueError: if the record or the weights are damaged.
+        ValueError: if the record or the weights are damaged, or the record names code that only it gives.
     """
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
-    model = task_of(Recipe.from_dict(record.recipe)).network(record, to_train=False)
+    model = task_of(recipe_of(record, folder)).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
+
+
+def recipe_of(record: Record, folder: Path) -> Recipe:
+    """The recipe of a record read from `folder`, from which a network may be built.
+
+    Raises:
+        ValueError: if it is no recipe, or names code that only the record gives, see `bam.objects.trusting_code`.
+    """
+    recipe = Recipe.from_dict(record.recipe)
+    refuse_code(recipe.named_code, folder / FILE_NAME)
+    return recipe
 
 
 def training_images(record: Record, data_root: Path | None = None, count: int = 256) -> Tensor:
