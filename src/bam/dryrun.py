@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from bam.private import own_buffers, own_parameters, remove_forward_hooks
-from bam.snapshot import Snapshot
+from bam.snapshot import Snapshot, need_module
 
 #: An image: a tensor (N, C, H, W), or a size in pixels: a side, (H, W) or (C, H, W).
 Image = Tensor | int | Sequence[int]
@@ -29,6 +29,7 @@ def dry_run(
     Raises:
         ValueError: if the model cannot run on such an image.
     """
+    need_module(model)
     _refuse_lazy_layers(model)
     shape = image_shape(model, image)
     try:

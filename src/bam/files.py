@@ -1,9 +1,12 @@
 """Writing files without ever losing what was written before."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -37,6 +40,62 @@ def append(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The dictionary in a JSON file.
+
+    Raises:
+        ValueError: if it is damaged, or holds something else; the message ends with `advice`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {advice}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it holds a {type(content).__name__}); {advice}")
+    return content
+
+
+def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: Path | str) -> None:
+    """Check the values of a file against their declared types; names without a type may be anything.
+
+    Raises:
+        ValueError: naming `source` and the first value of another type.
+    """
+    for name, kind in types.items():
+        if name in values and not _is_a(values[name], kind):
+            shown = f"{values[name]!r:.60}"
+            expected = getattr(kind, "__name__", kind) if not typing.get_args(kind) else kind
+            raise ValueError(f"{source} is damaged or from elsewhere: {name} must be of type {expected}, got {shown}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return True
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_a(item, parts[1]) for item in value.values())
+    if origin is not None:  # a union
+        return any(_is_a(value, part) for part in parts)
+    if kind in (int, float):
+        return type(value) is int or (kind is float and type(value) is float)
+    return isinstance(value, kind)
+
+
+def inside(folder: Path, name: str, source: Path | str, *, follow_links: bool = False) -> Path:
+    """The path of the file `name` below `folder`, as the file `source` says it.
+
+    Raises:
+        ValueError: if it lies elsewhere; with `follow_links`, also if a link in the folder leads elsewhere.
+    """
+    path = folder / name
+    whole = os.path.realpath if follow_links else os.path.abspath
+    if "\0" in name or not Path(whole(path)).is_relative_to(whole(folder)):
+        raise ValueError(f"{source} names the file {name!r}, which is not below {folder}: it is not read; correct it")
+    return path
 
 
 @contextlib.contextmanager

@@ -3,12 +3,15 @@
 import dataclasses
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from bam.attention.spec import AttentionSpec
+from bam.attention.spec import AttentionSpec, split_specs
+from bam.objects import refuse_code
 from bam.recipes import Recipe, load, variant
 
 #: What may also be said beside --attention.
@@ -38,8 +41,11 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     described = parse(inspect.getdoc(verb) or "")
     helps = {p.arg_name: p.description for p in described.params}
     parameters = inspect.signature(verb).parameters
+    if "--out=" in words or ("--out", "") in pairwise(words):
+        raise ValueError("out: give the name of a folder or a file, got nothing")
     words, placed = _by_position(words, parameters)
     parser = ArgumentParser(prog=f"bam {verb.__name__}", description=_description(described.description, parameters))
+    parser.error = lambda message, *_: _leave(verb.__name__, message)  # type: ignore[method-assign]
     recipe = _named_recipe(words) if "recipe" in parameters else None
     for name, parameter in parameters.items():
         if name == "recipe":
@@ -60,7 +66,23 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     if recipe is not None and not _names(words, "--recipe"):
         raise ValueError("write --recipe in full: its values are the defaults of all other flags")
     arguments = {name: _argument(parameter, name, given) for name, parameter in parameters.items() if name != "recipe"}
-    return arguments | ({} if recipe is None else {"recipe": _changed(recipe, given, without={"name", *parameters})})
+    if recipe is None:
+        return arguments
+    recipe = _changed(recipe, given, without={"name", *parameters})
+    said = {given.get("model"), *(AttentionSpec.parse(text).name for text in _split_attention(given))}
+    refuse_code((name for name in recipe.named_code if name not in said), given["recipe"])
+    return arguments | {"recipe": recipe}
+
+
+def _split_attention(given: dict[str, Any]) -> list[str]:
+    """The variants that --attention names."""
+    return split_specs(given["attention"]) if "attention" in given else []
+
+
+def _leave(verb: str, message: str) -> NoReturn:
+    """End the command for wrong usage, without the usage of all flags before the message."""
+    print(f"bam {verb}: {message}; bam {verb} --help explains the flags", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _argument(parameter: inspect.Parameter, name: str, given: dict[str, Any]) -> Any:

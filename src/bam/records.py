@@ -6,11 +6,11 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from bam.files import write_atomically
+from bam.files import check_types, read_json, write_atomically
 
 FILE_NAME = "record.json"
 CLASSES = "classes.csv"  #: beside the record of a classification run: test images and errors of each class
@@ -71,15 +71,16 @@ class Record:
         path = folder / FILE_NAME
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no run: there is no {path.name}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}); move it away to run again") from None
-        known = {f.name for f in fields(cls)}
-        if not isinstance(content, dict) or content.get("format") != 1 or not known >= set(content):
+        content = read_json(path, "move it away to run again")
+        known = get_type_hints(cls) | {"measures": list[dict[str, Any]], "history": list[dict[str, Any]]}
+        if content.get("format") != 1 or not known.keys() >= content.keys() >= {"recipe"}:
             raise ValueError(f"{path} is not a record of format 1, which this version of bam reads")
+        check_types(content, known, path)
         record = cls(**content)
-        record.measures = [Measure(**measure) for measure in content.get("measures", [])]
+        try:
+            record.measures = [Measure(**measure) for measure in content.get("measures", [])]
+        except TypeError as error:
+            raise ValueError(f"{path} is damaged (measures: {error}); move it away to run again") from None
         if record.final and not record.measures:  # a record of the first versions (classification only)
             record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
         return record

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
+def need_module(model: object) -> None:
+    """Raise a ValueError if `model` is no module."""
+    if not isinstance(model, nn.Module):
+        function = callable(model)
+        hint = f"; did you forget the brackets: {getattr(model, '__name__', 'network')}(...)?" if function else ""
+        raise ValueError(f"a network must be a torch.nn.Module, got a {type(model).__name__}{hint}")
+
+
 class Snapshot:
     """Classes, attributes, parts, hooks and modes of all modules of `model`, and which tensors need a gradient.
 

@@ -51,7 +51,8 @@ def read_pickle(path: Path) -> Any:
             ) from None
         raise ValueError(
             f"{path} would run {refused[1]!r} when read, but only tensors are read from files; if you trust it, run "
-            'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pth") and load that file'
+            'torch.save(x, "weights.pth") with x = torch.load(path, weights_only=False).state_dict() for a whole '
+            'network, or x = torch.load(path, weights_only=False)["state_dict"] for a checkpoint, and load that file'
         ) from None
 
 

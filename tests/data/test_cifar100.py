@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pickle
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from bam.data.cifar100 import cifar100
+from bam.data.cifar_pickle import read_arrays
 
 
 def write(folder, name, content, protocol=4):
@@ -63,6 +65,39 @@ def test_foreign_files_are_named(copy, name, content, told):
     write(copy / "cifar-100-python", name, content)
     with pytest.raises(ValueError, match=told):
         cifar100(copy)
+
+
+def test_files_with_flipped_bytes_are_read_or_refused(copy):
+    """Nothing else, and no crash: the first bytes, where the instructions are, and any others."""
+    folder = copy / "cifar-100-python"
+    whole, random = (folder / "test").read_bytes(), np.random.default_rng(1)
+    for trial in range(1500):
+        content = bytearray(whole)
+        for place in random.integers(len(content) if trial % 3 == 0 else 220, size=1 + trial % 3):
+            content[place] = random.integers(256)
+        with contextlib.suppress(ValueError):
+            read_arrays(bytes(content))
+
+
+def test_forged_flags_of_an_array_type_make_no_pointers(copy):
+    """A state of numpy's dtype that says "object" would make the pixels pointers."""
+
+    class Forged:
+        def __reduce__(self):
+            return np.dtype, ("u1", False, True), (3, "|", None, None, None, -1, -1, 63)
+
+    class Pixels:
+        def __reduce__(self):
+            state = (1, (4, 3072), Forged(), False, b"A" * 4 * 3072)
+            return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+
+    write(copy / "cifar-100-python", "train", {"data": Pixels(), "fine_labels": [1, 2, 3, 4]})
+    assert set(cifar100(copy)[0].images.unique().tolist()) == {65}
+    for kind in ("O", "O8", "V3072", "M8", "f8"):
+        write(copy / "cifar-100-python", "train", {"data": np.zeros((1, 1), kind), "fine_labels": [1]})
+        cifar100.cache_clear()
+        with pytest.raises(ValueError, match="which is not an array type"):
+            cifar100(copy)
 
 
 def test_truncated_and_missing_files_are_named(copy):

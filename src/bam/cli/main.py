@@ -1,7 +1,6 @@
 """The command itself: runs a verb, and reports errors in one sentence."""
 
 import inspect
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from bam.cli.networks import cost, coverage, models, paper, sites
 from bam.cli.results import evaluate, predict
 from bam.cli.training import compare, recipes, report, train
 from bam.flags import parse_flags
+from bam.objects import trusting_code
 
 VERBS: dict[str, Callable[..., None]] = {
     function.__name__: function
@@ -32,11 +32,18 @@ VERBS: dict[str, Callable[..., None]] = {
         coverage,
     )  # fmt: skip
 }
+#: Flags of every verb -> what they do.
+COMMON = {
+    "--trust-code": "run code of your own that a record, a recipe or a comparison names as <module>:<name>",
+    "--traceback": "show where an error arose",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    common = [word for word in words if word in COMMON]
+    words = [word for word in words if word not in COMMON]
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -49,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bam: unknown verb {words[0]!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     try:
-        verb = VERBS[words[0]]
-        verb(**parse_flags(verb, words[1:]))
+        with trusting_code("--trust-code" in common):
+            verb = VERBS[words[0]]
+            verb(**parse_flags(verb, words[1:]))
         return 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if os.environ.get("BAM_DEBUG"):
+    except Exception as error:
+        if "--traceback" in common:
             raise
-        print(f"bam {words[0]}: {error}", file=sys.stderr)
+        print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         command = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
@@ -63,7 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _sentence(error: Exception) -> str:
+    """What to tell the user; one line for an error that nobody has written a message for."""
+    own = type(error).__module__.split(".")[0] in ("builtins", "bam") and not isinstance(error, UnicodeError)
+    if isinstance(error, OSError | ImportError) or (isinstance(error, ValueError | TypeError) and own):
+        return str(error)
+    what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+    return f"unexpected error, {what}; if the files and flags are right, report it with what --traceback adds"
+
+
 def _overview() -> str:
     width = max(map(len, VERBS))
     lines = (f"  {name:<{width}}  {(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
-    return "\n".join(["usage: bam VERB [--flags]   (bam VERB --help explains a verb)", "", *lines])
+    common = (f"  {flag:<{width + 4}}  {meaning}" for flag, meaning in COMMON.items())
+    title = "usage: bam VERB [--flags]   (bam VERB --help explains a verb)"
+    return "\n".join([title, "", *lines, "", "flags of every verb:", *common])

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bam.attention.spec import AttentionSpec, split_specs
+from bam.files import inside
 from bam.recipes import RECIPES, Recipe, RunOptions
+
+_MOST_SEEDS = 10_000
 
 
 def compare(
@@ -52,7 +55,10 @@ def _seeds(text: str) -> int | range:
     parts = str(text).split(":")
     if not all(part.isdigit() and len(part) < 10 for part in parts) or len(parts) > 2:
         raise ValueError(f"seeds: a number of seeds, or the first and the end of a range, e.g. 5:8; got {text!r}")
-    return int(text) if len(parts) == 1 else range(int(parts[0]), int(parts[1]))
+    seeds = int(text) if len(parts) == 1 else range(int(parts[0]), int(parts[1]))
+    if (seeds if isinstance(seeds, int) else len(seeds)) > _MOST_SEEDS:
+        raise ValueError(f"seeds: at most {_MOST_SEEDS} runs of each variant, got {text!r}")
+    return seeds
 
 
 def train(
@@ -94,7 +100,7 @@ def report(out: Path) -> None:
     summary["probe"] = plan.get("probe")
     summary["classes"] = summarize_classes(class_results(out, plan))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
-    summary["pictures"] = [picture for picture in pictures if (out / picture["file"]).exists()]
+    summary["pictures"] = _below(out, pictures)
     _add_looks(summary, out, plan)
     write_report(out, summary, _compare_commands(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
@@ -113,9 +119,15 @@ def _add_looks(summary: dict[str, Any], out: Path, plan: dict[str, Any]) -> None
         title = f"{summary['recipe']['model']} with {text}, seed {look['seed']}: what it attends to"
         page = write_gallery(folder, title, views)
         kept = [picture | {"file": str((folder / picture["file"]).relative_to(out))} for picture in pictures]
-        shown = [picture for picture in kept if (out / picture["file"]).exists()]
+        shown = _below(out, kept)
         gallery = str(page.relative_to(out))
         summary["attention"].append({"name": text, "problem": "", "gallery": gallery, "pictures": shown, **look})
+
+
+def _below(out: Path, pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of `pictures` that exist; their files must lie below the comparison's folder."""
+    paths = [inside(out, picture["file"], "the comparison", follow_links=True) for picture in pictures]
+    return [picture for picture, path in zip(pictures, paths, strict=True) if path.exists()]
 
 
 def recipes() -> None:
@@ -144,6 +156,7 @@ def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = Non
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
+    words += ["--model", recipe.model] if not known and ":" in recipe.model else []  # a file alone runs no code
     words += ["--seeds", seeds or str(len(summary["variants"][0]["seeds"]))]
     named = Recipe.from_dict(RECIPES[recipe.name]().as_dict() | {"task": recipe.task}) if known else recipe
     changes = named.differences(recipe)

@@ -1,13 +1,13 @@
 """CIFAR-100 (Krizhevsky 2009): 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
 
 import functools
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bam.data.cifar_pickle import read_arrays
 from bam.data.dataset import Dataset
 
 _FOLDER = "cifar-100-python"
@@ -17,8 +17,8 @@ _FOLDER = "cifar-100-python"
 def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     """Return (train, test) from `root`/cifar-100-python or `root` itself; torchvision downloads it if it is absent.
 
-    The files are pickles; the unpickler admits nothing but numpy arrays and plain containers. Any copy whose arrays
-    have the right structure will do.
+    The files are pickles, but nothing unpickles them: `bam.data.cifar_pickle` reads arrays and plain containers.
+    Any copy whose arrays have the right structure will do.
 
     Raises:
         FileNotFoundError: if the folder is absent and cannot be downloaded, or lacks a file.
@@ -64,20 +64,10 @@ def _download(root: Path, folder: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
+        content = read_arrays(path.read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: {path.parent} is not a complete copy of CIFAR-100") from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        MemoryError,
-        ArithmeticError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-    ) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is truncated or not a CIFAR-100 file ({error}); replace it by a fresh copy") from None
     if not isinstance(content, dict):
         raise _foreign(path, f"it holds a {type(content).__name__}, not a dictionary")
@@ -86,18 +76,3 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _foreign(path: Path, problem: str) -> ValueError:
     return ValueError(f"{path} is not a CIFAR-100 file: {problem}; replace it by a fresh copy")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Admits numpy arrays, written by any version of numpy; plain containers need no class."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            return lambda subtype, shape, code: np.ndarray.__new__(np.ndarray, shape, code)
-        if name == "_frombuffer" and module in ("numpy.core.numeric", "numpy._core.numeric"):
-            return lambda buffer, dtype, shape, order: np.frombuffer(buffer, dtype).reshape(shape, order=order)
-        if (module, name) == ("_codecs", "encode"):
-            return lambda text, encoding: text.encode("latin1")
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not an array type")

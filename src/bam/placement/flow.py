@@ -15,6 +15,7 @@ from bam.dryrun import Image, dry_run, image_shape
 from bam.placement.axes import NCHW, NHWC, Axes, FeatureMap, follow, sizes_of
 from bam.placement.operation import Operation
 from bam.private import tree_leaves
+from bam.snapshot import need_module
 
 
 @dataclass(eq=False)
@@ -168,6 +169,7 @@ class Flow(TorchFunctionMode):
 
 
 def _refuse_volumes(model: nn.Module) -> None:
+    need_module(model)
     kinds = {type(module) for module in model.modules()}
     if nn.Conv3d in kinds and nn.Conv2d not in kinds:
         raise ValueError(

@@ -16,6 +16,8 @@ _TYPES: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
     str: (str,),
     str | None: (str, type(None)),
+    dict[str, Any]: (dict,),
+    list[float]: (list,),
 }
 
 
@@ -71,6 +73,7 @@ class Recipe:
     #: Field -> minimum value.
     LEAST: ClassVar[dict[str, float]] = {
         "epochs": 1, "batch_size": 1, "accumulation": 1, "seed": 0, "clip_norm": 0, "evaluate_every": 1, "ema": 0,
+        "warmup_epochs": 0, "gamma": 0, "momentum": 0,
     }  # fmt: skip
 
     name: str = "custom"
@@ -121,6 +124,10 @@ class Recipe:
         for name, least in self.LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
+        if not all(type(share) in (int, float) and 0 <= share <= 1 for share in self.milestones):
+            raise ValueError(f"recipe: milestones must be shares of the epochs, from 0 to 1, got {self.milestones}")
+        if self.seed >= 2**32:
+            raise ValueError(f"recipe: seed must be below 2**32, got {self.seed}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("recipe: lr must be positive and weight_decay not negative")
         if self.new_lr <= 0 or not 0 < self.layer_decay <= 1 or self.ema >= 1:
@@ -193,6 +200,11 @@ class Recipe:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {"name": self.name, "task": self.task} | values | {"attention": str(self.attention)}
 
+    @property
+    def named_code(self) -> list[str]:
+        """The names of code of the user's own, `<module>:<name>`, that the recipe needs."""
+        return [name for name in (self.model, self.attention.name) if ":" in name]
+
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
         """Fields that differ, except `name`: field -> (this value, the other's)."""
         mine, theirs = self.as_dict(), other.as_dict()
@@ -217,7 +229,7 @@ class Recipe:
 
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a recipe: expected 'field: value' lines")

@@ -8,6 +8,9 @@ from pathlib import Path
 class RunOptions:
     """Options of a run that do not affect its result.
 
+    Raises:
+        ValueError: for negative minutes.
+
     Attributes:
         data_root: folder of the data (default: $BAM_DATA, or data).
         device: cpu or cuda (default: a GPU if there is one; CUDA_VISIBLE_DEVICES chooses which).
@@ -20,3 +23,8 @@ class RunOptions:
     device: str | None = None
     save_minutes: float = 2.0
     log: str = ""
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if not self.save_minutes >= 0:
+            raise ValueError(f"save_minutes must be at least 0, got {self.save_minutes}")

@@ -15,7 +15,7 @@ from bam.placement import Site, select_sites
 from bam.placement.flow import calls, run_by_intermediates
 from bam.placement.selection import Wanted
 from bam.private import own_modules, own_parameters
-from bam.snapshot import all_or_nothing
+from bam.snapshot import all_or_nothing, need_module
 from bam.surgery.wrapping import refuse_wrapped
 
 
@@ -143,6 +143,7 @@ def attended(model: nn.Module) -> dict[str, nn.Module]:
 
 def attended_modules(model: nn.Module) -> dict[Site, Attended]:
     """The modules of `model` that carry attention, by site; the height and width of these sites are unknown (0)."""
+    need_module(model)
     return {
         Site(
             name,

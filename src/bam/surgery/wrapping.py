@@ -3,6 +3,7 @@
 from torch import nn
 
 from bam.private import is_dispatched
+from bam.snapshot import need_module
 
 #: Wrapper class -> the attribute that holds the network itself, if any.
 _WRAPPERS = {
@@ -17,6 +18,7 @@ _WRAPPERS = {
 
 def refuse_wrapped(model: nn.Module, verb: str) -> None:
     """Raise ValueError if `model` is wrapped for compiling or spread over devices; `verb` names the refused action."""
+    need_module(model)
     wrapper = next((cls.__name__ for cls in type(model).__mro__ if cls.__name__ in _WRAPPERS), None)
     if wrapper is not None:
         inner = _WRAPPERS[wrapper]

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from bam.costs import latency_ms
-from bam.files import write_atomically
+from bam.files import check_types, read_json, write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import ClassResult, Record, read_classes
 from bam.tasks import task_of
@@ -18,9 +18,19 @@ from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
 from bam.training.session import WEIGHTS, check_data
 from bam.training.trackers import log_pictures, trackers_of
-from bam.training.trained import trained_model
+from bam.training.trained import recipe_of, trained_model
 
 PLAN = "comparison.json"
+_PLAN_TYPES = {
+    "attention": list[str],
+    "seeds": list[int],
+    "latency_ms": dict[str, float],
+    "recipe": dict[str, Any],
+    "pictures": list[dict[str, Any]],
+    "probe": dict[str, float] | None,
+    "step_ms": dict[str, float],
+}
+_OPTIONAL = {"recipe", "pictures", "probe", "step_ms"}  #: of plans; old ones lack them
 PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
@@ -95,10 +105,11 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
     path = out / PLAN
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: {out} holds no comparison; run bam compare first")
-    try:
-        plan = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and bam compare writes it again") from None
+    advice = "delete it, and bam compare writes it again"
+    plan = read_json(path, advice)
+    for missing in _PLAN_TYPES.keys() - _OPTIONAL - plan.keys():
+        raise ValueError(f"{path} is damaged (it lacks {missing}); {advice}")
+    check_types(plan, _PLAN_TYPES, path)
     records: dict[str, list[Record]] = {}
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
@@ -198,7 +209,7 @@ def _latency_and_pictures(recipe: Recipe, out: Path, runs: Mapping[str, Path], o
     first = next(iter(records.values()))
     device, task = torch.device(first.environment["device"]), task_of(recipe)
     if not (task.illustrates and all((folder / WEIGHTS).exists() for folder in runs.values())):
-        tasks = {name: task_of(Recipe.from_dict(record.recipe)) for name, record in records.items()}
+        tasks = {name: task_of(recipe_of(record, runs[name])) for name, record in records.items()}
         networks = {name: tasks[name].network(record, to_train=False) for name, record in records.items()}
         image = torch.randn(1, 3, *first.image_size, device=device)
         return {"latency_ms": _latency({name: net.to(device) for name, net in networks.items()}, image, first)}

@@ -111,7 +111,7 @@ def accelerate_afresh(device: str | None) -> Iterator[torch.device]:
     """
     with accelerate_without_state():
         actual = PartialState(cpu=device == "cpu").device
-        if device and device.split(":")[0] != actual.type:
+        if device and (device.split(":")[0] != actual.type or device.startswith("cpu:")):
             raise ValueError(f"device {device!r} is not available here: Accelerate found {actual.type!r}")
         yield actual
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from bam.data import epoch_generator, load
 from bam.data.files.preprocessing import Preprocessing
 from bam.data.folder.options import FolderOptions
+from bam.objects import refuse_code
 from bam.recipes import Recipe
-from bam.records import Record
+from bam.records import FILE_NAME, Record
 from bam.tasks import Task, Trained, task_of
 from bam.tensors import load_tensors, read_safetensors
 from bam.training.session import WEIGHTS
@@ -20,17 +21,28 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
 
     Raises:
         FileNotFoundError: if `folder` holds no complete run.
-        ValueError: if the record or the weights are damaged.
+        ValueError: if the record or the weights are damaged, or the record names code that only it gives.
     """
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
-    recipe = Recipe.from_dict(record.recipe)
+    recipe = recipe_of(record, folder)
     if record.sites and recipe.attention.sites is None:  # the usual sites of an earlier version may have been others
         recipe = recipe.replace(sites=record.sites)
     model = task_of(recipe).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
     return model.eval(), record
+
+
+def recipe_of(record: Record, folder: Path) -> Recipe:
+    """The recipe of a record read from `folder`, from which a network may be built.
+
+    Raises:
+        ValueError: if it is no recipe, or names code that only the record gives, see `bam.objects.trusting_code`.
+    """
+    recipe = Recipe.from_dict(record.recipe)
+    refuse_code(recipe.named_code, folder / FILE_NAME)
+    return recipe
 
 
 def opened_run(folder: Path, device: torch.device) -> tuple[Task, Trained, Record]:
@@ -42,7 +54,7 @@ def opened_run(folder: Path, device: torch.device) -> tuple[Task, Trained, Recor
     """
     network, record = trained_model(folder)
     trained = Trained.ready(network, record.classes, preprocessing_of(record), device)
-    return task_of(Recipe.from_dict(record.recipe)), trained, record
+    return task_of(recipe_of(record, folder)), trained, record
 
 
 def preprocessing_of(record: Record) -> Preprocessing:

@@ -10,6 +10,7 @@ from bam.data.boxes.coco_file import Categories, read_instances
 from bam.data.boxes.dataset import BoxDataset
 from bam.data.boxes.options import BoxOptions
 from bam.data.files.places import first_folder
+from bam.files import inside
 
 _NAME = "instances_{}.json"
 
@@ -103,6 +104,7 @@ def _read_file(
 def _paths(names: list[str], folder: Path, annotations: Path) -> list[str]:
     present = set(os.listdir(folder))
     for name in names:
+        inside(folder, name, annotations)
         if name not in present and not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing, but {annotations} lists it; {folder} is not a complete copy of the images"

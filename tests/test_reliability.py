@@ -1,0 +1,165 @@
+"""What files and flags may say: nothing of them runs, none leads out of its folder, none ends in a traceback."""
+
+import json
+import random
+
+import pytest
+from torchvision.models import resnet18
+
+import bam
+from bam import cli
+from bam.export.config import NetworkConfig
+from bam.files import inside
+from bam.objects import refuse_code, trusting_code
+from bam.recipes import ClassificationRecipe, Recipe
+from bam.records import Record
+from bam.training.comparison import read_comparison
+
+TINY = ["--data-options", '{"num_train": 64, "num_test": 20, "canvas": 16}', "--epochs", "1", "--batch-size", "32"]
+
+
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """A working directory with a module that leaves a mark when it is imported."""
+    (tmp_path / "marking.py").write_text("open('mark', 'w').close()\ndef net(): pass\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_files_run_code_only_if_the_user_says_so(marked, capsys):
+    record = {"recipe": ClassificationRecipe(model="marking:net").as_dict(), "format": 1, "final": {"test_error": 0}}
+    (marked / "run").mkdir()
+    (marked / "run" / "record.json").write_text(json.dumps(record))
+    (marked / "run" / "model.safetensors").write_bytes(b"")
+    (marked / "r.yaml").write_text("model: marking:net\n")
+    (marked / "gate.yaml").write_text('attention: "marking:net"\n')
+    for words in (
+        ["predict", "run", "x.png"],
+        ["evaluate", "run"],
+        ["export", "--run", "run", "--out", "x.onnx"],
+        ["train", "--recipe", "r.yaml", "--out", "new"],
+        ["compare", "--recipe", "gate.yaml", "--attention", "none,bam", "--out", "new"],
+    ):
+        assert cli.main(words) == 1
+        assert "names code to run, 'marking:net': nothing of it was run" in capsys.readouterr().err
+    assert not (marked / "mark").exists()
+    assert cli.main(["train", "--recipe", "r.yaml", "--model", "marking:net", "--out", "new", *TINY]) == 1
+    assert "not a torch.nn.Module" in capsys.readouterr().err and (marked / "mark").exists()
+
+
+def test_trust_ends_with_its_context():
+    with trusting_code():
+        refuse_code(["own:net"], "r.yaml")
+    with pytest.raises(ValueError, match="r.yaml names code to run, 'own:net'.*--trust-code"):
+        refuse_code(["resnet18", "own:net"], "r.yaml")
+
+
+def test_files_named_by_files_lie_below_their_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret")
+    assert inside(tmp_path / "in", "a/b.png", "x.json") == tmp_path / "in" / "a" / "b.png"
+    for name in ("../secret", "/etc/hostname", "a/../../secret"):
+        with pytest.raises(ValueError, match="x.json names the file .*, which is not below"):
+            inside(tmp_path / "in", name, "x.json")
+    inside(tmp_path / "in", "link.png", "x.json")
+    with pytest.raises(ValueError, match="not below"):
+        inside(tmp_path / "in", "link.png", "x.json", follow_links=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "told"),
+    [
+        (["--warmup-epochs=-1"], 1, "warmup_epochs must be at least 0"),
+        (["--milestones", "7,-3"], 1, "milestones must be shares of the epochs"),
+        (["--gamma=-1"], 1, "gamma must be at least 0"),
+        (["--save-minutes=-1"], 1, "save_minutes must be at least 0"),
+        (["--device", "cpu:7"], 1, "device 'cpu:7' is not available"),
+        (["--out", ""], 1, "out: give the name of a folder"),
+        (["--seed", "20000000000"], 1, "seed must be below"),
+        (["--epochs", "many"], 2, "--help explains the flags"),
+        (["--data-options", "[1]"], 2, "--help explains the flags"),
+    ],
+)
+def test_values_of_flags_are_refused_in_a_sentence(flags, status, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        left = cli.main(["train", "--recipe", "digits/small", *TINY, *flags])
+    except SystemExit as stop:
+        left = stop.code
+    error = capsys.readouterr().err
+    assert left == status and told in error and len(error.splitlines()) <= 6 and "usage" not in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_seeds(capsys):
+    assert cli.main(["compare", "--recipe", "digits/small", "--seeds", "99999999"]) == 1
+    assert "at most 10000" in capsys.readouterr().err
+
+
+def test_unexpected_errors_are_one_sentence(monkeypatch, capsys):
+    def models() -> None:
+        """Fail."""
+        raise KeyError("x")
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models"]) == 1
+    assert "unexpected error, KeyError: 'x'" in (told := capsys.readouterr().err) and "--traceback" in told
+    with pytest.raises(KeyError):
+        cli.main(["models", "--traceback"])
+
+
+def test_functions_are_no_networks():
+    for call in (bam.attach, bam.detach, bam.find_bottlenecks, bam.cost, bam.fuse, bam.attended, bam.freeze_backbone):
+        with pytest.raises(ValueError, match=r"got a function; did you forget the brackets: resnet18\(\.\.\.\)"):
+            call(resnet18)
+
+
+ODD = [None, True, -1, 10**400, 1e308, float("nan"), "", "..", "a:b", [], [1], {}, {"a": []}, [[[]]], "\0"]
+
+
+def _changed(content, chance):
+    """A copy with one odd value somewhere, or a key less."""
+    copy = json.loads(json.dumps(content))
+    place = copy
+    while isinstance(place, dict | list) and place:
+        key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], dict | list) or not place[key] or chance.random() < 0.5:
+            break
+        place = place[key]
+    if chance.random() < 0.2:
+        del place[key]
+    else:
+        place[key] = chance.choice(ODD)
+    return copy
+
+
+def test_odd_files_are_read_or_refused(tmp_path):
+    """Every reader of our own files raises ValueError, or reads what is of the right type."""
+    chance, recipe = random.Random(0), ClassificationRecipe().as_dict()
+    record = {"recipe": recipe, "cost": {"params": 1}, "sites": ["a"], "history": [{"epoch": 1.0}], "format": 1}
+    record["measures"] = [{"key": "test_error", "label": "a", "meaning": "b"}]
+    plan = {"recipe": recipe, "attention": ["none"], "seeds": [0], "latency_ms": {"none": 1.0}, "probe": None}
+    plan["pictures"] = [{"file": "a.png"}]
+    config = {"backbone": "resnet18", "num_classes": 2, "classes": ["a", "b"], "mean": [0.5], "std": [0.5]}
+    config |= {"sites": {"a": {"attention": "bam", "channels": 8, "options": {}}}, "image_size": [8, 8], "resize": 8}
+    config |= {"bam_version": "0.1.0", "bam_format": 1}
+    readers = {
+        "record.json": (record, lambda path: Record.read(path.parent)),
+        "comparison.json": (plan, lambda path: read_comparison(path.parent)),
+        "config.json": (config, NetworkConfig.read),
+        "recipe.yaml": (recipe, Recipe.from_yaml),
+    }
+    for name, (content, read) in readers.items():
+        path = tmp_path / name
+        for text in [json.dumps(_changed(content, chance)) for _ in range(100)] + [
+            "[" * 3000,
+            "\x01",
+            "[1]",
+            "1" * 9999,
+        ]:
+            path.write_text(text)
+            try:
+                read(path)
+            except (ValueError, OSError) as error:
+                assert str(error)
+        path.unlink()
