@@ -5,11 +5,12 @@ from collections.abc import Callable
 from torch import nn
 
 from bam.attention.bam import BAM
+from bam.attention.deformable import Deformable
 from bam.attention.se import SE
 from bam.objects import load_object
 
 #: Name -> class. Every entry is built as `cls(channels, **options)`.
-ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM, "se": SE}
+ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM, "se": SE, "deformable": Deformable}
 
 
 def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:

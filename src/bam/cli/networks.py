@@ -23,8 +23,9 @@ def sites(
         model: network, see `bam models`.
         image: image size in pixels (default: the network's own, or 224).
         attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
-            names (layer1), inputs (before layer2), patterns (layer?.*), positions (-1), strides (stride 8) or
-            "every block" (each residual branch).
+            names (layer1), inputs (before layer2), patterns (layer?.*), positions (-1), strides (stride 8),
+            "every block" (each residual branch), "input" (the image), or what enters "3x3 convolutions of the last
+            stage" ("... of stride 16"), where deformable takes these layers' place.
         keep: number of bottlenecks to keep, counted from the deepest.
         latency: also measure the forward pass of each module.
         num_classes: outputs of the network (default: its own).
