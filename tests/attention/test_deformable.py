@@ -55,7 +55,7 @@ def test_equations_and_gradients(modulated):
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     predicted = module.offset(x)
     modulation = 2 * predicted[:, 18:].sigmoid() if modulated else torch.ones(2, 9, 4, 5)
-    expected = x + 0.4 * deformed(x, predicted[:, :18], modulation, module.convolution.weight)
+    expected = x + module.scale * deformed(x, predicted[:, :18], modulation, module.convolution.weight)
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
     wanted = [x, *module.parameters()]
     weights = torch.randn_like(x)

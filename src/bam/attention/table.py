@@ -7,10 +7,16 @@ from torch import nn
 from bam.attention.bam import BAM
 from bam.attention.deformable import Deformable
 from bam.attention.se import SE
+from bam.attention.spatial_transformer import SpatialTransformer
 from bam.objects import load_object
 
 #: Name -> class. Every entry is built as `cls(channels, **options)`.
-ATTENTION: dict[str, type[nn.Module]] = {"bam": BAM, "se": SE, "deformable": Deformable}
+ATTENTION: dict[str, type[nn.Module]] = {
+    "bam": BAM,
+    "se": SE,
+    "deformable": Deformable,
+    "spatial_transformer": SpatialTransformer,
+}
 
 
 def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:

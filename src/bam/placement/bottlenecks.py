@@ -106,12 +106,8 @@ def sites_at_input(flow: Flow, node: Node) -> list[Site]:
     users = [user.time for user in flow.nodes if node in user.sources]
     for name in node.entered:
         calls = flow.calls[name]
-        if (
-            not f".{name}".endswith(".")
-            and len(calls) == 1
-            and users
-            and all(calls[0].start <= time < calls[0].end for time in users)
-        ):
+        is_part = name and not name.endswith(".")  # not the network, or a detector's backbone, itself
+        if is_part and len(calls) == 1 and users and all(calls[0].start <= time < calls[0].end for time in users):
             return [site_at(flow, name, node, before=True)]
     return []
 

@@ -32,8 +32,8 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         a position: 0 or -1, in `find_bottlenecks(model, image)`;
         a stride: "stride 8", the bottlenecks whose map has an eighth of the image's height and width;
         "every block": the residual branch of every block, see `find_blocks`;
-        "3x3 convolutions of the last stage", or "... of stride 16": what enters these convolutions, whose own output has
-            the largest stride, or that one;
+        "3x3 convolutions of the last stage", or "... of stride 16": what enters the 3x3 convolutions whose output has
+            the largest stride, or this one;
         "input": the image, where the network's first layers take it;
         a `Site`.
 
@@ -117,14 +117,10 @@ def _convolutions(model: nn.Module, flow: Flow, stride: str) -> list[Site]:
     modules = dict(model.named_modules())
     found: dict[int, list[Site]] = {}
     for name, calls in flow.calls.items():
-        layer, site = modules.get(name), _site(flow, _BEFORE + name) if name else ""
-        if (
-            isinstance(layer, nn.Conv2d)
-            and layer.kernel_size == (3, 3)
-            and isinstance(site, Site)
-            and calls[0].returned
-        ):
-            found.setdefault(calls[0].returned.stride, []).append(site)
+        layer, output = modules.get(name), calls[0].returned
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and output:
+            if isinstance(site := _site(flow, _BEFORE + name), Site):
+                found.setdefault(output.stride, []).append(site)
     wanted = str(max(found, default=0)) if stride.strip() == _LAST else stride.strip()
     matching = [site for number, sites in found.items() if str(number) == wanted for site in sites]
     if not matching:

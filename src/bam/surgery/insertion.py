@@ -40,7 +40,8 @@ def attach(
         attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8, sites=layer2)"; "none"
             changes nothing), or any callable `channels -> nn.Module` whose module keeps (N, C, H, W).
         sites: module names, patterns ("layer?.*"), positions (-1), strides ("stride 8"), "every block", "input",
-            "3x3 convolutions of the last stage" or `Site`s, see `select_sites`; default: `find_bottlenecks(model, image)`.
+            "3x3 convolutions of the last stage" or `Site`s, see `select_sites`; default: those of
+            `find_bottlenecks(model, image)`.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
         identity: keep the model's output bit for bit at the start (passed to the attention module).
         **options: passed to the attention module, e.g. `reduction=8`.
