@@ -6,6 +6,7 @@ from torch import nn
 
 from bam.attention.bam import BAM
 from bam.attention.deformable import Deformable
+from bam.attention.dynamic_filter import DynamicFilter
 from bam.attention.se import SE
 from bam.attention.spatial_transformer import SpatialTransformer
 from bam.objects import load_object
@@ -16,6 +17,7 @@ ATTENTION: dict[str, type[nn.Module]] = {
     "se": SE,
     "deformable": Deformable,
     "spatial_transformer": SpatialTransformer,
+    "dynamic_filter": DynamicFilter,
 }
 
 
