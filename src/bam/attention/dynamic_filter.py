@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
 
-for _name in ("check_features", "neighbours"):  # they read the shape of their input: torch.fx must not trace into them
+for _name in (
+    "check_features",
+    "apply_filters",
+):  # they read the shape of their input: torch.fx must not trace into them
     torch.fx.wrap(_name)
 
 
@@ -72,10 +75,7 @@ class DynamicFilter(AttentionModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Filter features (N, C, H, W) into the same shape, type and layout; places outside of the map are 0."""
-        theta = self.filters(features).to(features.dtype)
-        filtered = torch.zeros_like(features)
-        for shifted, weight in zip(neighbours(features), theta.unbind(2), strict=True):
-            filtered = filtered + shifted * weight
+        filtered = apply_filters(features, self.filters(features).to(features.dtype))
         return filtered if self.scale is None else features + self.scale.to(features.dtype) * (filtered - features)
 
     def maps(self, features: Tensor) -> AttentionMaps:
@@ -93,8 +93,11 @@ class DynamicFilter(AttentionModule):
         return f"{self.channels}, filtering={self.filtering!r}, softmax={self.softmax}{identity}"
 
 
-def neighbours(features: Tensor) -> list[Tensor]:
-    """Features (N, C, H, W) shifted so that each place holds one of its 3 x 3 neighbours, row by row; 0 outside."""
+def apply_filters(features: Tensor, theta: Tensor) -> Tensor:
+    """Features (N, C, H, W), 0 outside, filtered by theta (N, 1 or C, 9, 1 or H, 1 or W), row by row of 3 x 3."""
     height, width = features.shape[2:]
     padded = F.pad(features, (1, 1, 1, 1))
-    return [padded[:, :, u : u + height, v : v + width] for u in range(3) for v in range(3)]
+    filtered = torch.zeros_like(features)
+    for k, weight in enumerate(theta.unbind(2)):
+        filtered = filtered + padded[:, :, k // 3 : k // 3 + height, k % 3 : k % 3 + width] * weight
+    return filtered
