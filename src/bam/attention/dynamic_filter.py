@@ -11,7 +11,7 @@ from bam.attention.contract import AttentionMaps, AttentionModule, check_feature
 for _name in (
     "check_features",
     "apply_filters",
-):  # they read the shape of their input: torch.fx must not trace into them
+):  # they read shapes, so torch.fx must not trace into them
     torch.fx.wrap(_name)
 
 
