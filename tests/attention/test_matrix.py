@@ -166,8 +166,10 @@ def test_export_dynamic(name, memory_format):
 
 
 def test_per_sample_gradients(name):
-    module = restless(ATTENTION[name](8)).eval()
-    x = torch.randn(3, 8, 4, 5)
+    if name == "deformable":
+        pytest.skip("torchvision's operator has no transforms of torch.func")
+    module = restless(ATTENTION[name](8)).eval().double()
+    x = torch.randn(3, 8, 4, 5, dtype=torch.float64)
     parameters = dict(module.named_parameters())
 
     def loss(parameters, image):

@@ -27,6 +27,9 @@ def resnet():
         ("before layer2", ["before layer2"]),
         (["before layer[34]", 0], ["layer1", "before layer3", "before layer4"]),
         (bam.Site("layer1", 64, 56, 56), ["layer1"]),
+        ("input", ["before conv1"]),
+        ("3x3 convolutions of the last stage", [f"before layer4.{b}.conv{k}" for b in (0, 1) for k in (1, 2)]),
+        ("3x3 convolutions of stride 8", [f"before layer2.{b}.conv{k}" for b in (0, 1) for k in (1, 2)]),
     ],
 )
 def test_selection(resnet, wanted, found):

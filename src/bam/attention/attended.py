@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from bam.attention.batchnorm import freeze_statistics, is_frozen, is_norm
-from bam.attention.contract import not_scriptable
+from bam.attention.contract import not_scriptable, takes_place
 from bam.attention.spec import SiteSpec
 from bam.private import NormBase
 
@@ -44,7 +44,9 @@ class Attended(nn.Module):
     attention_spec: SiteSpec
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """attention(module(...)), or module(attention(...), ...)."""
+        """attention(module(...)), or module(attention(...), ...), or the attention in the place of a convolution."""
+        if self.attention_enabled and takes_place(self.attention):
+            return self.attention(*args, **kwargs, weight=self.weight, bias=self.bias)
         return self._leaving(super().forward(*self._entering(args), **kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:

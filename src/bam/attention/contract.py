@@ -20,6 +20,7 @@ class AttentionMaps:
     channel_logits: Tensor | None = None  #: (N, C, 1, 1)
     spatial_logits: Tensor | None = None  #: (N, 1, H, W)
     combined: Tensor | None = None  #: what multiplies the features, in a shape that broadcasts to theirs
+    displacement: Tensor | None = None  #: (N, 2, H, W): how far down and right of its place a value is read
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class AttentionModule(nn.Module):
     starts_as_identity: ClassVar[bool] = False
     #: Options that say where and how it is computed, not what: saved networks leave them out.
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
+
+    @property
+    def takes_place(self) -> bool:
+        """Whether it computes in the place of the convolution at its site, which calls it with its weight and bias."""
+        return False
+
+    def fit(self, carrier: nn.Module, *, before: bool) -> None:
+        """Adapt to the module at the site, before the attention goes there."""
 
     def maps(self, features: Tensor) -> AttentionMaps:
         """What the module attends to in features (N, C, H, W), in eval mode. The default knows the gain alone."""
@@ -89,6 +98,17 @@ def usual_sites(factory: Callable[..., nn.Module]) -> str:
 def maps(module: nn.Module, features: Tensor) -> AttentionMaps:
     """What `module` attends to in features (N, C, H, W), see `AttentionModule.maps`."""
     return _method(module, "maps")(module, features)
+
+
+def fit(module: nn.Module, carrier: nn.Module, *, before: bool) -> nn.Module:
+    """`module`, adapted to the module at its site, see `AttentionModule.fit`."""
+    _method(module, "fit")(module, carrier, before=before)
+    return module
+
+
+def takes_place(module: nn.Module) -> bool:
+    """Whether `module` computes in the place of the convolution at its site."""
+    return isinstance(module, AttentionModule) and bool(module.takes_place)
 
 
 def has_maps(module: nn.Module) -> bool:

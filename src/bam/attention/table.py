@@ -7,11 +7,14 @@ from torch import nn
 from bam.attention.bam import BAM, BAMChannel, BAMSpatial
 from bam.attention.cbam import CBAM
 from bam.attention.coordinate import Coordinate
+from bam.attention.deformable import Deformable
+from bam.attention.dynamic_filter import DynamicFilter
 from bam.attention.eca import ECA
 from bam.attention.gc import GC
 from bam.attention.scse import SCSE
 from bam.attention.se import SE
 from bam.attention.simam import SimAM
+from bam.attention.spatial_transformer import SpatialTransformer
 from bam.objects import load_object
 
 #: Name -> class. Every entry is built as `cls(channels, **options)`.
@@ -26,6 +29,9 @@ ATTENTION: dict[str, type[nn.Module]] = {
     "simam": SimAM,
     "coordinate": Coordinate,
     "scse": SCSE,
+    "deformable": Deformable,
+    "spatial_transformer": SpatialTransformer,
+    "dynamic_filter": DynamicFilter,
 }
 
 

@@ -24,7 +24,8 @@ def sites(
         image: image size in pixels (default: the network's own, or 224).
         attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
             "bottlenecks", "every block" (each residual branch), names (layer1), inputs (before layer2), patterns
-            (layer?.*), positions (-1) or strides (stride 8); by default those of the module's paper.
+            (layer?.*), positions (-1), strides (stride 8), "input" (the image) or what enters "3x3 convolutions of the
+            last stage" ("... of stride 16"), whose place deformable takes; by default those of the module's paper.
         keep: number of bottlenecks to keep, counted from the deepest.
         latency: also measure the forward pass of each module.
         num_classes: outputs of the network (default: its own).

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, gain, has_maps, maps
+from bam.attention.contract import AttentionMaps, gain, has_maps, maps, takes_place
 from bam.private import uncompiled, without_hooks
 from bam.surgery import attended
 
@@ -66,7 +66,7 @@ class _Recorder:
 @torch.no_grad()
 def _observed(module: nn.Module, features: Tensor, refined: Tensor) -> AttentionMaps:
     """The maps of a copy of `module`, whose running statistics and random numbers nobody misses."""
-    strength = gain(features, refined)
+    strength = gain(features, features if takes_place(module) else refined)
     if not has_maps(module):
         return AttentionMaps(strength)
     shadow = without_hooks(copy.deepcopy(module) if module.training else module)

@@ -93,7 +93,7 @@ def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding
         usable = [name for name in owners if len(flow.calls[name]) == 1]
         if owners and not usable:
             reason = f"its input comes from {owners[-1]!r}, which is called {len(flow.calls[owners[-1]])} times"
-        candidates = [site_at(flow, name, node) for name in usable] or _sites_at_input(flow, node)
+        candidates = [site_at(flow, name, node) for name in usable] or sites_at_input(flow, node)
         best = min([best, *candidates] if best else candidates, key=lambda site: site.name.count("."), default=None)
     if best is not None:
         return Finding(best)
@@ -101,12 +101,13 @@ def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding
     return Finding(None, f"no site before the down-sampling {sizes} ({cut_maps[position + 1].op}): {reason}")
 
 
-def _sites_at_input(flow: Flow, node: Node) -> list[Site]:
+def sites_at_input(flow: Flow, node: Node) -> list[Site]:
     """The site before the module that takes a map which no module returned, if nothing else takes that map."""
     users = [user.time for user in flow.nodes if node in user.sources]
     for name in node.entered:
         calls = flow.calls[name]
-        if name and len(calls) == 1 and users and all(calls[0].start <= time < calls[0].end for time in users):
+        is_part = name and not name.endswith(".")  # not the network, or a detector's backbone, itself
+        if is_part and len(calls) == 1 and users and all(calls[0].start <= time < calls[0].end for time in users):
             return [site_at(flow, name, node, before=True)]
     return []
 

@@ -1,4 +1,4 @@
-"""Sites chosen by hand: by name, pattern, position or stride; every block; the bottlenecks."""
+"""Sites chosen by hand: by name, pattern, position or stride; every block, the bottlenecks, convolutions, the input."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import nn
 
 from bam.dryrun import Image
 from bam.placement.blocks import find_blocks
-from bam.placement.bottlenecks import find_bottlenecks, site_at
+from bam.placement.bottlenecks import find_bottlenecks, site_at, sites_at_input
 from bam.placement.flow import Flow, trace_for
 from bam.placement.sites import Site, Sites
 
@@ -16,6 +16,9 @@ _BEFORE = "before "
 _STRIDE = "stride "
 EVERY_BLOCK = "every block"
 BOTTLENECKS = "bottlenecks"
+INPUT = "input"
+_CONVOLUTIONS = "3x3 convolutions of "
+_LAST = "the last stage"
 
 
 Wanted = str | int | Site
@@ -31,6 +34,9 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
         a stride: "stride 8", the bottlenecks whose map has an eighth of the image's height and width;
         "bottlenecks": those of `find_bottlenecks(model, image)`;
         "every block": the residual branch of every block, see `find_blocks`;
+        "3x3 convolutions of the last stage", or "... of stride 16": what enters the 3x3 convolutions whose output has
+            the largest stride, or this one;
+        "input": the image, where the network's first layers take it;
         a `Site`.
 
     `image` is a tensor (N, C, H, W) or a size in pixels; default: the one that the `Sites` in `wanted` were found
@@ -65,6 +71,10 @@ def _selected(model: nn.Module, flow: Flow, word: str | int, image: Image | None
         return _of_stride(find_bottlenecks(model, image, keep=99), word.removeprefix(_STRIDE))
     if word in (EVERY_BLOCK, BOTTLENECKS):
         return find_blocks(model, image) if word == EVERY_BLOCK else find_bottlenecks(model, image)
+    if word == INPUT:
+        return [_at_input(flow)]
+    if isinstance(word, str) and word.startswith(_CONVOLUTIONS):
+        return _convolutions(model, flow, word.removeprefix(_CONVOLUTIONS).removeprefix(_STRIDE))
     return [_at_position(find_bottlenecks(model, image), int(word))]
 
 
@@ -79,9 +89,9 @@ def _path(word: str) -> str:
 
 def _names_a_module(model: nn.Module, word: str | int) -> bool:
     """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
-    if isinstance(word, int) or word.startswith(_STRIDE) or word in (EVERY_BLOCK, BOTTLENECKS):
+    if isinstance(word, int) or word.startswith((_STRIDE, _CONVOLUTIONS)) or word in (EVERY_BLOCK, BOTTLENECKS):
         return False
-    return not word.removeprefix("-").isdigit() or word in dict(model.named_modules())
+    return not (word == INPUT or word.removeprefix("-").isdigit()) or word in dict(model.named_modules())
 
 
 def _at_position(sites: Sites, position: int) -> Site:
@@ -96,6 +106,30 @@ def _of_stride(sites: Sites, stride: str) -> list[Site]:
     if not matching:
         known = ", ".join(f"{site.stride} ({site.label})" for site in sites)
         raise ValueError(f"no bottleneck has stride {stride!r}; choose from {known}")
+    return matching
+
+
+def _at_input(flow: Flow) -> Site:
+    images = [node for node in flow.nodes if node.axes and not node.learned and node.size == flow.nodes[0].size]
+    site = next((site for node in images for site in sites_at_input(flow, node)), None)
+    if site is None:
+        raise ValueError('the image enters no single module: name the site by hand, e.g. sites="before <module name>"')
+    return site
+
+
+def _convolutions(model: nn.Module, flow: Flow, stride: str) -> list[Site]:
+    modules = dict(model.named_modules())
+    found: dict[int, list[Site]] = {}
+    for name, calls in flow.calls.items():
+        layer, output = modules.get(name), calls[0].returned
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and output:
+            if isinstance(site := _site(flow, _BEFORE + name), Site):
+                found.setdefault(output.stride, []).append(site)
+    wanted = str(max(found, default=0)) if stride.strip() == _LAST else stride.strip()
+    matching = [site for number, sites in found.items() if str(number) == wanted for site in sites]
+    if not matching:
+        known = f"choose from stride {', '.join(map(str, sorted(found)))}" if found else "the model has none at all"
+        raise ValueError(f"no 3x3 convolution has stride {stride!r}; {known}")
     return matching
 
 

@@ -13,7 +13,7 @@ from bam.dryrun import Image
 from bam.files import write_atomically
 from bam.placement import Site, select_sites
 from bam.snapshot import all_or_nothing
-from bam.surgery.insertion import attended_modules, insert
+from bam.surgery.insertion import attended_modules, fitted, insert
 from bam.surgery.wrapping import refuse_wrapped
 from bam.tensors import read_safetensors, safetensors
 
@@ -83,7 +83,7 @@ def load_attention(
     new = select_sites(model, labels, image) if labels else []
     if {site.label for site in new} != set(labels):
         raise ValueError(f"{path} contains sites that are not module names: {', '.join(labels)}")
-    modules = {site: _build(site, specs[site.label], attention, path) for site in new}
+    modules = {site: fitted(model, site, _build(site, specs[site.label], attention, path)) for site in new}
     for site, module in modules.items():
         _check_fit(site, module, _of_site(tensors, site), path)
         module.load_state_dict(_of_site(tensors, site))

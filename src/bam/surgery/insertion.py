@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bam.attention import AttentionSpec, SiteSpec, attention_factory, attention_name
 from bam.attention.attended import Attended, carry, release
+from bam.attention.contract import fit, takes_place
 from bam.dryrun import Image, rehearse
 from bam.placement import Site, select_sites
 from bam.placement.flow import calls, run_by_intermediates
@@ -38,8 +39,9 @@ def attach(
         model: any CNN.
         attention: a name in `bam.ATTENTION`, an `AttentionSpec` or its text ("bam(reduction=8, sites=layer2)"; "none"
             changes nothing), or any callable `channels -> nn.Module` whose module keeps (N, C, H, W).
-        sites: "bottlenecks", "every block", module names, patterns ("layer?.*"), positions (-1), strides ("stride 8")
-            or `Site`s, see `select_sites`; default: the module's `usual_sites`, where its paper puts it.
+        sites: "bottlenecks", "every block", "input", "3x3 convolutions of the last stage", module names, patterns
+            ("layer?.*"), positions (-1), strides ("stride 8") or `Site`s, see `select_sites`; default: the module's
+            `usual_sites`, where its paper puts it.
         image: an image (N, C, H, W) or a size for the forward pass that measures the sites.
         identity: keep the model's output bit for bit at the start (passed to the attention module).
         **options: passed to the attention module, e.g. `reduction=8`.
@@ -55,7 +57,7 @@ def attach(
     chosen = select_sites(model, spec.placed(factory) if sites is None else sites, image)
     for note in chosen.notes:
         warnings.warn(note, stacklevel=2)
-    modules = {site: spec.build(site.channels, factory) for site in chosen}
+    modules = {site: fitted(model, site, spec.build(site.channels, factory)) for site in chosen}
     specs = {site: SiteSpec(dataclasses.replace(spec, sites=None), site.channels) for site in chosen}
     insert(model, modules, specs, chosen.image if image is None else image)
     return model
@@ -73,6 +75,11 @@ def _specified(
     return factory, dataclasses.replace(spec, options=spec.options | options, identity=identity or spec.identity)
 
 
+def fitted(model: nn.Module, site: Site, attention: nn.Module) -> nn.Module:
+    """`attention`, adapted to the module of `model` at `site`."""
+    return fit(attention, model.get_submodule(site.name), before=site.before)
+
+
 def insert(
     model: nn.Module, modules: Mapping[Site, nn.Module], specs: Mapping[Site, SiteSpec], image: Image | None
 ) -> None:
@@ -87,7 +94,8 @@ def insert(
         for site, module in modules.items():
             carrier = model.get_submodule(site.name)
             attention = _on_device_of(module, carrier, model)
-            _check_shape(attention, site)
+            if not takes_place(attention):
+                _check_shape(attention, site)
             carry(carrier, attention, specs[site], before=site.before, axes=site.axes)
         _check_calls(model, list(modules), image)
 

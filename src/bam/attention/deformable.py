@@ -1,0 +1,158 @@
+"""Deformable convolution (Dai et al., https://arxiv.org/abs/1703.06211; modulated: Zhu et al., arXiv 1811.11168)."""
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+
+torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+torch.fx.wrap("deformable_convolution")
+
+
+class Geometry(NamedTuple):
+    """How a 3x3 convolution steps, each for height and width."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+
+
+class Deformable(AttentionModule):
+    """y(p) = sum over k of w(k) x(p + p(k) + dp(k)) dm(k), a 3x3 convolution that reads where it wants to.
+
+    Equation 2 of arXiv 1703.06211, or with `modulated` equation 1 of arXiv 1811.11168; without, dm = 1. A 3x3
+    convolution of the features, zero at the start, predicts the offsets dp and, through a sigmoid, the modulation dm.
+
+    - Before a 3x3 `nn.Conv2d` it takes that layer's place, as in the papers: with the layer's weights under the layer's
+      keys and, at the start, the network's own output up to rounding (also if modulated: dm is twice the sigmoid, 1 at
+      the start, where the paper starts at 0.5).
+    - Anywhere else it is a residual module, which no paper has: F' = F + y(F) with depthwise weights of its own.
+
+    Needs torchvision, whose operator takes no bfloat16 on CPUs (it runs in float32 at least), no transforms of
+    `torch.func`, gives no second derivatives, and on GPUs has no deterministic backward pass.
+
+    Args:
+        channels: C of the features that it reads.
+        modulated: predict dm, too.
+        identity: F' = F + s * y(F) with a learned scalar s that starts at 0: at construction the output is the (finite)
+            input bit for bit. Not in the place of a convolution.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+
+    Sub-modules: `offset`; `convolution`, None in the place of another one.
+
+    Raises:
+        ValueError: for channels below 1, `identity` in the place of a convolution, an input that is not (N, C, H, W).
+        TypeError: for an input that is not floating point.
+        ImportError: from the forward pass, without torchvision.
+    """
+
+    usual_sites: ClassVar[str] = "3x3 convolutions of the last stage"
+    starts_as_identity: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        modulated: bool = False,
+        identity: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"Deformable: channels must be a whole number, at least 1, got {channels!r}")
+        self.channels, self.modulated, self.geometry = channels, modulated, Geometry()
+        self.offset = nn.Conv2d(channels, 27 if modulated else 18, 3, padding=1, device=device, dtype=dtype)
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]  # it has a bias
+        self.convolution: nn.Conv2d | None = nn.Conv2d(
+            channels, channels, 3, padding=1, groups=channels, bias=False, device=device, dtype=dtype
+        )
+        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+
+    def fit(self, carrier: nn.Module, *, before: bool) -> None:
+        """Take the place of `carrier` if it is a 3x3 convolution and the site is before it."""
+        if not before or not is_plain_3x3(carrier):
+            return
+        if self.scale is not None:
+            raise ValueError(
+                "deformable: in the place of a convolution it starts as that convolution up to rounding, not bit for "
+                "bit: leave identity out"
+            )
+        assert isinstance(carrier, nn.Conv2d)
+        self.geometry = Geometry(carrier.stride, carrier.padding, carrier.dilation)  # type: ignore[arg-type]
+        self.offset.stride, self.offset.padding, self.offset.dilation = self.geometry
+        self.convolution = None
+
+    @property
+    def takes_place(self) -> bool:
+        """Whether it takes the place of a convolution, whose weight and bias are arguments of the forward pass."""
+        return self.convolution is None
+
+    def forward(self, features: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Refine features (N, C, H, W); with a convolution's weight and bias, return what that returns, deformed."""
+        check_features(features, self.channels, "Deformable")
+        offset, modulation = self._predict(features)
+        if self.convolution is None:
+            if weight is None:
+                raise ValueError("Deformable is in the place of a convolution and needs its weight: call that layer")
+            return deformable_convolution(features, offset, modulation, (weight, bias), self.geometry)
+        parameters = (self.convolution.weight, None)
+        added = deformable_convolution(features, offset, modulation, parameters, self.geometry)
+        return features + (added if self.scale is None else self.scale.to(features.dtype) * added)
+
+    def _predict(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        predicted = self.offset(features)
+        return predicted[:, :18], 2 * predicted[:, 18:].sigmoid() if self.modulated else None
+
+    def maps(self, features: Tensor) -> AttentionMaps:
+        """The average of the nine offsets at each place, and the gain (0 in the place of a convolution)."""
+        offset = self._predict(features)[0]
+        displacement = offset.unflatten(1, (9, 2)).mean(1)
+        refined = features if self.takes_place else self(features)
+        return AttentionMaps(gain(features, refined), displacement=displacement)
+
+    def extra_repr(self) -> str:
+        """The options that `print(model)` shows."""
+        return f"{self.channels}, modulated={self.modulated}" + (", identity=True" if self.scale is not None else "")
+
+
+def is_plain_3x3(layer: nn.Module) -> bool:
+    """Whether it is torch's own 3x3 convolution, padded by zeros of a number of pixels."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == (3, 3)
+        and (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
+    )
+
+
+def deformable_convolution(
+    features: Tensor,
+    offset: Tensor,
+    modulation: Tensor | None,
+    parameters: tuple[Tensor, Tensor | None],
+    geometry: Geometry,
+) -> Tensor:
+    """Convolve features (N, C, H, W), each tap k displaced by offset (N, 2 * 9, H', W'), y before x, in pixels.
+
+    Args:
+        features: the map; the result has its type.
+        offset: in pixels; computing is in float32 at least, since bfloat16 tells places beyond 256 by steps of two.
+        modulation: (N, 9, H', W') multiplies what the taps read; None for ones.
+        parameters: weight (out, C / groups, 3, 3) and bias (out,) or None.
+        geometry: of the convolution.
+
+    Raises:
+        ImportError: without torchvision.
+    """
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError:
+        raise ImportError("deformable convolution needs torchvision's operator: pip install torchvision") from None
+    wide = torch.promote_types(features.dtype, torch.float32)
+    x, offset, weight = (tensor.to(wide) for tensor in (features, offset, parameters[0]))
+    bias = None if parameters[1] is None else parameters[1].to(wide)
+    mask = None if modulation is None else modulation.to(wide)
+    return deform_conv2d(x, offset, weight, bias, *geometry, mask).to(features.dtype)
