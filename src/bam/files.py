@@ -1,9 +1,11 @@
 """Writing files without ever losing what was written before."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -25,6 +27,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def strict_json(content: Any, *, indent: int | None = 1) -> str:
+    """The text of a JSON file; what is not finite is no JSON.
+
+    Raises:
+        ValueError: for NaN and infinities.
+    """
+    return json.dumps(content, indent=indent, allow_nan=False) + "\n"
 
 
 def append(path: Path, text: str) -> None:

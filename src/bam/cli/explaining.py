@@ -61,9 +61,8 @@ def examine(
             longest: 64 small images take about 14 seconds on one core.
         device: cpu or cuda (default: a GPU if there is one).
     """
-    import json
 
-    from bam.files import write_atomically
+    from bam.files import strict_json, write_atomically
     from bam.reports.wording import examination_lines
     from bam.training.display import Stages
     from bam.training.run import accelerate_afresh
@@ -77,8 +76,7 @@ def examine(
         with Stages() as stages:
             results = task.examine(trained, images, limit or None, stages.show)
     about = {"run": str(run), "data": task.recipe.data, "part": data.part}
-    content = json.dumps(about | results, indent=1, allow_nan=False)
-    write_atomically(out / "examination.json", content + "\n")
+    write_atomically(out / "examination.json", strict_json(about | results))
     say([*notes, *examination_lines(results), f"examination.json in {out}"])
 
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -35,7 +36,8 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 130 if interrupted."""
+    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 128 and the
+    signal's number if interrupted: 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         verb = VERBS[words[0]]
         verb(**parse_flags(verb, words[1:]))
+        _leave_process_group()
         return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("BAM_DEBUG"):
@@ -60,7 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         command = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
         print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
-        return 130
+        _leave_process_group()
+        return 128 + getattr(stop, "signal", signal.SIGINT)
+
+
+def _leave_process_group() -> None:
+    """End torchrun's process group: threads that are left at the end of a process may abort it."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _overview() -> str:
