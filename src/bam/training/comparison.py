@@ -53,14 +53,13 @@ def compare(
     numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
     recipe, timings = _with_precision(recipe, out, attentions, options)
-    pairs = [(seed, text) for seed in numbers for text in attentions]
-    runs = [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
+    runs = _runs(recipe, attentions, numbers, out)
     with accelerate_afresh(options.device):
         probe = _check(recipe, runs, options, old_plan.get("probe"))
         first = PartialState().is_main_process
-    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []), ("step_ms", {}))}
-    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept, "probe": probe}
-    plan |= {"step_ms": timings} if timings else {}
+    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []))}
+    kept |= {"step_ms": timings or old_plan.get("step_ms", {}), "probe": probe}
+    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept}
     with locked(out, first):
         write_atomically(out / PLAN, strict_json(plan))
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
@@ -77,6 +76,11 @@ def compare(
 class _Run(NamedTuple):
     recipe: Recipe
     folder: Path
+
+
+def _runs(recipe: Recipe, attentions: Sequence[str], seeds: Sequence[int], out: Path) -> list[_Run]:
+    pairs = [(seed, text) for seed in seeds for text in attentions]
+    return [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
 
 
 def _run_unless_failed(one: _Run, options: RunOptions, title: str) -> None:

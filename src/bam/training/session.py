@@ -330,8 +330,8 @@ def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any])
     mixed = [f"{name} {before[name]} there, {here[name]} here" for name in _UNMIXED if before[name] != here[name]]
     if mixed:
         raise ValueError(
-            f"{out} holds a run that began otherwise ({'; '.join(mixed)}), and the two give different weights: go on as "
-            "it began, choose another --out, or add --allow-mixed"
+            f"{out} holds a run that began otherwise ({'; '.join(mixed)}), and the two give different weights: go on "
+            "as it began, choose another --out, or add --allow-mixed"
         )
 
 
