@@ -30,6 +30,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def strict_json(content: Any, *, indent: int | None = 1) -> str:
+    """The text of a JSON file; what is not finite is no JSON.
+
+    Raises:
+        ValueError: for NaN and infinities.
+    """
+    return json.dumps(content, indent=indent, allow_nan=False) + "\n"
+
+
 def append(path: Path, text: str) -> None:
     """Append `text` to `path` and flush it to disk.
 

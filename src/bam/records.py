@@ -2,7 +2,7 @@
 
 import csv
 import io
-import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from bam.files import check_types, read_json, write_atomically
+from bam.files import check_types, read_json, strict_json, write_atomically
 
 FILE_NAME = "record.json"
 CLASSES = "classes.csv"  #: beside the record of a classification run: test images and errors of each class
@@ -49,6 +49,10 @@ class Record:
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: figures of the last epoch; empty until the run is complete
     measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first decides
+    #: Why the run failed: step, lr, good_step (of the last good state) and reason; empty if it did not.
+    failure: dict[str, Any] = field(default_factory=dict)
+    #: For each time that the run was started or resumed, the environment then, and the step ("from_step").
+    stretches: list[dict[str, Any]] = field(default_factory=list)
     format: int = 1
 
     @property
@@ -58,7 +62,7 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Write `folder`/record.json."""
-        write_atomically(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
+        write_atomically(folder / FILE_NAME, strict_json(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
@@ -83,6 +87,9 @@ class Record:
             raise ValueError(f"{path} is damaged (measures: {error}); move it away to run again") from None
         if record.final and not record.measures:  # a record of the first versions (classification only)
             record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
+        if not all(map(math.isfinite, record.final.values())):  # versions before trained on
+            record.failure = {"reason": "training diverged: its results are not finite"}
+            record.final = {}
         return record
 
 
@@ -138,7 +145,7 @@ def read_classes(folder: Path) -> list[ClassResult]:
         raise ValueError(f"{path} is damaged ({error}); remove it to report without it") from None
 
 
-def environment(device: str, precision: str) -> dict[str, Any]:
+def environment(device: str, precision: str, processes: int = 1) -> dict[str, Any]:
     """The software and hardware of a run."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -159,6 +166,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "processor": processor,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "precision": precision,
     }
 

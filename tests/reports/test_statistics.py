@@ -44,6 +44,19 @@ def test_what_is_no_pair(baseline, variant):
         paired_difference(baseline, variant)
 
 
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="values must be finite"):
+        paired_difference([1.0, float("nan")], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
+def test_equal_differences_of_any_size_have_no_interval(scale):
+    difference = paired_difference([0.1 * scale, 0.7 * scale, 3.3 * scale], [0.2 * scale, 0.8 * scale, 3.4 * scale])
+    assert difference.interval is None and difference.verdict.startswith("no verdict: all 3 differences are equal")
+    spread = paired_difference([0.0, 0.0], [1e-13 * scale, 2e-13 * scale])
+    assert spread.interval is not None
+
+
 def test_holm_by_hand():
     """p-values 0.0004, 0.03 and 0.04 of three comparisons: alpha is divided by 3, then by 2, and there it stops."""
     rows = [[-3.0, -3.1, -2.9, -3.05], [-0.9, -1.6, -0.5, -1.9], [0.4, 1.9, 0.9, 1.7]]

@@ -112,9 +112,8 @@ def examine(
             longest: 64 small images take about 14 seconds on one core.
         device: cpu or cuda (default: a GPU if there is one).
     """
-    import json
 
-    from bam.files import write_atomically
+    from bam.files import strict_json, write_atomically
     from bam.reports.figures import channel_figures
     from bam.reports.wording import examination_lines
     from bam.training.display import Stages
@@ -129,8 +128,7 @@ def examine(
         with Stages() as stages:
             results = task.examine(trained, images, limit or None, stages.show)
     about = {"run": str(run), "data": task.recipe.data, "part": data.part}
-    content = json.dumps(about | results, indent=1, allow_nan=False)
-    files = {"examination.json": content + "\n"}
+    files = {"examination.json": strict_json(about | results)}
     for figure in channel_figures(_selective(results["statistics"], trained.classes)):
         files |= figure.files
     for name, text in files.items():

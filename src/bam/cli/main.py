@@ -2,6 +2,7 @@
 
 import inspect
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -40,7 +41,8 @@ COMMON = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 130 if interrupted."""
+    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 128 and the
+    signal's number if interrupted: 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     common = [word for word in words if word in COMMON]
     words = [word for word in words if word not in COMMON]
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with trusting_code("--trust-code" in common):
             verb = VERBS[words[0]]
             verb(**parse_flags(verb, words[1:]))
+        _leave_process_group()
         return 0
     except Exception as error:
         if "--traceback" in common:
@@ -68,7 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         command = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
         print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
-        return 130
+        _leave_process_group()
+        return 128 + getattr(stop, "signal", signal.SIGINT)
+
+
+def _leave_process_group() -> None:
+    """End torchrun's process group: threads that are left at the end of a process may abort it."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _sentence(error: Exception) -> str:

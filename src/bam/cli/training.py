@@ -98,7 +98,8 @@ def report(out: Path) -> None:
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
     summary["probe"] = plan.get("probe")
-    summary["classes"] = summarize_classes(class_results(out, plan))
+    names = [variant["name"] for variant in summary["variants"]]
+    summary["classes"] = summarize_classes(class_results(out, plan | {"attention": names}))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = _below(out, pictures)
     _add_looks(summary, out, plan)
@@ -142,7 +143,7 @@ def recipes() -> None:
 
 def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
     """The commands that repeat a comparison in a folder of its own, one per line; a gap in its seeds needs another."""
-    seeds = summary["variants"][0]["seeds"]
+    seeds = sorted({*summary["variants"][0]["seeds"], *(failure["seed"] for failure in summary["failures"])})
     starts = [seed for seed in seeds if seed - 1 not in seeds]
     ends = [seed + 1 for seed in seeds if seed + 1 not in seeds]
     simple = starts == [summary["recipe"]["seed"]]
@@ -153,6 +154,7 @@ def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
 def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = None) -> str:
     """The command that repeats a comparison: its recipe, and flags for all changed fields."""
     recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
+    names += dict.fromkeys(failure["name"] for failure in summary["failures"] if failure["name"] not in names)
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]

@@ -11,6 +11,7 @@ from torch import nn
 from bam import __version__
 from bam.attention import SiteSpec
 from bam.attention.contract import runtime_options
+from bam.files import strict_json
 from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 from bam.surgery.insertion import attended_modules
 
@@ -58,7 +59,7 @@ class NetworkConfig:
         """The content of config.json."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         content["sites"] = {label: site.to_dict() for label, site in self.sites.items()}
-        return json.dumps(content, indent=2) + "\n"
+        return strict_json(content, indent=2)
 
     @classmethod
     def from_json(cls, text: str, source: Path | str) -> "NetworkConfig":

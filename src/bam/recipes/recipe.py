@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,9 @@ class Recipe:
                 raise ValueError(f"recipe: {name} must be of type {types[0].__name__}, got {value!r}")
             if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
                 raise ValueError(f"recipe: {name} must be one of {', '.join(typing.get_args(kind))}, got {value!r}")
+            for number in (value if isinstance(value, list) else [value]) if kind in (float, list[float]) else ():
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ValueError(f"recipe: {name} must be finite, got {value!r}")
         for name, least in self.LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")

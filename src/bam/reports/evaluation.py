@@ -2,12 +2,11 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.records import Breakdown, ClassResult, Measure
 from bam.reports.statistics import wilson_interval
 
@@ -30,7 +29,7 @@ def write_evaluation(out: Path, breakdown: Breakdown, about: dict[str, Any]) -> 
         content["confusion"] = {"predicted": breakdown.predicted, "rows": breakdown.confusion}
         named = zip(breakdown.classes, breakdown.confusion, strict=True)
         files["confusion.csv"] = _csv([["class", *breakdown.predicted], *([one.name, *row] for one, row in named)])
-    files["evaluation.json"] = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    files["evaluation.json"] = strict_json(content)
     for name, text in files.items():
         write_atomically(out / name, text)
     return list(files)

@@ -3,12 +3,11 @@
 import base64
 import csv
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bam.costs import format_count
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.reports import wording
 from bam.reports.figures import CHANNELS, FOLDER, NAMES, channel_figures, figures_of
 from bam.reports.markdown import fenced, in_markdown, indented
@@ -43,7 +42,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     files["report.md"] = markdown.get_template("report.md.jinja").render(
         page, pictures=summary["pictures"], looks=looks
     )
-    files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    files["summary.json"] = strict_json(summary)
     files["summary.csv"] = _csv(summary)
     for name, text in files.items():
         write_atomically(out / name, text)
@@ -69,6 +68,7 @@ def _content(summary: dict[str, Any], command: str) -> dict[str, Any]:
             }
             for comparison in comparisons
         ],
+        "warnings": wording.warnings(summary),
         "probe_notes": wording.probe_notes(summary),
         "environment": wording.environment_rows(summary),
         "recipe_yaml": _yaml(summary["recipe"]),
@@ -125,4 +125,6 @@ def _csv(summary: dict[str, Any]) -> str:
             values = [f"{variant['all_results'][key][number]:.4f}" for key in keys]
             costs = [variant["params"], variant["macs"], f"{variant['images_per_second']:.1f}", variant["latency_ms"]]
             writer.writerow([variant["name"], seed, *values, *costs])
+    for failure in summary["failures"]:
+        writer.writerow([failure["name"], failure["seed"], *["failed"] * len(keys), *[""] * 4])
     return text.getvalue()

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+_ROUNDING = 16 * sys.float_info.epsilon  #: spread of equal differences, as a share of the largest value
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,17 @@ def paired_difference(
     """The mean of variant - baseline over pairs, with its Student's t interval (n - 1 degrees of freedom).
 
     Raises:
-        ValueError: if there are no pairs, or the lengths differ.
+        ValueError: if there are no pairs, the lengths differ, or a value is not finite.
     """
     if len(baseline) != len(variant) or not baseline:
         raise ValueError(f"values must come in pairs, got {len(baseline)} for the baseline and {len(variant)}")
+    if not all(map(math.isfinite, (*baseline, *variant))):
+        raise ValueError(f"values must be finite, got {list(baseline)} for the baseline and {list(variant)}")
     differences = tuple(v - b for b, v in zip(baseline, variant, strict=True))
     n, mean = len(differences), math.fsum(differences) / len(differences)
     interval = p = None
     deviation = standard_deviation(differences)
-    if deviation is not None and deviation > 1e-12:
+    if deviation is not None and deviation > _ROUNDING * max(map(abs, (*baseline, *variant))):
         from scipy.stats import t
 
         half = _half_width(deviation, n, confidence)

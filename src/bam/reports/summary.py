@@ -15,14 +15,13 @@ from bam.reports.statistics import Difference, holm, paired_difference, standard
 def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Summarise the complete records of each variant; the first variant is the baseline.
 
+    A comparison with a failed run gets no verdict: leaving out what diverged would favour it.
+
     Raises:
         ValueError: if a variant has no complete record, or shares no seed with the baseline.
     """
-    complete = {name: {r.recipe["seed"]: r for r in runs if r.complete} for name, runs in records.items()}
-    for name, runs in complete.items():
-        if not runs:
-            raise ValueError(f"no run of {name!r} is complete yet: nothing to report")
-    baseline = next(iter(complete))
+    failures = _failures(records)
+    complete, baseline = _complete(records, failures), next(iter(records))
     first = next(iter(complete[baseline].values()))
     all_runs = [run for runs in complete.values() for run in runs.values()]
     # Measures that some runs lack (e.g. top-5 error) are not compared.
@@ -34,13 +33,15 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     corrected = holm(differences) if len(others) > 1 else [None] * len(others)
     comparisons = [
         {"name": name, "baseline": baseline, "seeds": list(pairs[name]), **_described(difference, together)}
+        | _withheld(failures, (name, baseline))
         for name, difference, together in zip(others, differences, corrected, strict=True)
     ]
     return {
         "baseline": baseline,
         "recipe": first.recipe,
         "environment": first.environment,
-        "other_environments": _others(first.environment, [run.environment for run in all_runs]),
+        "other_environments": _others(first.environment, [e for run in all_runs for e in _environments(run)]),
+        "failures": failures,
         "measures": [asdict(measure) for measure in measures],
         "variants": variants,
         "comparisons": comparisons,
@@ -50,6 +51,33 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "attention": [],
         "probe": None,
     }
+
+
+def _failures(records: Mapping[str, list[Record]]) -> list[dict[str, Any]]:
+    failed = [(name, run) for name, runs in records.items() for run in runs if run.failure]
+    return [{"name": name, "seed": run.recipe["seed"], "reason": run.failure["reason"]} for name, run in failed]
+
+
+def _complete(records: Mapping[str, list[Record]], failures: list[dict[str, Any]]) -> dict[str, dict[int, Record]]:
+    """Variant -> seed -> complete record, without variants (other than the baseline) whose runs have all failed."""
+    complete = {name: {r.recipe["seed"]: r for r in runs if r.complete} for name, runs in records.items()}
+    for number, (name, runs) in enumerate(complete.items()):
+        failed = [f"seed {each['seed']}: {each['reason']}" for each in failures if each["name"] == name]
+        if not runs and (number == 0 or not failed):
+            why = f" ({'; '.join(failed)})" if failed else " yet"
+            raise ValueError(f"no run of {name!r} is complete{why}: nothing to report")
+    return {name: runs for name, runs in complete.items() if runs}
+
+
+def _withheld(failures: list[dict[str, Any]], names: tuple[str, str]) -> dict[str, Any]:
+    """No verdict, if there are failed runs of these variants."""
+    failed = [f"{each['name']} seed {each['seed']}" for each in failures if each["name"] in names]
+    return {"verdict": f"no verdict: {', '.join(failed)} failed"} if failed else {}
+
+
+def _environments(run: Record) -> list[dict[str, Any]]:
+    """The environments of a run, which may have been resumed elsewhere."""
+    return [{k: v for k, v in each.items() if k != "from_step"} for each in run.stretches] or [run.environment]
 
 
 def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latency: float | None) -> dict[str, Any]:

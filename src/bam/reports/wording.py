@@ -4,6 +4,8 @@ from typing import Any
 
 from bam.costs import format_count
 
+_DECISIVE = ("device", "precision", "processes", "versions")  #: of the environment: what changes results
+
 
 def heading(summary: dict[str, Any]) -> str:
     """What is compared, in a line."""
@@ -57,7 +59,20 @@ def table(summary: dict[str, Any]) -> list[str]:
         together = f", with all variants {interval_text(c['corrected_interval'])}" if c["corrected_interval"] else ""
         more = f"; {c['seeds_to_halve']} seeds would halve the interval" if c["seeds_to_halve"] else ""
         lines.append(f"{c['name']} - {c['baseline']}: {difference}{together}: {c['verdict']}{more}")
-    return [*lines, *probe_notes(summary)]
+    return [*lines, *warnings(summary), *probe_notes(summary)]
+
+
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What makes the results less than they seem: failed runs, and runs that differ in more than attention and seed."""
+    lines = [f"{each['name']} seed {each['seed']} failed: {each['reason']}" for each in summary["failures"]]
+    mixed = []
+    for name, values in summary["other_environments"].items():
+        if name in _DECISIVE:
+            here = summary["environment"].get(name, "unknown")
+            mixed.append(f"{name} ({'; '.join(map(_plain, [here, *values]))})")
+    if mixed:
+        lines.append(f"the runs differ in {', '.join(mixed)}: differences between them may come from that")
+    return lines
 
 
 def probe_notes(summary: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bam.attention import SiteSpec
 from bam.attention.contract import is_fused
 from bam.dryrun import Image
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.placement import Site, select_sites
 from bam.snapshot import all_or_nothing
 from bam.surgery.insertion import attended_modules, fitted, insert
@@ -41,7 +41,7 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
         for key, value in module.attention.state_dict().items()
     }
     sites = {site.label: _described(site, module.attention_spec) for site, module in modules.items()}
-    write_atomically(Path(path), save(tensors, {_METADATA: json.dumps(sites)}))
+    write_atomically(Path(path), save(tensors, {_METADATA: strict_json(sites, indent=None)}))
 
 
 def _described(site: Site, spec: SiteSpec) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from bam.training.comparison import compare, earlier_comparisons, planned_seeds
 from bam.training.memory import keep_freed_memory
 from bam.training.run import run
-from bam.training.session import Interrupted
+from bam.training.session import Diverged, Interrupted
 from bam.training.trained import opened_run, trained_model, training_images
 
 __all__ = [
-    "Interrupted", "compare", "earlier_comparisons", "keep_freed_memory", "opened_run", "planned_seeds", "run",
-    "trained_model", "training_images",
+    "Diverged", "Interrupted", "compare", "earlier_comparisons", "keep_freed_memory", "opened_run", "planned_seeds",
+    "run", "trained_model", "training_images",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Paired comparison: the same network with and without attention, seed by seed."""
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +10,14 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from bam.costs import latency_ms
-from bam.files import check_types, read_json, write_atomically
+from bam.files import check_types, read_json, strict_json, write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
-from bam.records import ClassResult, Record, read_classes
+from bam.records import FILE_NAME, ClassResult, Record, read_classes
 from bam.tasks import task_of
+from bam.training.lock import locked
 from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
-from bam.training.session import WEIGHTS, check_data
+from bam.training.session import WEIGHTS, Diverged, check_data
 from bam.training.trackers import log_pictures, trackers_of
 from bam.training.trained import recipe_of, trained_model
 
@@ -52,26 +53,28 @@ def compare(
         options: where data and device are, and how often to save.
 
     Raises:
-        ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`.
-        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`, except Diverged: the
+            other runs go on, and the report names the failed one.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
     options = options or RunOptions()
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
     numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
     recipe, timings = _with_precision(recipe, out, attentions, options)
-    pairs = [(seed, text) for seed in numbers for text in attentions]
-    runs = [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
+    runs = _runs(recipe, attentions, numbers, out)
     with accelerate_afresh(options.device):
         probe = _check(recipe, runs, options, old_plan.get("probe"))
-    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []), ("step_ms", {}))}
-    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept, "probe": probe}
-    plan |= {"step_ms": timings} if timings else {}
-    write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
-    write_atomically(out / "recipe.yaml", recipe.to_yaml())
-    for number, (run_recipe, folder) in enumerate(runs, start=1):
-        run(run_recipe, folder, options, resume=True, title=f"[{number}/{len(runs)}] {folder.name}")
-    _conclude(recipe, out, plan, options)
+        first = PartialState().is_main_process
+    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []))}
+    kept |= {"step_ms": timings or old_plan.get("step_ms", {}), "probe": probe}
+    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept}
+    with locked(out, first):
+        write_atomically(out / PLAN, strict_json(plan))
+        write_atomically(out / "recipe.yaml", recipe.to_yaml())
+        for number, each in enumerate(runs, start=1):
+            _run_unless_failed(each, options, f"[{number}/{len(runs)}] {each.folder.name}")
+        _conclude(recipe, out, plan, options)
 
 
 def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:
@@ -80,7 +83,7 @@ def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptio
     with accelerate_afresh(options.device):
         if PartialState().is_main_process:
             plan |= _latency_and_pictures(recipe, out / PICTURES, folders, options)
-            write_atomically(out / PLAN, json.dumps(plan, indent=1) + "\n")
+            write_atomically(out / PLAN, strict_json(plan))
             write_looks(out, folders, options)
     if options.log:
         with settings(recipe, options.device) as accelerator:
@@ -90,6 +93,24 @@ def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptio
 class _Run(NamedTuple):
     recipe: Recipe
     folder: Path
+
+
+def _runs(recipe: Recipe, attentions: Sequence[str], seeds: Sequence[int], out: Path) -> list[_Run]:
+    pairs = [(seed, text) for seed in seeds for text in attentions]
+    return [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
+
+
+def _run_unless_failed(one: _Run, options: RunOptions, title: str) -> None:
+    """Train one run of a comparison; the comparison goes on if it diverges now, or has diverged before."""
+    failed = (one.folder / FILE_NAME).exists() and Record.read(one.folder).failure
+    try:
+        if not failed:
+            run(one.recipe, one.folder, options, resume=True, title=title)
+            return
+        message = f"{one.folder}: {failed['reason']}; remove the folder to train it again"
+    except Diverged as error:
+        message = str(error)
+    print(f"{title}  failed: {message}", file=sys.stderr)
 
 
 def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]:

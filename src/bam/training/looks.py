@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.recipes import RunOptions, folder_name
 from bam.records import Record
 from bam.surgery import attended
@@ -44,7 +44,7 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
             seen = {"problem": str(error)}
         if seen is not None:
             about = {"weights": weights, "seed": record.recipe["seed"]}
-            write_atomically(target / _FILE, json.dumps(about | seen, indent=1, allow_nan=False) + "\n")
+            write_atomically(target / _FILE, strict_json(about | seen))
 
 
 def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:

@@ -29,6 +29,7 @@ class Progress:
         self.unreadable = Unreadable()  #: images this process left out in this epoch
         self.names: list[str] = []  #: names of a step's figures; the first is the loss
         self.sums = torch.zeros(0, device=device, dtype=torch.float64)  #: sum of each figure over `images`
+        self.last = (0, 0.0)  #: the last step and its learning rate
         self._losses: list[tuple[int, float, Tensor]] = []
         self.start_clock()
 
@@ -50,6 +51,7 @@ class Progress:
         values = torch.stack(list(figures.values()))
         self._losses.append((self.step, lr, values[: len(self.losses)] / images))
         self.sums += values
+        self.last = (self.step, lr)
         self.images += images
         self.step += 1
         self.step_in_epoch += 1
@@ -58,6 +60,15 @@ class Progress:
     def losses(self) -> list[str]:
         """Names of the losses among the figures; the first one is minimised."""
         return [name for name in self.names if name.startswith("loss")]
+
+    def is_finite(self) -> Tensor:
+        """Whether all losses of this epoch are, on the device; 1 or 0."""
+        return self.sums[: len(self.losses)].isfinite().all().float()
+
+    def first_broken(self) -> tuple[int, float]:
+        """The first step since `take_losses` whose loss is not finite, or else the last step; and its learning rate."""
+        broken = ((step, lr) for step, lr, values in self._losses if not values.isfinite().all())
+        return next(broken, self.last)
 
     def take_losses(self) -> list[list[str]]:
         """Rows of text for the steps since the last call: step, learning rate and losses."""

@@ -14,6 +14,7 @@ from bam.private import accelerate_without_state
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
+from bam.training.lock import locked
 from bam.training.precision import fastest, resolved
 from bam.training.session import Session, check_data
 from bam.training.states import has_state
@@ -42,8 +43,9 @@ def run(
         title: the run's name on the screen.
 
     Raises:
-        ValueError: if `out` holds a run of another recipe, or an unfinished run and `resume` is False.
-        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        ValueError: if `out` is in use, or holds a run of another recipe, or an unfinished run and `resume` is False.
+        Diverged: a ValueError, if a loss, a weight or a result is not finite.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
     options = options or RunOptions()
     trackers = trackers_of(options.log)
@@ -53,20 +55,32 @@ def run(
         accelerator.wait_for_everyone()  # every process reads the folder before one writes into it
         if record and record.complete:
             return record
-        task = task_of(recipe)
-        with accelerator.main_process_first():  # it may download
-            train, test = task.load(options.data_root)
-        if record is not None:
-            check_data(record, train, test, out)
-        session = Session(task, (train, test), out, accelerator, title or out.name)
-        session.record.step_ms = timings
-        if resume:
-            session.restore()
-        with tracking(accelerator, trackers, out, recipe):
-            record = session.train(options.save_minutes * 60)
-        if CSV in trackers and accelerator.is_main_process:
-            write_epochs(record.history, out)
-        return record
+        with locked(out, accelerator.is_main_process):
+            record = _earlier(recipe, out, resume)  # another process may have trained it until now
+            session = _session(recipe, out, accelerator, options, record)
+            session.title, session.record.step_ms = title or out.name, timings
+            if resume:
+                session.restore(allow_mixed=options.allow_mixed)
+            with tracking(accelerator, trackers, out, recipe):
+                record = session.train(options.save_minutes * 60)
+            if CSV in trackers and accelerator.is_main_process:
+                write_epochs(record.history, out)
+            return record
+
+
+def _session(
+    recipe: Recipe, out: Path, accelerator: Accelerator, options: RunOptions, record: Record | None
+) -> Session:
+    """The parts of a run at its start; `record` is that of the run so far."""
+    if accelerator.is_main_process:
+        for left in out.glob(".*.tmp"):  # by killed writers
+            left.unlink(missing_ok=True)
+    task = task_of(recipe)
+    with accelerator.main_process_first():  # it may download
+        train, test = task.load(options.data_root)
+    if record is not None:
+        check_data(record, train, test, out)
+    return Session(task, (train, test), out, accelerator)
 
 
 def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Recipe, dict[str, float]]:

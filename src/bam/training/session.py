@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 
 from bam.data import BatchSource
 from bam.data.interface import Images
-from bam.files import append, write_atomically
+from bam.files import append, strict_json, write_atomically
+from bam.recipes import Recipe
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
@@ -24,25 +27,38 @@ from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
 from bam.training.loop import Progress, Trainer
 from bam.training.optimization import moving_average, optimizer
-from bam.training.states import load_state, save_state, set_aside_after
+from bam.training.states import load_state, newest_step, save_state, set_aside_after
 
 WEIGHTS = "model.safetensors"
 STEPS = "steps.csv"
+_LOOK = 50  #: steps between looks at whether the losses are finite, which wait for the device
 _SHOWN = 3  #: measures shown per epoch
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_UNMIXED = ("processes", "precision")  #: of the environment: what must not change within a run
 _SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved its state; the message says where."""
+    """The run was asked to stop and has saved its state; the message says where.
+
+    Attributes:
+        signal: number of the signal that asked.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class Diverged(ValueError):
+    """The run stopped because a loss, a weight or a result was not finite; the message says where."""
 
 
 class Session:
     """One run: network, data, optimiser, progress and record."""
 
-    def __init__(
-        self, task: Task, data: tuple[Images, Images], out: Path, accelerator: Accelerator, title: str
-    ) -> None:
-        self.task, self.recipe, self.out, self.title = task, task.recipe, out, title
+    def __init__(self, task: Task, data: tuple[Images, Images], out: Path, accelerator: Accelerator) -> None:
+        self.task, self.recipe, self.out, self.title = task, task.recipe, out, out.name
         self.accelerator, self.main = accelerator, accelerator.is_main_process
         (train, held_out), self.test = task.hold_out(data[0]), data[1]
         with accelerator.main_process_first():  # it may download pretrained weights
@@ -54,7 +70,7 @@ class Session:
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
             self.recipe.as_dict(),
-            environment(str(accelerator.device), self.recipe.precision),
+            environment(str(accelerator.device), self.recipe.precision, accelerator.num_processes),
             cost=dataclasses.asdict(task.cost(network, train.image_size)),
             sites=list(attended(network)),
             num_classes=len(train.classes),
@@ -63,6 +79,7 @@ class Session:
             normalization={"mean": mean, "std": std},
             data=fingerprint(*data),
         )
+        self.record.stretches = [{"from_step": 0} | self.record.environment]
         self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
         self.average = moving_average(self.plain, self.recipe.ema) if self.recipe.ema else None
         stepper = optimizer(self.plain, self.recipe, task.new_parts(self.plain, len(train.classes)))
@@ -89,11 +106,25 @@ class Session:
             self.task.batches(test, test_size, normalization, placement),
         )
 
-    def restore(self) -> None:
-        """Load the newest saved state, if any."""
+    def restore(self, *, allow_mixed: bool = False) -> None:
+        """Load the newest saved state, if any.
+
+        Raises:
+            ValueError: if it is of another run, or, without `allow_mixed`, of another number of processes or precision.
+        """
         state = load_state(self.out)
         if state is None:
             return
+        if "recipe" in state:  # states of before have none
+            differences = self.recipe.differences(Recipe.from_dict(json.loads(state["recipe"])))
+            listed = [f"{name} is {there!r} there, not {here!r}" for name, (here, there) in differences.items()]
+            if set(differences) - {"data_options"}:  # `run` compares those, and lets some of them change
+                raise ValueError(f"{self.out} holds a training state of another run ({'; '.join(listed)}): remove it")
+        earlier = json.loads(state.get("stretches", "[]"))  # states of before have none
+        here = {"from_step": state["progress"]["step"]} | self.record.environment
+        if earlier and not allow_mixed:
+            _refuse_mixed(self.out, earlier[-1], here)
+        self.record.stretches = [*(each for each in earlier if each["from_step"] < here["from_step"]), here]
         self.plain.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -105,7 +136,15 @@ class Session:
         self.record.history = json.loads(state["history"])
 
     def save(self) -> None:
-        """Save the current state, and the figures of the steps so far."""
+        """Save the current state, and the figures of the steps so far; nothing if it holds what is not finite.
+
+        That comes from a loss or a weight that is not finite; then the next look at the losses ends the run.
+        """
+        if self._is_sound():
+            self._save_steps()
+            self._save_state()
+
+    def _save_steps(self) -> None:
         losses = self.progress.take_losses()
         for step, lr, *values in losses:
             curves = dict(zip(self.progress.losses, map(float, values), strict=True))
@@ -115,6 +154,10 @@ class Session:
         if not (self.out / STEPS).exists():
             losses.insert(0, ["step", "lr", *self.progress.losses])
         append(self.out / STEPS, "".join(",".join(row) + "\n" for row in losses))
+
+    def _save_state(self) -> None:
+        if not self.main:
+            return
         save_state(
             self.out,
             self.progress.step,
@@ -125,7 +168,9 @@ class Session:
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
                 "progress": self.progress.state(),
                 "best": self.best.state(),
-                "history": json.dumps(self.record.history),
+                "recipe": strict_json(self.recipe.as_dict(), indent=None),
+                "stretches": strict_json(self.record.stretches, indent=None),
+                "history": strict_json(self.record.history, indent=None),
             },
         )
         self.record.write(self.out)
@@ -135,7 +180,8 @@ class Session:
         """Train to the end, saving along the way.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+            Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
+            Diverged: if a loss, a weight or a result is not finite; the record then has the failure.
         """
         self.accelerator.wait_for_everyone()  # every process has read the saved state
         if self.main:
@@ -152,20 +198,48 @@ class Session:
                 epoch = self.trainer.epoch(self.train_batches, self.progress, display)
                 with contextlib.closing(epoch):
                     for _ in epoch:
+                        if self.progress.step % _LOOK == 0:
+                            self._stop_if_diverged(self.progress.is_finite())
                         if self._all_stop(stop):
+                            self._stop_if_diverged(self._is_sound())
                             self.save()
                             where = f"step {self.progress.step} of {steps}"
-                            raise Interrupted(f"stopped after {where}; the state is saved in {self.out}")
+                            message = f"stopped after {where}; the state is saved in {self.out}"
+                            raise Interrupted(message, max(stop, default=signal.SIGTERM))
                         if time.monotonic() - saved_at > save_seconds:
                             self.save()
                             saved_at = time.monotonic()
+                self._stop_if_diverged(self._is_sound())
                 self._finish_epoch(display)
                 self.save()
                 saved_at = time.monotonic()
         self._finish()
         if stop:  # this run is complete, but a comparison must not start the next one
-            raise Interrupted(f"stopped; {self.out} is complete")
+            raise Interrupted(f"stopped; {self.out} is complete", stop[0])
         return self.record
+
+    def _is_sound(self) -> Tensor:
+        """Whether the losses of this epoch and the network's state are finite; 1 or 0."""
+        return self.progress.is_finite() * all(bool(each.isfinite().all()) for each in self.plain.state_dict().values())
+
+    def _stop_if_diverged(self, finite: Tensor) -> None:
+        """Raise Diverged in all processes if `finite` is 0 in one."""
+        if self.accelerator.reduce(finite, "sum") == self.accelerator.num_processes:
+            return
+        step, lr = self.progress.first_broken()
+        self._save_steps()
+        self._fail("loss or weight", step, lr)
+
+    def _fail(self, what: str, step: int, lr: float) -> None:
+        """Record that the run has failed, and raise Diverged."""
+        saved = newest_step(self.out)
+        good = "there is no earlier state" if saved is None else f"the last good state is that of step {saved}"
+        reason = f"training diverged: a {what} is not finite at step {step}, learning rate {lr:g}; {good}"
+        self.record.failure = {"step": step, "lr": lr, "good_step": saved, "reason": reason}
+        if self.main:
+            self.record.write(self.out)
+        self.accelerator.wait_for_everyone()
+        raise Diverged(f"{self.out}: {reason}; choose a lower --lr and another --out")
 
     def _finish_epoch(self, display: Display) -> None:
         """Evaluate, then record and show the epoch's results."""
@@ -179,6 +253,9 @@ class Session:
                 held_out = self._evaluate(*self.held_out)
                 row |= renamed(held_out.figures)
                 self.best.offer(self.progress.epoch, held_out, self._final())
+            decisive = ("test_loss", HELD_OUT + "loss", self.evaluation.measures[0].key)
+            if not all(math.isfinite(row.get(name, 0.0)) for name in decisive):
+                self._fail("result on the test images", self.progress.step, self.optimizer.param_groups[0]["lr"])
             results = [f"{m.label} {100 * row[m.key]:.2f} %" for m in self.evaluation.measures[:_SHOWN]]
             description = "  ".join([description, *results])
         self.progress.unreadable.add(self.test_batches.take_unreadable())
@@ -249,6 +326,15 @@ class Session:
             path.unlink()
 
 
+def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    mixed = [f"{name} {before[name]} there, {here[name]} here" for name in _UNMIXED if before[name] != here[name]]
+    if mixed:
+        raise ValueError(
+            f"{out} holds a run that began otherwise ({'; '.join(mixed)}), and the two give different weights: go on "
+            "as it began, choose another --out, or add --allow-mixed"
+        )
+
+
 def fingerprint(train: Images, test: Images) -> str:
     """The fingerprint of all images of a run."""
     return f"{train.fingerprint} {test.fingerprint}"
@@ -265,7 +351,10 @@ def check_data(record: Record, train: Images, test: Images, out: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_request() -> Iterator[list[int]]:
-    """A list of received stop signals (Ctrl-C, SIGTERM), empty at first; a second signal stops at once."""
+    """A list of received stop signals, empty at first; a second signal stops at once.
+
+    They are Ctrl-C, SIGTERM and SIGHUP (a closed terminal), which `nohup` has ignored.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -274,7 +363,8 @@ def _stop_request() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, receive) for number in numbers}
     except ValueError:  # not in the main thread, which alone may handle signals
         before = {}
     try:

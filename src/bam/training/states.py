@@ -25,11 +25,13 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 def load_state(folder: Path) -> dict[str, Any] | None:
     """The newest undamaged state, or None; warns of each damaged file it skips."""
-    for path in reversed(_states(folder)):
+    paths = _states(folder)
+    for path in reversed(paths):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:
             return torch.load(io.BytesIO(content), weights_only=True)
-        warnings.warn(f"{path} is damaged; falling back to the previous state", stacklevel=2)
+        rest = "falling back to the previous state" if path != paths[0] else "no state is left: starting at step 0"
+        warnings.warn(f"{path} is damaged; {rest}", stacklevel=2)
     return None
 
 
@@ -38,6 +40,11 @@ def set_aside_after(folder: Path, step: int) -> None:
     for path in _states(folder):
         if int(path.name.split("-")[1]) > step:
             path.rename(path.with_suffix(".damaged"))
+
+
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest state, if there is one."""
+    return max((int(path.name.split("-")[1]) for path in _states(folder)), default=None)
 
 
 def has_state(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from torchvision.transforms import v2
 
 from bam.data.files.decoding import read_rgb
 from bam.data.files.workers import decode, default_workers
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.tasks.classification.network import class_logits
 from bam.tasks.task import Progress, Trained
 
@@ -112,7 +111,7 @@ def write_predictions(predictions: Sequence[Prediction], out: Path) -> None:
         listed = [{"class": name, "probability": probability} for name, probability in classes]
         entries.append({"file_name": str(file), "predictions": listed})
     write_atomically(out / "predictions.csv", text.getvalue())
-    write_atomically(out / "predictions.json", json.dumps(entries, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / "predictions.json", strict_json(entries))
 
 
 def table(predictions: Sequence[Prediction]) -> list[str]:

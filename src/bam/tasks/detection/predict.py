@@ -1,6 +1,5 @@
 """Detections in your own images: pictures with boxes, and a JSON file."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from bam.data.files.decoding import read_rgb
 from bam.data.files.listing import check_not_overwritten
 from bam.explanation import save_png
-from bam.files import write_atomically
+from bam.files import strict_json, write_atomically
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
 from bam.tasks.detection.pictures import draw
@@ -63,7 +62,7 @@ def predict(
     if not results:
         raise ValueError(f"none of the {len(files)} images can be read: {unreadable[0][0]} {unreadable[0][1]}")
     rows = [row for file, detections in results for row in _rows(file, detections, trained.classes)]
-    write_atomically(out / "predictions.json", json.dumps(rows, indent=1) + "\n")
+    write_atomically(out / "predictions.json", strict_json(rows))
     return results, unreadable
 
 

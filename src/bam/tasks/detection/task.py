@@ -1,6 +1,5 @@
 """The detection task."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from bam.data import BatchSource, BoxDataset, load_boxes
 from bam.data.files.listing import find_files
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
+from bam.files import strict_json
 from bam.models import build
 from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import DetectionRecipe
@@ -200,7 +200,7 @@ class Detection(Task):
             test.objects, test.image_ids, test.file_names, test.sizes, test.classes, test.category_ids
         )
         detections = coco_results(evaluation.output, test.image_ids, test.category_ids)
-        return {GROUND_TRUTH: json.dumps(truth), DETECTIONS: json.dumps(detections)}
+        return {GROUND_TRUTH: strict_json(truth, indent=None), DETECTIONS: strict_json(detections, indent=None)}
 
     def illustrate(
         self, networks: Mapping[str, DetectorModule], test: BoxDataset, folder: Path

@@ -1,0 +1,107 @@
+"""One process group at a time in a folder: a file says who, and its time says that they still live."""
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from bam.files import strict_json
+
+NAME = "running.lock"
+_HEARTBEAT = 60.0  #: seconds between signs of life
+_STALE = 300.0  #: seconds without one, after which another machine's lock is taken over
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
+    """Hold the lock of `folder`, which is created; without effect if it is not `wanted`.
+
+    The lock of a process that is gone is taken over: at once on this machine, after five minutes on another one.
+
+    Raises:
+        ValueError: if another process holds it; the message names host and process.
+    """
+    if not wanted:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path, ended = folder / NAME, threading.Event()
+    _take(path)
+    mine = path.read_text()
+    threading.Thread(target=_live, args=(path, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        with contextlib.suppress(OSError):
+            if path.read_text() == mine:
+                path.unlink()
+
+
+def _take(path: Path) -> None:
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "birth": _birth(os.getpid())}
+    for _ in range(2):
+        try:
+            with open(path, "x") as file:
+                file.write(strict_json(owner))
+            return
+        except FileExistsError:
+            _remove_stale(path)
+    raise ValueError(f"{path.parent} has just been taken by another process")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the lock if its process is gone; raise ValueError if not."""
+    try:
+        text = path.read_text()
+        owner = json.loads(text) if text else {}  # empty: being written, or its writer was killed
+        silence = _now(path) - path.stat().st_mtime
+    except FileNotFoundError:
+        return  # its owner has just ended
+    if owner.get("host") == socket.gethostname():
+        lives, wait = _birth(owner["pid"]) == owner["birth"], ""
+    else:
+        lives, wait = silence < _STALE, f"; if it is dead, try again {_STALE / 60:.0f} minutes after its end"
+    if lives:
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('started', '?')[:19]} UTC"
+        raise ValueError(f"{path.parent} is in use by {who}: wait for it, or choose another --out{wait}")
+    aside = path.with_name(f".{NAME}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):  # another process is taking it over, too
+        path.rename(aside)
+        if aside.read_text() != text:  # and has done so between reading and renaming
+            aside.rename(path)
+        aside.unlink(missing_ok=True)
+
+
+def _now(path: Path) -> float:
+    """The time by the clock of the file system, which may be another machine's."""
+    probe = path.with_name(f".{NAME}.{os.getpid()}.tmp")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+def _birth(pid: int) -> str | None:
+    """What tells a process from a later one with its number, "" where the system does not say; None if it is gone."""
+    try:
+        if Path("/proc/self/stat").exists():
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # ticks from boot to its start
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+def _live(path: Path, ended: threading.Event) -> None:
+    while not ended.wait(_HEARTBEAT):
+        with contextlib.suppress(OSError):
+            os.utime(path)
