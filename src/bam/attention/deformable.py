@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("deformable_convolution")
@@ -61,8 +61,7 @@ class Deformable(AttentionModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"Deformable: channels must be a whole number, at least 1, got {channels!r}")
+        check_counts("Deformable", channels=channels)
         self.channels, self.modulated, self.geometry = channels, modulated, Geometry()
         self.offset = nn.Conv2d(channels, 27 if modulated else 18, 3, padding=1, device=device, dtype=dtype)
         nn.init.zeros_(self.offset.weight)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
 
-for _name in ("check_features", "sample"):  # they read the shape of their input, so torch.fx must not trace into them
-    torch.fx.wrap(_name)
+torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+torch.fx.wrap("sample")
 
 _TRANSFORMS = {"affine": 6, "scale": 3}
 
@@ -54,9 +54,7 @@ class SpatialTransformer(AttentionModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("hidden", hidden)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"SpatialTransformer: {name} must be a whole number, at least 1, got {value!r}")
+        check_counts("SpatialTransformer", channels=channels, hidden=hidden)
         if transform not in _TRANSFORMS:
             raise ValueError(f"SpatialTransformer: transform must be affine or scale, got {transform!r}")
         self.channels, self.transform = channels, transform
