@@ -76,7 +76,7 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--device", "cpu:7"], 1, "device 'cpu:7' is not available"),
         (["--out", ""], 1, "out: give the name of a folder"),
         (["--seed", "20000000000"], 1, "seed must be below"),
-        (["--epochs", "many"], 2, "--help explains the flags"),
+        (["--epochs", "many"], 2, "bam train: --epochs: expected int, got many; bam train --help explains the flags"),
         (["--data-options", "[1]"], 2, "--help explains the flags"),
     ],
 )

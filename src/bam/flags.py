@@ -35,31 +35,24 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     """
     try:
         from docstring_parser import parse
-        from jsonargparse import ArgumentParser
+        from jsonargparse import ArgumentError, ArgumentParser
     except ImportError as error:
         raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
     described = parse(inspect.getdoc(verb) or "")
-    helps = {p.arg_name: p.description for p in described.params}
     parameters = inspect.signature(verb).parameters
     if "--out=" in words or ("--out", "") in pairwise(words):
         raise ValueError("out: give the name of a folder or a file, got nothing")
     words, placed = _by_position(words, parameters)
-    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=_description(described.description, parameters))
-    parser.error = lambda message, *_: _leave(verb.__name__, message)  # type: ignore[method-assign]
+    description = _description(described.description, parameters)
+    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=description, exit_on_error=False)
     recipe = _named_recipe(words) if "recipe" in parameters else None
-    for name, parameter in parameters.items():
-        if name == "recipe":
-            parser.add_argument("--recipe", required=True, help=helps[name])
-        elif dataclasses.is_dataclass(parameter.annotation) and parameter.annotation is not AttentionSpec:
-            _add_fields(parser, parameter.annotation, parameter.default)
-        else:
-            default = None if name in placed else parameter.default
-            _add_flag(parser, name, parameter.annotation, default, helps[name])
-            if parameter.annotation is AttentionSpec:
-                _add_parts(parser, parameter.default)
+    _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
     if recipe is not None:
         _add_recipe_flags(parser, recipe, without={"name", *parameters})
-    given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    try:
+        given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    except ArgumentError as error:
+        _leave(verb.__name__, str(error))
     given |= placed
     if recipe is not None and given.get("task", recipe.task) != recipe.task:
         raise ValueError("write --task in full: it decides which other flags there are")
@@ -74,6 +67,22 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
     return arguments | {"recipe": recipe}
 
 
+def _add_flags(
+    parser: Any, parameters: Mapping[str, inspect.Parameter], helps: Mapping[str, str | None], placed: Mapping[str, Any]
+) -> None:
+    """Add a flag for each parameter of a verb; those in `placed` were given by position."""
+    for name, parameter in parameters.items():
+        if name == "recipe":
+            parser.add_argument("--recipe", required=True, help=helps[name])
+        elif dataclasses.is_dataclass(parameter.annotation) and parameter.annotation is not AttentionSpec:
+            _add_fields(parser, parameter.annotation, parameter.default)
+        else:
+            default = None if name in placed else parameter.default
+            _add_flag(parser, name, parameter.annotation, default, helps[name])
+            if parameter.annotation is AttentionSpec:
+                _add_parts(parser, parameter.default)
+
+
 def _split_attention(given: dict[str, Any]) -> list[str]:
     """The variants that --attention names."""
     return split_specs(given["attention"]) if "attention" in given else []
@@ -81,8 +90,15 @@ def _split_attention(given: dict[str, Any]) -> list[str]:
 
 def _leave(verb: str, message: str) -> NoReturn:
     """End the command for wrong usage, without the usage of all flags before the message."""
+    message = re.sub(r'Parser key "([^"]+)":\s+', lambda key: f"--{key[1].replace('_', '-')}: ", message)
+    message = re.sub(r"Expected an? (?:<class '(.+?)'>|typing\.Literal\[(.+?)\])\. Got value: ", _expected, message)
     print(f"bam {verb}: {message}; bam {verb} --help explains the flags", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _expected(match: re.Match[str]) -> str:
+    choices = match[2].replace("'", "") if match[2] else ""
+    return f"expected {f'one of {choices}' if choices else match[1]}, got "
 
 
 def _argument(parameter: inspect.Parameter, name: str, given: dict[str, Any]) -> Any:
