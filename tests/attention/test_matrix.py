@@ -207,6 +207,8 @@ def test_attached_and_detached_a_network_is_what_it_was(name, plain):
     sites = bam.select_sites(plain, traits(name).usual_sites)
     assert list(bam.attended(model)) == [site.label for site in sites]
     assert plain.state_dict().keys() == {key for key in model.state_dict() if ".attention." not in key}
+    for parameter in [p for module in bam.attended(model).values() for p in module.parameters()]:
+        parameter.data += 0.1 * torch.randn_like(parameter)  # some start as the network's own layer, or as no change
     assert not torch.equal(model(IMAGE), plain(IMAGE))
     bam.detach(model)
     assert model.state_dict().keys() == plain.state_dict().keys() and torch.equal(model(IMAGE), plain(IMAGE))
