@@ -1,6 +1,7 @@
 """Image files of any format as RGB images, and the random state that augments each of them."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -32,6 +33,8 @@ def read_rgb(path: str) -> Image.Image:
     Raises:
         ValueError: if the file is no image, is damaged, or has values of unknown range; the message says why.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is a folder, pipe or device, not a file")  # opening a pipe would wait for ever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels

@@ -235,14 +235,15 @@ class Detection(Task):
     def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
         """Draw detections in the user's own images, see `predict`."""
         score = _LEAST_SCORE if options.score is None else options.score
-        results, unreadable = predict(trained, find_files(images), out, score, options.progress)
+        files, notes = find_files(images)
+        results, unreadable = predict(trained, files, out, score, options.progress)
         lines = []
         for file, detections in results:
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
             objects = [f"{trained.classes[label - 1]} {value:.2f}" for label, value in pairs]
             lines.append(f"{file}: {', '.join(objects) or f'nothing with a score of {score} or more'}")
         lines += [f"left out: {file} {problem}" for file, problem in unreadable]
-        return [*lines, f"pictures and predictions.json in {out}"]
+        return [*lines, *notes, f"pictures and predictions.json in {out}"]
 
 
 @torch.no_grad()
