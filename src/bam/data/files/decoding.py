@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: Formats whose integers Pillow scales to 16 bits.
 _SIXTEEN_BITS = ("PPM", "PNG")
@@ -46,6 +46,15 @@ def read_rgb(path: str) -> Image.Image:
         raise ValueError(error.strerror or str(error)) from None
     except Exception as error:  # decoders raise many types on damaged bytes, and document none
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def is_turned(path: str) -> bool:
+    """Whether EXIF says that the image at `path` is to be turned for display; False if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    except Exception:  # as in `read_rgb`, which reports it
+        return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

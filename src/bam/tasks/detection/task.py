@@ -83,11 +83,12 @@ class Detection(Task):
         """(train, test), see `bam.data.load_boxes`.
 
         Raises:
-            ValueError: if the test images contain no objects to detect.
+            ValueError: if the training images or the test images contain no objects to detect.
         """
         train, test = load_boxes(self.recipe.data, root, **self.recipe.data_options)
-        if not any((~objects.ignored).any() for objects in test.objects):
-            raise ValueError(f"{self.recipe.data}: the {len(test)} test images contain no objects to detect")
+        for kind, data in (("test", test), ("training", train)):
+            if not any((~objects.ignored).any() for objects in data.objects):
+                raise ValueError(f"{self.recipe.data}: the {len(data)} {kind} images contain no objects to detect")
         return train, test
 
     def network(self, subject: Subject, *, to_train: bool = True) -> DetectorModule:
