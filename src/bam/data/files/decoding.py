@@ -51,7 +51,7 @@ def read_rgb(path: str) -> Image.Image:
 def is_turned(path: str) -> bool:
     """Whether EXIF says that the image at `path` is to be turned for display; False if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path if os.path.isfile(path) else "") as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     except Exception:  # as in `read_rgb`, which reports it
         return False
