@@ -17,6 +17,22 @@ from bam.training.comparison import read_comparison
 
 TINY = ["--data-options", '{"num_train": 64, "num_test": 20, "canvas": 16}', "--epochs", "1", "--batch-size", "32"]
 
+GREY = """
+from torch import nn
+
+def net(num_classes):
+    layers = nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+    return nn.Sequential(*layers)
+
+class Reduced(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.net = net(num_classes)
+
+    def forward(self, images):
+        return self.net(images.mean(1, keepdim=True))
+"""
+
 
 @pytest.fixture
 def marked(tmp_path, monkeypatch):
@@ -45,6 +61,16 @@ def test_files_run_code_only_if_the_user_says_so(marked, capsys):
     assert not (marked / "mark").exists()
     assert cli.main(["train", "--recipe", "r.yaml", "--model", "marking:net", "--out", "new", *TINY]) == 1
     assert "not a torch.nn.Module" in capsys.readouterr().err and (marked / "mark").exists()
+
+
+def test_networks_of_one_channel_are_refused_unless_they_reduce_images_themselves(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grey.py").write_text(GREY)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["train", "--recipe", "digits/small", "--model", "grey:net", "--out", "a", *TINY]) == 1
+    told = capsys.readouterr().err
+    assert "grey:net: its first convolution takes 1 channel, but data sets serve RGB images" in told
+    assert cli.main(["train", "--recipe", "digits/small", "--model", "grey:Reduced", "--out", "b", *TINY]) == 0
 
 
 def test_trust_ends_with_its_context():

@@ -90,6 +90,7 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
     (tmp_path / "notes.txt").write_text("no image")
     assert cli.main(["predict", str(trained / kind), str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out.splitlines()
+    assert "passed over: 1 hidden, 1 .txt (images are .jpg, " in told[4]
     network = from_pretrained(trained / "saved")
     entries = strict(tmp_path / "out" / "predictions.json")
     assert [entry["file_name"] for entry in entries] == [*map(str, mine), str(tmp_path / "dot.png")]
@@ -112,7 +113,7 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
             f"{first['class']} {100 * first['probability']:.1f} %" in told[number]
         )
     assert told[3].startswith(f"left out: {tmp_path / 'broken.png'} cannot be read as an image: ")
-    assert told[4:] == [f"predictions.csv and predictions.json in {tmp_path / 'out'}"]
+    assert told[5:] == [f"predictions.csv and predictions.json in {tmp_path / 'out'}"]
 
 
 def test_other_processes_decode_the_same(tmp_path):

@@ -50,6 +50,19 @@ def test_area_and_iscrowd_may_be_absent(tmp_path):
     assert train.objects[1].areas.tolist() == [200, 2000] and not train.objects[1].ignored.any()
 
 
+def test_whole_numbers_may_be_text_or_floats(tmp_path):
+    content = instances()
+    for entry in content["images"]:
+        entry |= {"id": str(entry["id"]), "width": float(entry["width"])}
+    for entry in content["annotations"]:
+        entry["image_id"] = str(entry["image_id"])
+    path = write_coco(tmp_path / "coco", val2017=instances(), train2017=instances())
+    path.write_text(json.dumps(content))
+    train, test = load_boxes("coco", tmp_path)
+    assert train.image_ids == [10, 20, 30] and train.fingerprint == test.fingerprint
+    assert train.sizes == test.sizes
+
+
 def test_file_names_may_have_folders(tmp_path):
     content = instances()
     content["images"][0]["file_name"] = "more/a.jpg"
@@ -118,7 +131,13 @@ LAST = "annotations", 2
         (having([1], "images"), r"image 1 of the list has no 'id' \(a whole number\); correct it"),
         (without("images", 1, "file_name"), r"image 2 of the list has no 'file_name' \(a text\)"),
         (without("images", 0, "height"), "image 1 of the list has no 'height'"),
-        (having(2.5, "images", 0, "width"), "image 1 of the list has no 'width'"),
+        (
+            having(2.5, "images", 0, "width"),
+            "image 1 of the list: its 'width' must be a whole number, but is 2.5",
+        ),
+        (having("a7", "images", 0, "id"), "image 1 of the list: its 'id' must be a whole number, but is 'a7'"),
+        (having(True, "images", 0, "id"), "its 'id' must be a whole number, but is True"),
+        (having("7" * 400, "images", 0, "id"), "its 'id' must be a whole number, but is '777"),
         (having(0, "images", 0, "width"), r"image 1 of the list \(003.jpg\) has 0 x 40 pixels"),
         (having(10, "images", 0, "id"), r"image 3 of the list \(001.jpg\) has the id 10 of another image"),
         (without("categories", 0, "name"), "category 1 of the list has no 'name'"),

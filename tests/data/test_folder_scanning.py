@@ -5,6 +5,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from bam.data import load
+from bam.data.files.decoding import read_rgb
 from tests.data.pictures import folder, paint, paint_classes
 
 
@@ -54,9 +55,103 @@ def test_parts_in_their_order_of_preference(tmp_path):
     for part in ("train", "test"):
         paint_classes(tmp_path / part, {"a": 1, "b": 1})
     assert "/test/" in folder(tmp_path)[1].paths[0]
-    for part in ("validation", "val"):
+    for part in ("validation", "valid", "val"):
         paint_classes(tmp_path / part, {"a": 1, "b": 1})
         assert f"/{part}/" in folder(tmp_path)[1].paths[0]
+
+
+def linked(path, target):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def test_a_run_tells_what_it_found_and_what_it_passed_over(tmp_path):
+    paint_classes(tmp_path / "train", {"cat": 4, "dog": 6})
+    paint_classes(tmp_path / "val", {"cat": 2, "dog": 2})
+    for name in ("a.gif", "b.GIF", "c.jfif", "._d.jpg"):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"x")
+    train, test = folder(tmp_path)
+    told = train.notes[0]
+    assert len(train) == 10 and train.notes == test.notes == train.subset(torch.tensor([1])).notes
+    assert told.startswith(
+        "10 training images (train/), 4 to 6 per class; 4 test images (val/), 2 per class; "
+        "passed over: 2 .gif, 1 hidden, 1 .jfif (images are .jpg, .jpeg, "
+    )
+    for number in range(6):
+        (tmp_path / "val" / "dog" / f"x.{number}").write_bytes(b"x")
+    assert "1 .1, 4 for other reasons (" in folder(tmp_path)[0].notes[0]
+
+
+def test_pipes_are_passed_over(tmp_path):
+    paint_classes(tmp_path, {"cat": 4, "dog": 6})
+    os.mkfifo(tmp_path / "dog" / "pipe.jpg")  # to open it would wait for ever
+    linked(tmp_path / "dog" / "round", "round")
+    train, _ = folder(tmp_path)
+    assert "passed over: 1 not a regular file, 1 without a suffix (" in train.notes[0]
+    assert sum(len(images) for images, _ in train.batches(2, train.normalization()).test()) == 8
+    with pytest.raises(ValueError, match="it is a folder, pipe or device, not a file"):
+        read_rgb(str(tmp_path / "dog" / "pipe.jpg"))
+
+
+def test_links_are_followed_without_loops_and_serve_each_file_once(tmp_path):
+    for part in ("train", "val"):
+        paint_classes(tmp_path / part, {"cat": 3, "dog": 3}, "jpg" if part == "val" else "png")
+    paint(tmp_path / "pool" / "x.png", 77)
+    linked(tmp_path / "train" / "cat" / "up", tmp_path)  # a loop
+    linked(tmp_path / "train" / "cat" / "pool", tmp_path / "pool")
+    linked(tmp_path / "val" / "cat" / "pool.png", tmp_path / "pool" / "x.png")  # twice through links: for testing alone
+    linked(tmp_path / "train" / "cat" / "dogs", tmp_path / "train" / "dog")  # files stay where they lie
+    linked(tmp_path / "val" / "cat" / "a", tmp_path / "train" / "cat")
+    linked(tmp_path / "pool" / "again", tmp_path / "pool")
+    train, test = folder(tmp_path)
+    names = [[os.path.relpath(path, tmp_path) for path in part.paths] for part in (train, test)]
+    assert names[0] == [f"train/{name}/{k}.png" for name in ("cat", "dog") for k in range(3)]
+    assert names[1] == [
+        *(f"val/cat/{k}.jpg" for k in range(3)),
+        "val/cat/pool.png",
+        *(f"val/dog/{k}.jpg" for k in range(3)),
+    ]
+    assert "linking to a folder above" in train.notes[0] and "reached twice through links" in train.notes[0]
+
+
+def test_a_class_or_part_that_is_a_link(tmp_path):
+    paint_classes(tmp_path / "real", {"cat": 2, "dog": 2})
+    linked(tmp_path / "train", tmp_path / "real")
+    paint_classes(tmp_path / "val", {"cat": 1})
+    linked(tmp_path / "val" / "dog", tmp_path / "elsewhere")
+    paint(tmp_path / "elsewhere" / "0.png", 5)
+    assert [len(part) for part in folder(tmp_path)] == [4, 2]
+    linked(tmp_path / "real" / "wolf", tmp_path / "real" / "dog")
+    with pytest.raises(ValueError, match="no images .*of 'wolf'; passed over: 2 reached twice through links"):
+        folder(tmp_path / "real")
+
+
+def test_equal_images_in_both_parts_are_told(tmp_path):
+    for part in ("train", "val"):
+        paint_classes(tmp_path / part, {"cat": 3, "dog": 3}, "png" if part == "train" else "bmp")
+    assert len(folder(tmp_path)[0].notes) == 1
+    copied = tmp_path / "val" / "cat" / "9.png"
+    copied.write_bytes((tmp_path / "train" / "dog" / "1.png").read_bytes())
+    train, test = folder(tmp_path)
+    assert len(test) == 7 and train.notes[1].startswith("test images that equal training images: 1, e.g. ")
+    assert train.notes[1].endswith(f"{copied} equals {tmp_path}/train/dog/1.png; results will look too good")
+
+
+def test_unused_parts_are_named(tmp_path):
+    for part in ("train", "valid", "test"):
+        paint_classes(tmp_path / part, {"a": 1, "b": 1}, {"train": "png", "valid": "bmp"}.get(part, "jpg"))
+    train, test = folder(tmp_path)
+    assert test.part == "valid/" and train.notes[1] == "test/ is not used"
+
+
+def test_class_names_in_two_forms_of_unicode_are_one_class(tmp_path):
+    composed, decomposed = "B\u00e4r", "Ba\u0308r"
+    for part, names in (("train", (composed, decomposed, "cat")), ("val", (decomposed, "cat"))):
+        for number, name in enumerate(names):
+            paint(tmp_path / part / name / f"{part}.png", number + 10 * len(part))
+    train, test = folder(tmp_path)
+    assert train.classes == test.classes == (composed, "cat") and train.targets.tolist() == [0, 0, 1]
+    assert test.targets.tolist() == [0, 1]
 
 
 def empty_folder(path):

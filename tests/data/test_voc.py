@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import bam.data.boxes.voc_file as voc_file
 from bam.data import load_boxes
@@ -132,6 +133,39 @@ def test_what_is_wrong_with_an_annotation_is_told_with_its_file(tmp_path, xml, m
     path = tmp_path / "VOCdevkit/VOC2007/Annotations/000001.xml"
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:? .*{message}"):
         load_boxes("voc2007", tmp_path)
+
+
+def test_objects_in_another_place_are_not_taken_for_none(tmp_path):
+    nested = voc_xml("<objects>" + voc_object("dog", (1, 1, 50, 40)) + "</objects>")
+    with pytest.raises(ValueError, match="000001.xml has objects, but not directly below <annotation>"):
+        tree(tmp_path, nested)
+
+
+def test_lists_with_a_byte_order_mark_and_other_suffixes(tmp_path):
+    plant(tmp_path)
+    folder = tmp_path / "VOCdevkit" / "VOC2007"
+    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n000002\n", encoding="utf-8-sig")
+    (folder / "JPEGImages" / "000001.jpg").rename(folder / "JPEGImages" / "000001.JPG")
+    Image.new("RGB", (50, 40)).save(folder / "JPEGImages" / "000002.png")
+    (folder / "JPEGImages" / "000002.jpg").unlink()
+    train, _ = load_boxes("voc2007", tmp_path, workers=0)
+    assert train.file_names == ["000001.JPG", "000002.png"]
+    assert sum(len(images) for images, _ in train.batches(1).test()) == 2
+
+
+def test_images_that_exif_turns_are_told(tmp_path):
+    plant(tmp_path)
+    path = tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000002.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (40, 50)).save(path, exif=exif)
+    train, test = load_boxes("voc2007", tmp_path, workers=0)
+    assert train.notes == (
+        f"EXIF turns some images for display, e.g. {path}; their boxes must be of the stored pixels",
+    )
+    assert test.notes == ()
+    with pytest.raises(ValueError, match="says 50 x 40 .EXIF turns it for display; boxes must be of the"):
+        list(train.batches(1).test())
 
 
 def test_boxes_without_area_can_be_dropped(tmp_path):

@@ -45,7 +45,8 @@ def explain(
 
     with accelerate_afresh(device) as place:
         task, trained, notes = _explained(run, weights, attention, place)
-        reading = _Reading(find_files([Path(image) for image in images if image]))
+        files, passed_over = find_files([Path(image) for image in images if image])
+        reading, notes = _Reading(files), [*notes, *passed_over]
         views = _draw(task.views(trained, reading), reading, out)
     if not views:
         raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")

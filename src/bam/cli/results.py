@@ -177,7 +177,7 @@ def measured_images(
 
     train, test = task.load(data.data_root)
     images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()
-    notes = []
+    notes = list(images.notes)
     own = record is not None and task.recipe.data == record.recipe["data"]
     if own and record is not None and record.data and record.data != fingerprint(train, test):
         notes.append("these are not the images of the run: files, classes or options have changed since")

@@ -24,6 +24,7 @@ class Dataset:
         classes: names of the classes.
         boxes: the object in each image, int64 (n, 4), xyxy in pixels; None where unknown.
         part: which part of the data these images are, in words.
+        notes: what to tell the user about the data when a run begins.
     """
 
     images: Tensor
@@ -31,6 +32,7 @@ class Dataset:
     classes: tuple[str, ...]
     boxes: Tensor | None = None
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""

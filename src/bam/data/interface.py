@@ -68,6 +68,10 @@ class Images(Protocol):
     def part(self) -> str:
         """Which part of the user's data these images are, in words; "" if the data set itself says it."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user about the data when a run begins: choices that nobody made, files passed over."""
+
     def renumbered(self, classes: Sequence[str]) -> Self:
         """The same images with classes numbered as in `classes`, which holds all of theirs."""
 

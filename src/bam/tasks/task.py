@@ -127,9 +127,9 @@ class Task(abc.ABC):
         """Names of the modules that begin anew in a pretrained network: the recipe's `new_lr` is for them."""
         return [f"{label.removeprefix('before ')}.attention" for label in attended(network)]
 
-    def notes(self, train: Any) -> list[str]:
-        """What to tell the user when a run begins: choices that nobody made."""
-        return []
+    def notes(self, train: Images) -> list[str]:
+        """What to tell the user when a run begins: what the data set says, and choices that nobody made."""
+        return list(train.notes)
 
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network the training loop calls, e.g. compiled."""

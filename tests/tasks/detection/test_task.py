@@ -442,10 +442,12 @@ def test_the_background_is_no_detection():
     assert found.labels.tolist() == [2, 1] and torch.equal(found.boxes, output["boxes"][[0, 2]])
 
 
-def test_test_images_without_objects_are_refused(tmp_path):
+@pytest.mark.parametrize(("train", "kind"), [("a", "test"), ("b", "training")])
+def test_images_without_objects_are_refused(tmp_path, train, kind):
     folder = tmp_path / "VOCdevkit" / "VOC2007"
-    write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=["a"], test=["b"])
-    with pytest.raises(ValueError, match="voc2007: the 1 test images contain no objects to detect"):
+    test = "ab".replace(train, "")
+    write_voc(folder, {"a": voc_xml(voc_object("cat", (1, 1, 20, 20))), "b": voc_xml()}, trainval=[train], test=[test])
+    with pytest.raises(ValueError, match=f"voc2007: the 1 {kind} images contain no objects to detect"):
         run(VOC, tmp_path / "run", RunOptions(data_root=tmp_path))
 
 

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from bam.data.boxes.objects import Objects
+from bam.data.files.decoding import is_turned
+
+_NUM_OPENED = 100  # images, to look for EXIF in
 
 
 class AnnotatedImages(NamedTuple):
@@ -22,6 +25,15 @@ class AnnotatedImages(NamedTuple):
     objects: list[Objects]
     sizes: list[tuple[int, int]]
     image_ids: list[int]
+
+
+def turned_note(paths: list[str]) -> tuple[str, ...]:
+    """A note if EXIF turns one of some images: their boxes are taken to be of the pixels as they are stored."""
+    step = max(1, len(paths) // _NUM_OPENED)
+    turned = next(filter(is_turned, paths[::step][:_NUM_OPENED]), None)
+    if turned is None:
+        return ()
+    return (f"EXIF turns some images for display, e.g. {turned}; their boxes must be of the stored pixels",)
 
 
 def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:

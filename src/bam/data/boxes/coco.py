@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bam.data.boxes.annotated import AnnotatedImages
+from bam.data.boxes.annotated import AnnotatedImages, turned_note
 from bam.data.boxes.coco_file import Categories, read_instances
 from bam.data.boxes.dataset import BoxDataset
 from bam.data.boxes.options import BoxOptions
@@ -59,6 +59,7 @@ def _dataset(images: AnnotatedImages, categories: Categories, options: BoxOption
         images.image_ids[part],
         category_ids=list(categories.ids),
         protocol="coco",
+        notes=turned_note(images.paths[part]),
     )
 
 

@@ -12,6 +12,7 @@ from bam.data.boxes.annotated import AnnotatedImages, clipped, invalid_box
 from bam.data.boxes.objects import Objects
 
 _KINDS = {int: "whole number", str: "text", list: "list"}
+_MOST_DIGITS = 19  # of a 64-bit integer
 
 
 class Categories(NamedTuple):
@@ -166,7 +167,15 @@ def _objects(
 
 
 def _value(entry: Any, key: str, kind: type, where: str) -> Any:
+    """The value of `key`; whole numbers may be written as 7.0 or "7"."""
     value = entry.get(key) if isinstance(entry, dict) else None
-    if type(value) is not kind:
+    if value is None:
         raise ValueError(f"{where} has no {key!r} (a {_KINDS[kind]}); correct it")
+    if kind is int and (
+        (isinstance(value, float) and value.is_integer())
+        or (isinstance(value, str) and value.isdecimal() and len(value) < _MOST_DIGITS)
+    ):
+        return int(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}: its {key!r} must be a {_KINDS[kind]}, but is {value!r:.60}; correct it")
     return value

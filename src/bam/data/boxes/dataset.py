@@ -36,6 +36,7 @@ class BoxDataset:
         category_ids: of each class in the annotations.
         protocol: whose rules score detections.
         part: which part of the data these images are, in words.
+        notes: what to tell the user about the data when a run begins.
     """
 
     images: list[str] | Tensor
@@ -47,6 +48,7 @@ class BoxDataset:
     category_ids: list[int]
     protocol: Literal["voc", "coco"]
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""

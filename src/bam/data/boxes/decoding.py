@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from bam.data.boxes.requests import BoxDecoded, BoxRequest
-from bam.data.files.decoding import read_rgb, seeded_by
+from bam.data.files.decoding import is_turned, read_rgb, seeded_by
 from bam.pixels import IMAGENET_MEAN
 
 _MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
@@ -77,8 +77,9 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
         except ValueError as error:
             raise ValueError(f"cannot be read as an image: {error}") from None
         if (image.height, image.width) != tuple(size):
+            turned = " (EXIF turns it for display; boxes must be of the stored pixels)" if is_turned(name) else ""
             raise ValueError(
-                f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}"
+                f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}{turned}"
             )
         return image
 

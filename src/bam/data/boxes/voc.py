@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bam.data.boxes.annotated import AnnotatedImages
+from bam.data.boxes.annotated import AnnotatedImages, turned_note
 from bam.data.boxes.dataset import BoxDataset
 from bam.data.boxes.options import BoxOptions
 from bam.data.boxes.voc_file import read_annotation
@@ -74,6 +74,7 @@ def _dataset(images: AnnotatedImages, options: BoxOptions) -> BoxDataset:
         images.image_ids,
         category_ids=numbers,
         protocol="voc",
+        notes=turned_note(images.paths),
     )
 
 
@@ -89,7 +90,7 @@ def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
     """The ids of a split's images, as its list gives them."""
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         splits = sorted(other.stem for other in path.parent.glob("*.txt") if "_" not in other.stem)  # not cat_val
         raise FileNotFoundError(
@@ -120,15 +121,22 @@ def _read_files(
     folder: Path, ids: tuple[str, ...], classes: tuple[str, ...], drop: bool, times: tuple[int, ...]
 ) -> AnnotatedImages:
     present = {place: set(os.listdir(folder / place)) for place in ("Annotations", "JPEGImages")}
+    pictures: dict[str, list[str]] = {}
+    for file in sorted(present["JPEGImages"]):
+        name, suffix = os.path.splitext(file)
+        if suffix.lower() in (".jpg", ".jpeg", ".png"):
+            pictures.setdefault(name, []).append(file)
     images = AnnotatedImages([], [], [], [])
     for name in ids:
-        for place, file in (("Annotations", f"{name}.xml"), ("JPEGImages", f"{name}.jpg")):
+        candidates = pictures.get(name, [])
+        picture = f"{name}.jpg" if f"{name}.jpg" in candidates or not candidates else candidates[0]
+        for place, file in (("Annotations", f"{name}.xml"), ("JPEGImages", picture)):
             if file not in present[place]:
                 raise FileNotFoundError(
                     f"{folder / place / file} is missing, but the list of a split names {name}; "
                     f"{folder} is not a complete copy of VOC"
                 )
-        image = folder / "JPEGImages" / f"{name}.jpg"
+        image = folder / "JPEGImages" / picture
         objects, size = read_annotation(folder / "Annotations" / f"{name}.xml", image, classes, drop)
         images.paths.append(str(image))
         images.objects.append(objects)

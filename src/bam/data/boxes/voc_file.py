@@ -36,6 +36,8 @@ def read_annotation(path: Path, image: Path, classes: Sequence[str], drop: bool)
         raise ValueError(
             f"{path} is not an annotation of VOC: its root element is {root.tag!r}; replace it by a fresh copy"
         )
+    if not root.findall("object") and root.find(".//object") is not None:
+        raise ValueError(f"{path} has objects, but not directly below <annotation>: they would not be read; correct it")
     size = _size(root, path, image)
     entries = [
         _entry(node, f"{path}: object {number}", classes) for number, node in enumerate(root.findall("object"), 1)

@@ -1,12 +1,13 @@
 """Image files of any format as RGB images, and the random state that augments each of them."""
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: Formats whose integers Pillow scales to 16 bits.
 _SIXTEEN_BITS = ("PPM", "PNG")
@@ -32,6 +33,8 @@ def read_rgb(path: str) -> Image.Image:
     Raises:
         ValueError: if the file is no image, is damaged, or has values of unknown range; the message says why.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is a folder, pipe or device, not a file")  # opening a pipe would wait for ever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
@@ -43,6 +46,15 @@ def read_rgb(path: str) -> Image.Image:
         raise ValueError(error.strerror or str(error)) from None
     except Exception as error:  # decoders raise many types on damaged bytes, and document none
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def is_turned(path: str) -> bool:
+    """Whether EXIF says that the image at `path` is to be turned for display; False if it cannot be read."""
+    try:
+        with Image.open(path if os.path.isfile(path) else "") as image:
+            return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    except Exception:  # as in `read_rgb`, which reports it
+        return False
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,14 +7,15 @@ import torch
 
 from bam.data.folder.dataset import FolderBatches, FolderDataset
 from bam.data.folder.options import FolderOptions
-from bam.data.folder.scanning import find_images, locate, part_names
+from bam.data.folder.scanning import find_images, locate
 
 
 def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, FolderDataset]:
     """Return (train, test) of the folder at `path` or `root`/`path`.
 
-    It holds either train/ and val/ (or validation/, or test/), each with one folder per class; or the class folders
-    themselves, which are split class by class, always in the same way. Classes are sorted by name.
+    It holds either train/ and val/ (or valid/, validation/, test/: the first that there is), each with one folder per
+    class; or the class folders themselves, which are split class by class, always in the same way. Classes are sorted
+    by name; a name in two forms of Unicode is one class.
 
     Args:
         path: the folder.
@@ -27,10 +28,12 @@ def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, F
     """
     folder_options = FolderOptions.read(options)
     folder = locate(path, root)
-    parts = find_images(folder, folder_options.val_share)
+    *parts, notes = find_images(folder, folder_options.val_share)
     train, test = (
-        FolderDataset(images.paths, torch.tensor(images.targets), images.classes, folder_options, name)
-        for images, name in zip(parts, part_names(folder, folder_options.val_share), strict=True)
+        FolderDataset(
+            images.paths, torch.tensor(images.targets), images.classes, folder_options, images.part, tuple(notes)
+        )
+        for images in parts
     )
     return train, test
 

@@ -27,6 +27,7 @@ class FolderDataset:
         classes: names of the classes.
         options: how the images are read.
         part: which part of the folder they are, in words.
+        notes: what to tell the user about the data when a run begins.
     """
 
     paths: list[str]
@@ -34,6 +35,7 @@ class FolderDataset:
     classes: tuple[str, ...]
     options: FolderOptions
     part: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of images."""

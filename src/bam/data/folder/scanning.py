@@ -2,24 +2,19 @@
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from bam.data.files.listing import TWICE, PassedOver, entries_of, is_folder, is_image, list_below, passed_over_note
 from bam.data.files.places import first_folder
+from bam.data.folder.scanned import ScannedImages, folder_notes
 
-_EVALUATION = ("val", "validation", "test")  # in order of preference
+_EVALUATION = ("val", "valid", "validation", "test")  # in order of preference
 _NUM_SHOWN = 5  # names in a message
 _VAL_SHARE = 0.2
-
-
-class ScannedImages(NamedTuple):
-    """Paths of images, the class number of each, and the names of the classes."""
-
-    paths: list[str]
-    targets: list[int]
-    classes: tuple[str, ...]
 
 
 def locate(path: str, root: Path) -> Path:
@@ -37,18 +32,26 @@ def locate(path: str, root: Path) -> Path:
     return first_folder([Path(path).expanduser(), root / path], advice)
 
 
-def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, ScannedImages]:
-    """Return (train, test): from train/ and val/ (or validation/, or test/), or split class by class without these.
+def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, ScannedImages, list[str]]:
+    """Return train, test and notes: from train/ and val/ (or valid/, validation/, test/), or split class by class.
+
+    No file is in a class twice, in two classes or in both parts through links: the file itself stays before links to
+    it, and of links those in the test part. Notes tell how many images there are, and what was passed over and why.
 
     Raises:
         ValueError: if the folder has another layout; the message says what is wrong.
     """
-    parts = _parts(folder)
+    parts, passed_over = _parts(folder), PassedOver()
     if parts is None:
-        return _split(scan(folder), folder, _VAL_SHARE if val_share is None else val_share)
+        share = _VAL_SHARE if val_share is None else val_share
+        (images,) = _scan([folder], passed_over)
+        train, test = _split(images, folder, share)
+        names = (f"the {100 - 100 * share:g} % of each class for training", f"the {100 * share:g} % of each class kept")
+        train, test = train._replace(part=names[0]), test._replace(part=f"{names[1]} for testing")
+        return train, test, folder_notes(train, test, passed_over)
     if val_share is not None:
         raise ValueError(f"folder: val_share splits a folder of classes, but {folder} is split into {_names(parts)}")
-    train, test = (scan(folder / part) for part in parts)
+    train, test = _scan([folder / part for part in parts], passed_over)
     if train.classes != test.classes:
         missing = [
             (parts[1], set(train.classes) - set(test.classes)),
@@ -56,49 +59,77 @@ def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, S
         ]
         details = "; ".join(f"{part}/ lacks {_names(sorted(names))}" for part, names in missing if names)
         raise ValueError(f"{folder}: {parts[0]}/ and {parts[1]}/ must hold the same classes, but {details}")
-    return train, test
+    unused = [f"{name}/ is not used" for name in _evaluation(folder) if name != parts[1]]
+    return train, test, [*folder_notes(train, test, passed_over), *unused]
 
 
-def part_names(folder: Path, val_share: float | None) -> tuple[str, str]:
-    """What the two parts that `find_images` returns are called, in words."""
-    parts = _parts(folder)
-    if parts is not None:
-        return f"{parts[0]}/", f"{parts[1]}/"
-    share = 100 * (_VAL_SHARE if val_share is None else val_share)
-    return f"the {100 - share:g} % of each class for training", f"the {share:g} % of each class kept for testing"
-
-
-def scan(folder: Path) -> ScannedImages:
-    """The images at any depth in the class folders of `folder`, in the order of torchvision's ImageFolder.
-
-    Hidden files and folders, whose names begin with a dot, are skipped.
+def _scan(folders: list[Path], passed_over: PassedOver) -> list[ScannedImages]:
+    """The images at any depth in the class folders of each of `folders`, in the order of torchvision's ImageFolder.
 
     Raises:
-        ValueError: if `folder` does not hold class folders with images; the message says what it holds.
+        ValueError: if one does not hold class folders with images; the message says what it holds.
     """
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    classes = [entry.name for entry in visible if entry.is_dir()]
-    loose = [entry.name for entry in visible if _is_image(entry.name) and not entry.is_dir()]
+    names = [_class_folders(folder) for folder in folders]
+    found = [_labelled(folder, of_folder, passed_over) for folder, of_folder in zip(folders, names, strict=True)]
+    scanned = []
+    for folder, of_folder, images in zip(folders, names, _each_once(found, passed_over), strict=True):
+        classes = tuple(of_folder)
+        empty = [classes[k] for k in sorted(set(range(len(classes))) - {image.target for image in images})]
+        if empty:
+            reasons = f"; {passed_over_note(passed_over)}" if passed_over else ""
+            raise ValueError(f"{folder}: no images ({', '.join(IMG_EXTENSIONS)}) of {_names(empty)}{reasons}")
+        paths, targets = [image.path for image in images], [image.target for image in images]
+        scanned.append(ScannedImages(paths, targets, classes, f"{folder.name}/"))
+    return scanned
+
+
+def _class_folders(folder: Path) -> dict[str, list[str]]:
+    """Name of each class -> its folders, of which there are two where a name is spelt in two forms of Unicode."""
+    visible = [entry for entry in entries_of(folder) if not entry.name.startswith(".")]
+    classes: dict[str, list[str]] = {}
+    for entry in filter(is_folder, visible):
+        classes.setdefault(unicodedata.normalize("NFC", entry.name), []).append(entry.name)
+    loose = [entry.name for entry in visible if is_image(entry)]
     if loose:
         raise ValueError(f"{folder} holds images where folders are expected, one per class: {_names(loose)}")
     if not classes:
         raise ValueError(f"{folder} holds no class folders: put the images of each class into a folder with its name")
     if len(classes) == 1:
-        raise ValueError(f"{folder} holds a single class, {classes[0]!r}; if it holds the classes, give its path")
+        raise ValueError(f"{folder} holds a single class, {min(classes)!r}; if it holds the classes, give its path")
     data_sets = [name for name in classes if (folder / name / "train").is_dir() and _evaluation(folder / name)]
     if data_sets:
         raise ValueError(
             f"{folder} holds whole data sets, each with its own train/: {_names(data_sets)}; give the path of one"
         )
-    class_numbers = {name: k for k, name in enumerate(classes)}
-    samples = make_dataset(folder, class_numbers, is_valid_file=_is_image, allow_empty=True)
-    start = len(str(folder))
-    samples = [(path, target) for path, target in samples if os.sep + "." not in path[start:]]
-    empty = [classes[k] for k in sorted(set(range(len(classes))) - {target for _, target in samples})]
-    if empty:
-        raise ValueError(f"{folder}: no images ({', '.join(IMG_EXTENSIONS)}) of {_names(empty)}")
-    return ScannedImages([path for path, _ in samples], [target for _, target in samples], tuple(classes))
+    return dict(sorted(classes.items()))
+
+
+class _Labelled(NamedTuple):
+    path: str
+    real: str  # without links
+    linked: bool
+    target: int
+
+
+def _labelled(folder: Path, classes: dict[str, list[str]], passed_over: PassedOver) -> list[_Labelled]:
+    start, real_folder = len(str(folder)), os.path.realpath(folder)
+    return [
+        _Labelled(image.path, image.real, image.real != real_folder + image.path[start:], target)
+        for target, names in enumerate(classes.values())
+        for name in names
+        for image in list_below(str(folder / name), passed_over)
+    ]
+
+
+def _each_once(parts: list[list[_Labelled]], passed_over: PassedOver) -> list[list[_Labelled]]:
+    """Leave out images that are reached once more through links: in their class, another class or the other part."""
+    together = [image for part in reversed(parts) for image in part]
+    owners: dict[str, _Labelled] = {}
+    for image in sorted(together, key=lambda image: image.linked):
+        owners.setdefault(image.real, image)
+    if len(owners) < len(together):
+        passed_over[TWICE] += len(together) - len(owners)
+    return [[image for image in part if owners[image.real] is image] for part in parts]
 
 
 def _parts(folder: Path) -> tuple[str, str] | None:
@@ -109,7 +140,7 @@ def _parts(folder: Path) -> tuple[str, str] | None:
     # A class may be called train or test; its folder then holds images, not folders.
     for name in ("train", *evaluation):
         if _holds_folders(folder / name):
-            missing = "none of val/, validation/ and test/" if name == "train" else "no train/"
+            missing = "none of val/, valid/, validation/ and test/" if name == "train" else "no train/"
             raise ValueError(
                 f"{folder} holds {name}/ but {missing}; to split {name}/ itself, give folder:{folder / name}"
             )
@@ -146,15 +177,11 @@ def _digest(path: str, folder: Path) -> bytes:
 
 
 def _choose(images: ScannedImages, numbers: list[int]) -> ScannedImages:
-    return ScannedImages([images.paths[k] for k in numbers], [images.targets[k] for k in numbers], images.classes)
+    return images._replace(paths=[images.paths[k] for k in numbers], targets=[images.targets[k] for k in numbers])
 
 
 def _holds_folders(folder: Path) -> bool:
     return folder.is_dir() and any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
-
-
-def _is_image(path: str) -> bool:
-    return has_file_allowed_extension(path, IMG_EXTENSIONS)
 
 
 def _names(names: list[str] | tuple[str, ...]) -> str:

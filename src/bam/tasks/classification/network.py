@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bam.attention.batchnorm import freeze_statistics
 from bam.data import LabelledImages
+from bam.dryrun import dry_run, image_shape
 from bam.models import build
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
 from bam.models.weights import normalization
@@ -14,6 +15,8 @@ from bam.private import NormBase
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
 from bam.tasks.task import seed_attention, seed_network
+
+_RGB = 3  #: channels
 
 
 def build_model(
@@ -35,6 +38,8 @@ def build_model(
     model = build(recipe.model, num_classes, drop_path=recipe.drop_path)
     if to_train and recipe.pretrained is not None:
         _start_from_pretrained(model, recipe, num_classes)
+    if to_train:
+        _refuse_other_channels(model, recipe.model, image_size)
     trainable: list[str] = []
     if to_train and recipe.freeze_backbone:
         classifier_name(model, num_classes)  # raises if the network has no classifier
@@ -42,6 +47,19 @@ def build_model(
     seed_attention(recipe)
     attach(model, recipe.attention, image=image_size)
     return freeze_backbone(model, trainable=trainable) if trainable else model
+
+
+def _refuse_other_channels(model: nn.Module, name: str, image_size: tuple[int, int]) -> None:
+    channels = image_shape(model, image_size)[1]
+    if channels == _RGB:
+        return
+    try:
+        dry_run(model, (_RGB, *image_size))  # it may reduce the channels itself
+    except ValueError:
+        raise ValueError(
+            f"{name}: its first convolution takes {channels} channel{'s' * (channels > 1)}, but data sets serve RGB "
+            f"images, of {_RGB}: let it take {_RGB}, or reduce them in the forward pass: images.mean(1, keepdim=True)"
+        ) from None
 
 
 def _start_from_pretrained(model: nn.Module, recipe: ClassificationRecipe, num_classes: int) -> None:

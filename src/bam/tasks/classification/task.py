@@ -15,6 +15,7 @@ from bam.data import BatchSource, LabelledImages, load
 from bam.data.augmentation import Augmentation
 from bam.data.files.listing import find_files
 from bam.data.files.preprocessing import Preprocessing
+from bam.data.interface import Images
 from bam.dryrun import Image
 from bam.explanation import examine
 from bam.explanation.views import ImageView
@@ -70,9 +71,9 @@ class Classification(Task):
         """The attention, and the classifier with its auxiliary heads."""
         return [*super().new_parts(network, num_classes), *classifier_names(network, num_classes)]
 
-    def notes(self, train: LabelledImages) -> list[str]:
-        """How images are normalised, if that is a guess."""
-        return normalization_note(self.recipe)
+    def notes(self, train: Images) -> list[str]:
+        """Also how images are normalised, if that is a guess."""
+        return [*super().notes(train), *normalization_note(self.recipe)]
 
     def prepared(self, network: nn.Module) -> nn.Module:
         """The network, compiled if the recipe asks for it."""
@@ -206,11 +207,13 @@ class Classification(Task):
         """
         if options.score is not None:
             raise ValueError("a score is for detections: a classifier's predictions are written with their probability")
-        predictions, unreadable = classify(trained, find_files(images), options.progress)
+        files, notes = find_files(images)
+        predictions, unreadable = classify(trained, files, options.progress)
         write_predictions(predictions, out)
         return [
             *table(predictions),
             *(f"left out: {file} {problem}" for file, problem in unreadable),
+            *notes,
             f"predictions.csv and predictions.json in {out}",
         ]
 

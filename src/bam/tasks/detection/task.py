@@ -83,11 +83,12 @@ class Detection(Task):
         """(train, test), see `bam.data.load_boxes`.
 
         Raises:
-            ValueError: if the test images contain no objects to detect.
+            ValueError: if the training images or the test images contain no objects to detect.
         """
         train, test = load_boxes(self.recipe.data, root, **self.recipe.data_options)
-        if not any((~objects.ignored).any() for objects in test.objects):
-            raise ValueError(f"{self.recipe.data}: the {len(test)} test images contain no objects to detect")
+        for kind, data in (("test", test), ("training", train)):
+            if not any((~objects.ignored).any() for objects in data.objects):
+                raise ValueError(f"{self.recipe.data}: the {len(data)} {kind} images contain no objects to detect")
         return train, test
 
     def network(self, subject: Subject, *, to_train: bool = True) -> DetectorModule:
@@ -235,14 +236,15 @@ class Detection(Task):
     def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
         """Draw detections in the user's own images, see `predict`."""
         score = _LEAST_SCORE if options.score is None else options.score
-        results, unreadable = predict(trained, find_files(images), out, score, options.progress)
+        files, notes = find_files(images)
+        results, unreadable = predict(trained, files, out, score, options.progress)
         lines = []
         for file, detections in results:
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
             objects = [f"{trained.classes[label - 1]} {value:.2f}" for label, value in pairs]
             lines.append(f"{file}: {', '.join(objects) or f'nothing with a score of {score} or more'}")
         lines += [f"left out: {file} {problem}" for file, problem in unreadable]
-        return [*lines, f"pictures and predictions.json in {out}"]
+        return [*lines, *notes, f"pictures and predictions.json in {out}"]
 
 
 @torch.no_grad()

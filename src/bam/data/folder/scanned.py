@@ -1,0 +1,62 @@
+"""The images found in one part of a folder, and what a run tells about them."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bam.data.files.listing import PassedOver, passed_over_note
+
+_MOST = 100_000  # images: with more, finding equal ones would take minutes on a network file system
+
+
+class ScannedImages(NamedTuple):
+    """Paths of images, the class number of each, the names of the classes, and which part of the folder they are."""
+
+    paths: list[str]
+    targets: list[int]
+    classes: tuple[str, ...]
+    part: str
+
+
+def folder_notes(train: ScannedImages, test: ScannedImages, passed_over: PassedOver) -> list[str]:
+    """How many images each part holds, what was passed over, and which test images equal training images."""
+    sentence = "; ".join([_count("training", train), _count("test", test)])
+    if passed_over:
+        sentence += f"; {passed_over_note(passed_over)}"
+    return [sentence, *_equal_images(train.paths, test.paths)]
+
+
+def _count(kind: str, images: ScannedImages) -> str:
+    per_class = Counter(images.targets).values()
+    least, most = min(per_class), max(per_class)
+    each = str(least) if least == most else f"{least} to {most}"
+    return f"{len(images.paths)} {kind} images ({images.part}), {each} per class"
+
+
+def _equal_images(train: Sequence[str], test: Sequence[str]) -> list[str]:
+    """Which test images have the same content as a training image; only files of equal size are read."""
+    if len(train) + len(test) > _MOST:
+        return []
+    by_size: dict[int, list[str]] = {}
+    for path in filter(os.path.exists, train):
+        by_size.setdefault(os.path.getsize(path), []).append(path)
+    pairs: list[tuple[str, str]] = []
+    digests: dict[str, bytes] = {}
+    for path in filter(os.path.exists, test):
+        for other in by_size.get(os.path.getsize(path), []):
+            for each in (path, other):
+                digests[each] = digests.get(each) or _digest(each)
+            if digests[path] == digests[other]:
+                pairs.append((path, other))
+                break
+    if not pairs:
+        return []
+    example = " equals ".join(pairs[0])
+    return [f"test images that equal training images: {len(pairs)}, e.g. {example}; results will look too good"]
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
