@@ -54,6 +54,10 @@ class AttentionModule(nn.Module):
         """Options that follow the size of the map at a site, for `attach`; those that the user gives go first."""
         return {}
 
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """Multiply-adds of one forward pass that torch's counter misses; `weight` is that of a convolution replaced."""
+        return 0
+
     @property
     def takes_place(self) -> bool:
         """Whether it computes in the place of the convolution at its site, which calls it with its weight and bias."""

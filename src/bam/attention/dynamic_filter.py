@@ -81,6 +81,10 @@ class DynamicFilter(AttentionModule):
         filtered = apply_filters(features, self.filters(features).to(features.dtype))
         return filtered if self.scale is None else features + self.scale.to(features.dtype) * (filtered - features)
 
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """9 for each value that the filters give."""
+        return 9 * output.numel()
+
     def maps(self, features: Tensor) -> AttentionMaps:
         """How far local filters move what they read on average (if normalised by the softmax), and the gain."""
         strength = gain(features, self(features))
