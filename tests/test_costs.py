@@ -37,6 +37,22 @@ def test_layers_by_hand():
     assert bam.cost(network, (16, 20)) == bam.Cost(params=(27 * 8 + 8) + (9 * 8 + 8) + 45, macs=80 * (216 + 72) + 40)
 
 
+def test_what_torch_does_not_count():
+    convolution = torch.nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
+    network = bam.attach(torch.nn.Sequential(convolution), "deformable", sites="before 0", image=(8, 6, 10))
+    hooks = [vars(module).copy() for module in network.modules()]
+    assert bam.cost(network, (8, 6, 10)).macs == 15 * (12 * 8 * 9 + 18 * 8 * 9 + 4 * 9 * 8)  # itself, offsets, reading
+    assert [vars(module) for module in network.modules()] == hooks and not convolution._forward_hooks_with_kwargs
+    assert not network[0].attention._forward_hooks_with_kwargs
+    assert bam.cost(bam.ATTENTION["deformable"](8), (8, 6, 10)).macs == 60 * (9 * 8 + 18 * 8 * 9 + 4 * 9 * 8)
+    transformer = bam.ATTENTION["spatial_transformer"](3, hidden=4)
+    assert bam.cost(transformer, (3, 6, 10)).macs == 60 * 27 * 4 + 64 * 4 + 4 * 6 + 4 * 180
+    local, convolving = (bam.ATTENTION["dynamic_filter"](8, filtering) for filtering in ("local", "convolution"))
+    assert bam.cost(local, (8, 6, 10)).macs == 60 * (8 * 2 + 9 * 2 * 2 + 2 * 9) + 9 * 480
+    expected = 8 * 2 + 2 * 72 + 9 * 480
+    assert bam.cost(convolving, (8, 6, 10)).macs == bam.cost(convolving, torch.zeros(2, 8, 6, 10)).macs == expected
+
+
 def test_memory_layout_and_batch_do_not_change_the_count():
     network = bam.attach(get_model("resnet18"))
     expected = bam.cost(network, 64)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bam.attention.contract import attention_modules
 from bam.dryrun import Image, dry_run, image_shape
 
 # The convention of the "GFLOPs" in the paper's tables: convolutions and linear layers; a multiply-add counts once.
@@ -29,7 +30,8 @@ class Cost:
 def cost(model: nn.Module, image: Image | None = None) -> Cost:
     """Count the parameters of `model` and its multiply-adds (MACs) for one image, in eval mode.
 
-    Only convolutions and linear layers count, as in the "GFLOPs" of the BAM paper.
+    Only convolutions and linear layers count, as in the "GFLOPs" of the BAM paper, and what attention modules say of
+    themselves (`AttentionModule.uncounted_macs`): deformable convolution, dynamic filters, grid sampling.
 
     Args:
         model: any network; it is left unchanged.
@@ -41,12 +43,22 @@ def cost(model: nn.Module, image: Image | None = None) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, for which `import bam` should not wait
 
+    uncounted: list[int] = []
+
+    def count(module: Any, inputs: Any, options: dict[str, Any], output: torch.Tensor) -> None:
+        uncounted.append(module.uncounted_macs(output, weight=options.get("weight")))
+
+    def watch() -> None:
+        uncounted.clear()
+        for _, module in attention_modules(model):
+            module.register_forward_hook(count, with_kwargs=True)
+
     with FlopCounterMode(display=False) as counter:
-        dry_run(model, image)
+        dry_run(model, image, watch=watch)
     flops = counter.get_flop_counts().get("Global", {})
     counted = sum(number for op, number in flops.items() if str(op).split(".")[-1] in _COUNTED)
     batch = image_shape(model, image)[0]
-    return Cost(params=sum(p.numel() for p in model.parameters()), macs=counted // 2 // batch)
+    return Cost(params=sum(p.numel() for p in model.parameters()), macs=(counted // 2 + sum(uncounted)) // batch)
 
 
 def format_count(number: float) -> str:

@@ -14,7 +14,7 @@ from bam.models import build
 @pytest.mark.parametrize("filtering", ["local", "convolution"])
 @pytest.mark.parametrize("softmax", [True, False])
 def test_equations_and_gradients(filtering, softmax):
-    module = DynamicFilter(4, filtering, 2, softmax, identity=True).double()
+    module = DynamicFilter(4, filtering, 2, softmax, identity=True, device="cpu", dtype=torch.float64)
     nn.init.constant_(module.scale, 0.4)
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     rows = []

@@ -160,7 +160,9 @@ def test_compile(name, training, memory_format):
 def test_export_dynamic(name, memory_format):
     module = restless(ATTENTION[name](16)).eval()
     x = torch.randn(2, 16, 6, 7).to(memory_format=memory_format)
-    program = export(module, (x,), dynamic_shapes=({0: Dim("n"), 2: Dim("h"), 3: Dim("w")},)).module()
+    least = 3 if name == "residual_attention" else None  # torch guards against a pooled map of one place
+    height, width = (Dim(side, min=least) for side in "hw")
+    program = export(module, (x,), dynamic_shapes=({0: Dim("n"), 2: height, 3: width},)).module()
     other = torch.randn(5, 16, 11, 4)
     torch.testing.assert_close(program(other), module(other))
 

@@ -46,6 +46,14 @@ GOLDEN = {
     "paper/mobilenet_0.7": (2_298_747, 2_343_338, 2_342_080, "0.2830", "0.2923"),
 }
 
+# The same of the residual attention network. Its paper prints 31.9 and 51.3 million parameters for ImageNet.
+GOLDEN |= {
+    "cifar/attention56": (1_105_876, 1_111_894, 1_111_506, "0.1208", "0.1219"),
+    "cifar/attention92": (2_356_180, 2_362_198, 2_361_810, "0.2061", "0.2072"),
+    "imagenet/attention56": (31_814_312, 32_175_969, 32_172_379, "6.2708", "6.3530"),
+    "imagenet/attention92": (52_475_048, 52_836_705, 52_833_115, "10.5338", "10.6159"),
+}
+
 
 def on_meta(name, num_classes=None):
     with torch.device("meta"):
@@ -143,6 +151,26 @@ def by_hand(name):
 )
 def test_parameters_by_hand(name):
     assert sum(p.numel() for p in on_meta(name).parameters()) == by_hand(name)
+
+
+@pytest.mark.parametrize("modules", [(1, 1, 1), (1, 2, 3)])
+@pytest.mark.parametrize("small", [True, False])
+def test_attention_networks_by_hand(small, modules):
+    def unit(c, w):
+        return 2 * c + c * w + 2 * w + 9 * w * w + 2 * w + 4 * w * w + 4 * c * w * (c != 4 * w)
+
+    stem, depths, last = (16, (2, 1, 1), 256) if small else (64, (3, 2, 1), 2048)
+    total, channels = (27 if small else 147) * stem + 2 * stem, stem
+    for width, number, depth in zip((stem, 2 * stem, 4 * stem), modules, depths, strict=True):
+        units = 4 + 2 * depth + (depth - 1)
+        module = units * unit(4 * width, width) + 2 * (4 * width * (4 * width + 1) + 2 * 4 * width)
+        total += unit(channels, width) + number * module
+        channels = 4 * width
+    total += unit(channels, last // 4) + 2 * unit(last, last // 4) + 2 * last
+    classes = 100 if small else 1000
+    depth_of_trunk = 2 + 3 * (3 + 4 * sum(modules) + 3)
+    name = f"{'cifar' if small else 'imagenet'}/attention{depth_of_trunk}"
+    assert sum(p.numel() for p in on_meta(name).parameters()) == total + (last + 1) * classes
 
 
 def test_densenet_and_mobilenet_by_hand():

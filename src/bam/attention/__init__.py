@@ -9,6 +9,7 @@ from bam.attention.deformable import Deformable
 from bam.attention.dynamic_filter import DynamicFilter
 from bam.attention.eca import ECA
 from bam.attention.gc import GC
+from bam.attention.residual_attention import ResidualAttention, SoftMask, mask_depth
 from bam.attention.scse import SCSE
 from bam.attention.se import SE
 from bam.attention.simam import SimAM
@@ -18,7 +19,7 @@ from bam.attention.table import ATTENTION, attention_factory, attention_name
 
 __all__ = [
     "ATTENTION", "BAM", "CBAM", "ECA", "GC", "SCSE", "SE", "BAMChannel", "BAMSpatial", "Coordinate", "Deformable",
-    "DynamicFilter", "SimAM", "SpatialTransformer",
+    "DynamicFilter", "ResidualAttention", "SimAM", "SoftMask", "SpatialTransformer", "mask_depth",
     "Attended", "AttentionMaps", "AttentionModule", "AttentionSpec", "SiteSpec",
     "attention_factory", "attention_name", "split_specs",
 ]  # fmt: skip

@@ -49,6 +49,15 @@ class AttentionModule(nn.Module):
     #: Options that say where and how it is computed, not what: saved networks leave them out.
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
 
+    @classmethod
+    def fitted_options(cls, height: int, width: int) -> dict[str, Any]:
+        """Options that follow the size of the map at a site, for `attach`; those that the user gives go first."""
+        return {}
+
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """Multiply-adds of one forward pass that torch's counter misses; `weight` is that of a convolution replaced."""
+        return 0
+
     @property
     def takes_place(self) -> bool:
         """Whether it computes in the place of the convolution at its site, which calls it with its weight and bias."""
@@ -93,6 +102,13 @@ def usual_sites(factory: Callable[..., nn.Module]) -> str:
     """Where the modules that `factory` builds usually go, see `AttentionModule.usual_sites`."""
     cls = getattr(factory, "func", factory)  # of a partial
     return cls.usual_sites if isinstance(cls, type) and issubclass(cls, AttentionModule) else "bottlenecks"
+
+
+def fitted_options(factory: Callable[..., nn.Module], height: int, width: int) -> dict[str, Any]:
+    """The options of what `factory` builds for a map of that size, see `AttentionModule.fitted_options`."""
+    if not (isinstance(factory, type) and issubclass(factory, AttentionModule)):  # a partial's options are given
+        return {}
+    return factory.fitted_options(height, width)
 
 
 def maps(module: nn.Module, features: Tensor) -> AttentionMaps:

@@ -102,6 +102,12 @@ class Deformable(AttentionModule):
         added = deformable_convolution(features, offset, modulation, parameters, self.geometry)
         return features + (added if self.scale is None else self.scale.to(features.dtype) * added)
 
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """The convolution, and 4 for each value that its taps read."""
+        weight = self.convolution.weight if self.convolution is not None else weight
+        assert weight is not None
+        return (weight.numel() + 4 * 9 * self.channels) * output[:, 0].numel()
+
     def _predict(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         predicted = self.offset(features)
         return predicted[:, :18], 2 * predicted[:, 18:].sigmoid() if self.modulated else None

@@ -1,12 +1,12 @@
 """Dynamic filters (De Brabandere et al., NIPS 2016, https://arxiv.org/abs/1605.09673)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
 
 for _name in (
     "check_features",
@@ -33,6 +33,8 @@ class DynamicFilter(AttentionModule):
         softmax: normalise each filter.
         identity: F + s * (F' - F) with a learned scalar s that starts at 0: at construction the output is the (finite)
             input bit for bit.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
 
     Sub-module: `generator`.
 
@@ -50,20 +52,21 @@ class DynamicFilter(AttentionModule):
         reduction: int = 4,
         softmax: bool = True,
         identity: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("reduction", reduction)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"DynamicFilter: {name} must be a whole number, at least 1, got {value!r}")
+        check_counts("DynamicFilter", channels=channels, reduction=reduction)
         if filtering not in ("local", "convolution"):
             raise ValueError(f"DynamicFilter: filtering must be local or convolution, got {filtering!r}")
         self.channels, self.filtering, self.softmax = channels, filtering, softmax
         hidden, is_local = max(1, channels // reduction), filtering == "local"
-        self.generator = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU())
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.generator = nn.Sequential(nn.Conv2d(channels, hidden, 1, **factory), nn.ReLU())
         if is_local:
-            self.generator.extend([nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU()])
-        self.generator.append(nn.Conv2d(hidden, 9 if is_local else 9 * channels, 1))
-        self.scale = nn.Parameter(torch.zeros(1)) if identity else None
+            self.generator.extend([nn.Conv2d(hidden, hidden, 3, padding=1, **factory), nn.ReLU()])
+        self.generator.append(nn.Conv2d(hidden, 9 if is_local else 9 * channels, 1, **factory))
+        self.scale = nn.Parameter(torch.zeros(1, **factory)) if identity else None
 
     def filters(self, features: Tensor) -> Tensor:
         """Theta: (N, 1, 9, H, W) if local, else (N, C, 9, 1, 1)."""
@@ -77,6 +80,10 @@ class DynamicFilter(AttentionModule):
         """Filter features (N, C, H, W) into the same shape, type and layout; places outside of the map are 0."""
         filtered = apply_filters(features, self.filters(features).to(features.dtype))
         return filtered if self.scale is None else features + self.scale.to(features.dtype) * (filtered - features)
+
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """9 for each value that the filters give."""
+        return 9 * output.numel()
 
     def maps(self, features: Tensor) -> AttentionMaps:
         """How far local filters move what they read on average (if normalised by the softmax), and the gain."""

@@ -84,6 +84,10 @@ class SpatialTransformer(AttentionModule):
         sampled = sample(features, self.matrix(features))
         return sampled if self.scale is None else features + self.scale.to(features.dtype) * (sampled - features)
 
+    def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
+        """4 for each value that is read between four places."""
+        return 4 * output.numel()
+
     def maps(self, features: Tensor) -> AttentionMaps:
         """Where each place reads, as the displacement from itself, and the gain."""
         theta = self.matrix(features).float()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bam.attention.contract import usual_sites
+from bam.attention.contract import fitted_options, usual_sites
 from bam.attention.table import attention_factory
 
 #: Words of YAML for a truth value, in its three spellings.
@@ -114,6 +114,11 @@ class AttentionSpec:
         if self.sites is not None:
             return self.sites
         return (usual_sites(attention_factory(self.name) if factory is None else factory),)
+
+    def fitted(self, height: int, width: int, factory: Callable[..., nn.Module] | None = None) -> "AttentionSpec":
+        """With the options that follow the size of the map at a site, unless they are given."""
+        following = fitted_options(attention_factory(self.name) if factory is None else factory, height, width)
+        return dataclasses.replace(self, options=following | self.options) if following else self
 
     def build(self, channels: int, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
         """The module for `channels`; `factory` builds it if the name is not of this package.

@@ -11,6 +11,7 @@ from bam.attention.deformable import Deformable
 from bam.attention.dynamic_filter import DynamicFilter
 from bam.attention.eca import ECA
 from bam.attention.gc import GC
+from bam.attention.residual_attention import ResidualAttention
 from bam.attention.scse import SCSE
 from bam.attention.se import SE
 from bam.attention.simam import SimAM
@@ -32,6 +33,7 @@ ATTENTION: dict[str, type[nn.Module]] = {
     "deformable": Deformable,
     "spatial_transformer": SpatialTransformer,
     "dynamic_filter": DynamicFilter,
+    "residual_attention": ResidualAttention,
 }
 
 

@@ -18,7 +18,7 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
     Args:
         name: a name in `MODELS`, a torchvision name, "timm/<name>", or "<module>:<function>" for your own network: the
             function returns it, and receives `num_classes` if it has that parameter.
-        num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/.
+        num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/ and imagenet/.
         drop_path: probability of skipping the last block in training (stochastic depth, arXiv 1603.09382), falling
             towards the first; for networks of torchvision and timm that have it.
 

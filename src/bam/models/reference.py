@@ -11,12 +11,14 @@ from bam.models.cifar import SmallResNet, densenet_bc, from_torchvision
 from bam.models.mobilenet import MobileNet
 from bam.models.preactivation import PreactivationBottleneck, PreactivationResNet, wide_resnet
 from bam.models.residual import WideResNet18, stride_first
+from bam.models.residual_attention import ResidualAttentionNetwork
 
 _RESNET = "He et al., arXiv 1512.03385"
 _PRERESNET = "He et al., arXiv 1603.05027"
 _WIDE = "Zagoruyko & Komodakis, arXiv 1605.07146"
 _RESNEXT = "Xie et al., arXiv 1611.05431"
 _DENSENET = "Huang et al., arXiv 1608.06993"
+_ATTENTION = "Wang et al., arXiv 1704.06904"
 _MOBILENET = "Howard et al., arXiv 1704.04861"
 
 
@@ -75,6 +77,10 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar/resnext29_16x64d": Network(_RESNEXT, lambda classes: _resnext29(16, classes)),
     "cifar/resnext29_16x64d_v1": Network(_RESNEXT, lambda classes: stride_first(_resnext29(16, classes))),
     "cifar/densenet100_bc": Network(_DENSENET, lambda classes: densenet_bc(16, 12, classes)),
+    "cifar/attention56": Network(_ATTENTION, lambda n: ResidualAttentionNetwork((1, 1, 1), n, small=True)),
+    "cifar/attention92": Network(_ATTENTION, lambda n: ResidualAttentionNetwork((1, 2, 3), n, small=True)),
+    "imagenet/attention56": _imagenet(_ATTENTION, lambda classes: ResidualAttentionNetwork((1, 1, 1), classes)),
+    "imagenet/attention92": _imagenet(_ATTENTION, lambda classes: ResidualAttentionNetwork((1, 2, 3), classes)),
     "paper/resnet50": _imagenet(_RESNET, lambda classes: _original("resnet50", classes)),
     "paper/resnet101": _imagenet(_RESNET, lambda classes: _original("resnet101", classes)),
     "paper/resnext50_32x4d": _imagenet(_RESNEXT, lambda classes: _original("resnext50_32x4d", classes)),

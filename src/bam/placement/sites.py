@@ -7,7 +7,7 @@ from typing import SupportsIndex, overload
 import torch
 from torch import nn
 
-from bam.attention import AttentionSpec, attention_factory
+from bam.attention import AttentionSpec, attention_name
 from bam.costs import cost, format_count, latency_ms
 from bam.dryrun import Image
 
@@ -64,8 +64,10 @@ class Sites(tuple[Site, ...]):
         params = macs = 0
         if isinstance(attention, str):
             attention = AttentionSpec.parse(attention)
-        build = attention.build if isinstance(attention, AttentionSpec) else attention_factory(attention)
-        modules = [build(site.channels).eval() for site in self]
+        spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
+        build = None if isinstance(attention, AttentionSpec) else attention
+        specs = [spec.fitted(site.height, site.width, build) for site in self]
+        modules = [spec.build(site.channels, build).eval() for site, spec in zip(self, specs, strict=True)]
         for site, module in zip(self, modules, strict=True):
             added = cost(module, (site.channels, site.height, site.width))
             params, macs = params + added.params, macs + added.macs

@@ -57,8 +57,9 @@ def attach(
     chosen = select_sites(model, spec.placed(factory) if sites is None else sites, image)
     for note in chosen.notes:
         warnings.warn(note, stacklevel=2)
-    modules = {site: fitted(model, site, spec.build(site.channels, factory)) for site in chosen}
-    specs = {site: SiteSpec(dataclasses.replace(spec, sites=None), site.channels) for site in chosen}
+    spec = dataclasses.replace(spec, sites=None)
+    specs = {site: SiteSpec(spec.fitted(site.height, site.width, factory), site.channels) for site in chosen}
+    modules = {site: fitted(model, site, specs[site].attention.build(site.channels, factory)) for site in chosen}
     insert(model, modules, specs, chosen.image if image is None else image)
     return model
 
