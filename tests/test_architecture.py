@@ -117,8 +117,8 @@ def test_functions_fit_a_screen():
     assert not long
 
 
-#: BAM's options are the paper's ablations, and its users' keywords.
-MANY_PARAMETERS = {"attention/bam.py:__init__"}
+#: Options of modules are their papers' choices, and their users' keywords; two are device and dtype.
+MANY_PARAMETERS = {f"attention/{name}.py:__init__" for name in ("bam", "dynamic_filter", "residual_attention")}
 
 
 def test_functions_take_at_most_six_parameters():
