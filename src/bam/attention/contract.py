@@ -19,7 +19,7 @@ class AttentionMaps:
     gain: Tensor  #: ||F'|| / ||F|| - 1 over the channels at each place, float32 (N, H, W); see `gain`
     channel_logits: Tensor | None = None  #: (N, C, 1, 1)
     spatial_logits: Tensor | None = None  #: (N, 1, H, W)
-    combined: Tensor | None = None  #: what multiplies the features, in a shape that broadcasts to theirs
+    combined: Tensor | None = None  #: the map M, in a shape that broadcasts to the features
     displacement: Tensor | None = None  #: (N, 2, H, W): how far down and right of its place a value is read
 
 

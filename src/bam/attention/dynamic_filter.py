@@ -8,11 +8,8 @@ from torch import Tensor, nn
 
 from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
 
-for _name in (
-    "check_features",
-    "apply_filters",
-):  # they read shapes, so torch.fx must not trace into them
-    torch.fx.wrap(_name)
+torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+torch.fx.wrap("apply_filters")
 
 
 class DynamicFilter(AttentionModule):

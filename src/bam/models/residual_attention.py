@@ -39,9 +39,8 @@ class ResidualAttentionNetwork(nn.Module):
 
     The paper prints 31.9 and 51.3 million parameters for ImageNet; here there are 31.81 and 52.48 million. The mask has
     the units that the authors' published definition of Attention-56 has: two at its smallest size, three more for each
-    further scale. One more module in the second stage and two more in the third are 20.66 million parameters here,
-    and 19.4 million in print; the second printed number therefore stands for other masks, which the paper does not
-    describe.
+    further scale. The modules that Attention-92 has beyond Attention-56 hold 20.66 million parameters here, and 19.4
+    million in print. Neither difference is explained: the paper does not describe the mask in such detail.
 
     For small images there are the stem and the widths of the pre-activation ResNet, and the last three units belong to
     the third stage. The trunk has as many layers; the paper gives no table of this form.
