@@ -143,7 +143,7 @@ def recipes() -> None:
 
 def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
     """The commands that repeat a comparison in a folder of its own, one per line; a gap in its seeds needs another."""
-    seeds = sorted({*summary["variants"][0]["seeds"], *(failure["seed"] for failure in summary["failures"])})
+    seeds = sorted({*summary["variants"][0]["seeds"], *(failure["seed"] for failure in summary.get("failures", []))})
     starts = [seed for seed in seeds if seed - 1 not in seeds]
     ends = [seed + 1 for seed in seeds if seed + 1 not in seeds]
     simple = starts == [summary["recipe"]["seed"]]
@@ -154,7 +154,7 @@ def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
 def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = None) -> str:
     """The command that repeats a comparison: its recipe, and flags for all changed fields."""
     recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
-    names += dict.fromkeys(failure["name"] for failure in summary["failures"] if failure["name"] not in names)
+    names += dict.fromkeys(failure["name"] for failure in summary.get("failures", []) if failure["name"] not in names)
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]

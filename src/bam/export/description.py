@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from bam.dryrun import image_shape
 from bam.export.config import IMAGENET, NetworkConfig, config_of, sites_of
 from bam.export.rebuild import outputs
-from bam.models.weights import normalization
 from bam.records import Record
 
 #: Pixels of the side up to which networks see whole images, as on CIFAR; larger ones are cropped as for ImageNet.
@@ -52,6 +51,8 @@ def describe_named(
 
     Weights that do not say it, and none, mean ImageNet's normalisation.
     """
+    from bam.models.weights import normalization  # imports torchvision
+
     known = normalization(backbone, weights) if weights else None
     side = image_shape(model)[-1]
     crop = IMAGENET["resize"] / IMAGENET["image_size"][0] if side > LARGEST_UNCROPPED else 1

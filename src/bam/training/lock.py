@@ -40,6 +40,7 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if path.read_text() == mine:
                 path.unlink()
+                folder.rmdir()  # if nothing was written
 
 
 def _take(path: Path) -> None:

@@ -34,6 +34,7 @@ STEPS = "steps.csv"
 _LOOK = 50  #: steps between looks at whether the losses are finite, which wait for the device
 _SHOWN = 3  #: measures shown per epoch
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: also where a shell has ignored them, as for its background jobs
 _UNMIXED = ("processes", "precision")  #: of the environment: what must not change within a run
 _SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
 
@@ -363,7 +364,7 @@ def _stop_request() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        numbers = [n for n in _SIGNALS if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, receive) for number in numbers}
     except ValueError:  # not in the main thread, which alone may handle signals
         before = {}

@@ -50,7 +50,10 @@ def build_model(
 
 
 def _refuse_other_channels(model: nn.Module, name: str, image_size: tuple[int, int]) -> None:
-    channels = image_shape(model, image_size)[1]
+    try:
+        channels = image_shape(model, image_size)[1]
+    except ValueError:  # lazy layers: attaching says what is wrong
+        return
     if channels == _RGB:
         return
     try:
