@@ -19,6 +19,7 @@ from bam.training import Diverged, Interrupted, compare, run, session
 from bam.training.comparison import read_comparison
 from bam.training.lock import NAME, locked
 from bam.training.states import load_state, save_state
+from bam.training.stopping import stop_request
 
 TINY = ClassificationRecipe(
     data_options={"num_train": 320, "num_test": 100, "canvas": 16}, batch_size=32, epochs=2, precision="fp32"
@@ -195,7 +196,7 @@ def test_exit_statuses_name_the_signal(number, monkeypatch, capsys):
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_signals_are_requests_to_stop(number):
     before = signal.signal(number, signal.SIG_DFL)  # a test run under nohup ignores some
-    with session._stop_request() as received:
+    with stop_request() as received:
         os.kill(os.getpid(), number)
         assert received == [number]
     signal.signal(number, before)
@@ -204,7 +205,7 @@ def test_signals_are_requests_to_stop(number):
 def test_nohup_keeps_hangups_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with session._stop_request() as received:
+        with stop_request() as received:
             os.kill(os.getpid(), signal.SIGHUP)
             assert received == []
     finally:

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm, normalize_averages
-from bam.attention.contract import AttentionMaps, AttentionModule, Branch, check_counts, check_features, gain
+from bam.attention.contract import (
+    AttentionMaps,
+    AttentionModule,
+    Branch,
+    check_counts,
+    check_features,
+    gain,
+    identity_scale,
+)
 from bam.attention.folding import fold
 from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
 from bam.kernels.backend import named
@@ -130,7 +138,7 @@ class BAM(AttentionModule):
         factory = {"device": device, "dtype": dtype}
         self.channel = ChannelBranch(channels, hidden, closing, **factory) if branch != "spatial" else None
         self.spatial = SpatialBranch(channels, hidden, dilation, closing, **factory) if branch != "channel" else None
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     def branches(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """(Mc(F), Ms(F)): channel logits (N, C, 1, 1) and spatial logits (N, 1, H, W); None for a missing branch."""

@@ -5,17 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import (
-    AttentionMaps,
-    AttentionModule,
-    Branch,
-    check_counts,
-    check_features,
-    gain,
-    reweight,
-)
-
-torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+from bam.attention.contract import Branch, identity_scale
+from bam.attention.reweighting import Reweighting, Weights
 
 _OPEN = 1e4  #: a logit whose sigmoid is 1 in any type
 
@@ -46,7 +37,7 @@ class SpatialAttention(nn.Module):
         return self.mix(torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1))
 
 
-class CBAM(AttentionModule):
+class CBAM(Reweighting):
     """F' = Mc(F) * F, F'' = Ms(F') * F', (N, C, H, W) in and out (equation 1; Mc and Ms: equations 2 and 3).
 
     The paper puts it on the residual branch of every block, before the addition. The layers have biases, which the
@@ -56,8 +47,7 @@ class CBAM(AttentionModule):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
-        identity: blend the map M = Mc(F) * Ms(F') in by a learned scalar that starts at 0, F * (1 + w * (M - 1)): at
-            construction the output is the (finite) input bit for bit, and w = 1 is CBAM.
+        identity: blend the map M = Mc(F) * Ms(F') in by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -68,10 +58,7 @@ class CBAM(AttentionModule):
         TypeError: for an input that is not floating point.
     """
 
-    usual_sites: ClassVar[str] = "every block"
-    is_pointwise: ClassVar[bool] = True
-    keeps_nan: ClassVar[bool] = True
-    starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("reduction",)
 
     def __init__(
         self,
@@ -81,34 +68,18 @@ class CBAM(AttentionModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_counts("CBAM", channels=channels, reduction=reduction)
-        self.channels, self.reduction = channels, reduction
+        super().__init__(channels, reduction=reduction)
         self.channel = ChannelAttention(channels, max(1, channels // reduction), device=device, dtype=dtype)
         self.spatial = SpatialAttention(device=device, dtype=dtype)
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return reweight(features, self._maps(features)[2], self.scale)
-
-    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The channel logits, the spatial logits and M = Mc(F) * Ms(F')."""
-        check_features(features, self.channels, "CBAM")
+    def weights(self, features: Tensor) -> Weights:
+        """M = Mc(F) * Ms(F') and the logits of both."""
         channel = self.channel(features).to(features.dtype)
-        weights = channel.sigmoid()
-        spatial = self.spatial(features * weights).to(features.dtype)
-        return channel, spatial, weights * spatial.sigmoid()
-
-    def maps(self, features: Tensor) -> AttentionMaps:
-        """The logits of Mc(F) and Ms(F'), their product M and the gain; the identity's scalar only affects the gain."""
-        return AttentionMaps(gain(features, self(features)), *self._maps(features))
+        what = channel.sigmoid()
+        spatial = self.spatial(features * what).to(features.dtype)
+        return Weights(what * spatial.sigmoid(), channel, spatial)
 
     def logit_branches(self) -> dict[str, Branch]:
         """The channel and the spatial attention; the spatial one alone reads F instead of F'."""
         return {"channel": Branch(self.channel, _OPEN), "spatial": Branch(self.spatial, _OPEN)}
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, reduction={self.reduction}{identity}"

@@ -48,6 +48,8 @@ class AttentionModule(nn.Module):
     starts_as_identity: ClassVar[bool] = False
     #: Options that say where and how it is computed, not what: saved networks leave them out.
     runtime_options: ClassVar[frozenset[str]] = frozenset({"device", "dtype"})
+    #: Options that `print(model)` shows, by the names of their attributes.
+    shown_options: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def fitted_options(cls, height: int, width: int) -> dict[str, Any]:
@@ -93,6 +95,12 @@ class AttentionModule(nn.Module):
     def is_fused(self) -> bool:
         """Whether layers were folded away, so that no file can give the module back."""
         return False
+
+    def extra_repr(self) -> str:
+        """The channels and options that `print(model)` shows."""
+        options = [f"{name}={getattr(self, name)!r}" for name in self.shown_options]
+        identity = ["identity=True"] if self.starts_as_identity and getattr(self, "scale", None) is not None else []
+        return ", ".join([*map(str, [self.channels] if hasattr(self, "channels") else []), *options, *identity])
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise not_scriptable()
@@ -184,13 +192,9 @@ def gain(features: Tensor, refined: Tensor) -> Tensor:
     return torch.where(before > 0, after / before.clamp(min=1e-12) - 1, 0.0)
 
 
-def reweight(features: Tensor, weights: Tensor, scale: Tensor | None) -> Tensor:
-    """F * M; with a scalar s, F * (1 + s * (M - 1)), which is F bit for bit (if finite) where s = 0.
-
-    `weights` M are any shape that broadcasts to `features` (N, C, H, W), whose type is kept.
-    """
-    weights = weights.to(features.dtype)
-    return features * (weights if scale is None else 1 + scale.to(features.dtype) * (weights - 1))
+def identity_scale(identity: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Parameter | None:
+    """The learned scalar with which a module starts as the identity; None without `identity`."""
+    return nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
 
 
 def check_counts(module: str, **counts: object) -> None:

@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, reweight
+from bam.attention.contract import identity_scale
 from bam.attention.folding import fold
+from bam.attention.reweighting import Reweighting, Weights
 
-torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
-
-class Coordinate(AttentionModule):
+class Coordinate(Reweighting):
     """F'[c, i, j] = F[c, i, j] * gh[c, i] * gw[c, j], (N, C, H, W) in and out (equation 9).
 
     gh = sigmoid(Fh(fh)) and gw = sigmoid(Fw(fw)) (equations 7 and 8), where [fh, fw] =
@@ -26,8 +25,7 @@ class Coordinate(AttentionModule):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(8, C // r) channels.
-        identity: blend the map M = gh * gw in by a learned scalar that starts at 0, F * (1 + w * (M - 1)): at
-            construction the output is the (finite) input bit for bit, and w = 1 is coordinate attention.
+        identity: blend the map gh * gw in by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -38,10 +36,7 @@ class Coordinate(AttentionModule):
         TypeError: for an input that is not floating point.
     """
 
-    usual_sites: ClassVar[str] = "every block"
-    is_pointwise: ClassVar[bool] = True
-    keeps_nan: ClassVar[bool] = True
-    starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("reduction",)
 
     def __init__(
         self,
@@ -51,33 +46,22 @@ class Coordinate(AttentionModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_counts("Coordinate", channels=channels, reduction=reduction)
-        self.channels, self.reduction = channels, reduction
+        super().__init__(channels, reduction=reduction)
         hidden = max(8, channels // reduction)
         self.reduce = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
         self.norm = BatchNorm(hidden, device=device, dtype=dtype)
         self.height = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
         self.width = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return reweight(features, self._weights(features), self.scale)
-
-    def _weights(self, features: Tensor) -> Tensor:
-        """gh * gw, (N, C, H, W)."""
-        check_features(features, self.channels, "Coordinate")
+    def weights(self, features: Tensor) -> Weights:
+        """The map gh * gw, (N, C, H, W)."""
         height, width = features.shape[2], features.shape[3]
         rows, columns = features.mean(3, keepdim=True), features.mean(2, keepdim=True).transpose(2, 3)
         hidden = F.hardswish(self.norm(self.reduce(torch.cat([rows, columns], dim=2))))
         rows, columns = torch.split(hidden, [height, width], dim=2)
         along_height = self.height(rows).to(features.dtype).sigmoid()
-        return along_height * self.width(columns.transpose(2, 3)).to(features.dtype).sigmoid()
-
-    def maps(self, features: Tensor) -> AttentionMaps:
-        """The map gh * gw (N, C, H, W) and the gain; the identity's scalar only affects the gain."""
-        return AttentionMaps(gain(features, self(features)), combined=self._weights(features))
+        return Weights(along_height * self.width(columns.transpose(2, 3)).to(features.dtype).sigmoid())
 
     def is_constant(self) -> bool:
         """Whether the map is the same for every image, because the last weights are zero."""
@@ -93,8 +77,3 @@ class Coordinate(AttentionModule):
     def is_fused(self) -> bool:
         """Whether the BatchNorm has been folded."""
         return isinstance(self.norm, nn.Identity)
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, reduction={self.reduction}{identity}"

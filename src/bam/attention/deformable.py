@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("deformable_convolution")
@@ -51,6 +51,7 @@ class Deformable(AttentionModule):
 
     usual_sites: ClassVar[str] = "3x3 convolutions of the last stage"
     starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("modulated",)
 
     def __init__(
         self,
@@ -64,12 +65,12 @@ class Deformable(AttentionModule):
         check_counts("Deformable", channels=channels)
         self.channels, self.modulated, self.geometry = channels, modulated, Geometry()
         self.offset = nn.Conv2d(channels, 27 if modulated else 18, 3, padding=1, device=device, dtype=dtype)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]  # it has a bias
+        for parameter in self.offset.parameters():
+            nn.init.zeros_(parameter)
         self.convolution: nn.Conv2d | None = nn.Conv2d(
             channels, channels, 3, padding=1, groups=channels, bias=False, device=device, dtype=dtype
         )
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     def fit(self, carrier: nn.Module, *, before: bool) -> None:
         """Take the place of `carrier` if it is a 3x3 convolution and the site is before it."""
@@ -81,7 +82,9 @@ class Deformable(AttentionModule):
                 "bit: leave identity out"
             )
         assert isinstance(carrier, nn.Conv2d)
-        self.geometry = Geometry(carrier.stride, carrier.padding, carrier.dilation)  # type: ignore[arg-type]
+        assert not isinstance(carrier.padding, str)
+        pairs = (carrier.stride, carrier.padding, carrier.dilation)
+        self.geometry = Geometry(*((pair[0], pair[1]) for pair in pairs))
         self.offset.stride, self.offset.padding, self.offset.dilation = self.geometry
         self.convolution = None
 
@@ -118,10 +121,6 @@ class Deformable(AttentionModule):
         displacement = offset.unflatten(1, (9, 2)).mean(1)
         refined = features if self.takes_place else self(features)
         return AttentionMaps(gain(features, refined), displacement=displacement)
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        return f"{self.channels}, modulated={self.modulated}" + (", identity=True" if self.scale is not None else "")
 
 
 def is_plain_3x3(layer: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("apply_filters")
@@ -41,6 +41,7 @@ class DynamicFilter(AttentionModule):
     """
 
     starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("filtering", "softmax")
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class DynamicFilter(AttentionModule):
         if is_local:
             self.generator.extend([nn.Conv2d(hidden, hidden, 3, padding=1, **factory), nn.ReLU()])
         self.generator.append(nn.Conv2d(hidden, 9 if is_local else 9 * channels, 1, **factory))
-        self.scale = nn.Parameter(torch.zeros(1, **factory)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     def filters(self, features: Tensor) -> Tensor:
         """Theta: (N, 1, 9, H, W) if local, else (N, C, 9, 1, 1)."""
@@ -90,11 +91,6 @@ class DynamicFilter(AttentionModule):
         theta = self.filters(features)[:, 0].float()
         steps = torch.tensor([(u, v) for u in (-1, 0, 1) for v in (-1, 0, 1)]).to(theta)
         return AttentionMaps(strength, displacement=torch.einsum("nkhw,kd->ndhw", theta, steps))
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, filtering={self.filtering!r}, softmax={self.softmax}{identity}"
 
 
 def apply_filters(features: Tensor, theta: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
@@ -36,6 +36,7 @@ class GC(AttentionModule):
     usual_sites: ClassVar[str] = "every block"
     keeps_nan: ClassVar[bool] = True
     starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("reduction",)
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class GC(AttentionModule):
         self.reduce = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.norm = nn.LayerNorm(hidden, device=device, dtype=dtype)
         self.expand = nn.Linear(hidden, channels, device=device, dtype=dtype)
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
@@ -69,8 +70,3 @@ class GC(AttentionModule):
     def maps(self, features: Tensor) -> AttentionMaps:
         """The logits Wk F (N, 1, H, W) and the gain."""
         return AttentionMaps(gain(features, self(features)), spatial_logits=self._logits(features))
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, reduction={self.reduction}{identity}"

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
@@ -129,6 +129,7 @@ class ResidualAttention(AttentionModule):
     is_pointwise: ClassVar[bool] = True
     keeps_nan: ClassVar[bool] = True
     starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("depth", "activation", "reduction")
 
     def __init__(
         self,
@@ -146,9 +147,9 @@ class ResidualAttention(AttentionModule):
             raise ValueError(
                 f"ResidualAttention: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
             )
-        self.channels, self.depth, self.reduction = channels, depth, reduction
+        self.channels, self.depth, self.activation, self.reduction = channels, depth, activation, reduction
         self.mask = SoftMask(channels, depth, reduction=reduction, activation=activation, device=device, dtype=dtype)
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     @classmethod
     def fitted_options(cls, height: int, width: int) -> dict[str, Any]:
@@ -173,9 +174,3 @@ class ResidualAttention(AttentionModule):
         weight = self.mask.project[-1].weight
         assert isinstance(weight, Tensor)
         return not weight.any()
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        activation = self.mask.activation
-        return f"{self.channels}, depth={self.depth}, {activation=}, reduction={self.reduction}{identity}"

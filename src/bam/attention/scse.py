@@ -5,17 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import (
-    AttentionMaps,
-    AttentionModule,
-    Branch,
-    check_counts,
-    check_features,
-    gain,
-    reweight,
-)
-
-torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
+from bam.attention.contract import Branch, identity_scale
+from bam.attention.reweighting import Reweighting, Weights
 
 _SHUT = -1e4  #: a logit whose sigmoid is 0 in any type
 
@@ -33,7 +24,7 @@ class ChannelExcitation(nn.Module):
         return self.expand(self.reduce(features.mean((2, 3))).relu())[:, :, None, None]
 
 
-class SCSE(AttentionModule):
+class SCSE(Reweighting):
     """F' = F * sigmoid(W1 ReLU(W2 AvgPool(F))) + F * sigmoid(Wsq F), (N, C, H, W) in and out.
 
     The first term is cSE, the second, with a 1x1 convolution Wsq to one channel, is sSE; the paper's scSE adds them
@@ -44,8 +35,7 @@ class SCSE(AttentionModule):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer of cSE has max(1, C // r) channels.
-        identity: blend the map M, the sum of both sigmoids, in by a learned scalar that starts at 0,
-            F * (1 + w * (M - 1)): at construction the output is the (finite) input bit for bit, and w = 1 is scSE.
+        identity: blend the map, the sum of both sigmoids, in by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
@@ -56,9 +46,8 @@ class SCSE(AttentionModule):
         TypeError: for an input that is not floating point.
     """
 
-    is_pointwise: ClassVar[bool] = True
-    keeps_nan: ClassVar[bool] = True
-    starts_as_identity: ClassVar[bool] = True
+    usual_sites: ClassVar[str] = "bottlenecks"
+    shown_options: ClassVar[tuple[str, ...]] = ("reduction",)
 
     def __init__(
         self,
@@ -68,32 +57,16 @@ class SCSE(AttentionModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_counts("SCSE", channels=channels, reduction=reduction)
-        self.channels, self.reduction = channels, reduction
+        super().__init__(channels, reduction=reduction)
         self.channel = ChannelExcitation(channels, max(1, channels // reduction), device=device, dtype=dtype)
         self.spatial = nn.Conv2d(channels, 1, 1, bias=False, device=device, dtype=dtype)
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return reweight(features, self._maps(features)[2], self.scale)
-
-    def _maps(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The channel logits, the spatial logits and the sum of their sigmoids."""
-        check_features(features, self.channels, "SCSE")
+    def weights(self, features: Tensor) -> Weights:
+        """The sum of both sigmoids (0 to 2), and the logits of cSE and sSE."""
         channel, spatial = (branch(features).to(features.dtype) for branch in (self.channel, self.spatial))
-        return channel, spatial, channel.sigmoid() + spatial.sigmoid()
-
-    def maps(self, features: Tensor) -> AttentionMaps:
-        """The logits of cSE and sSE, the sum of their sigmoids (0 to 2) and the gain."""
-        return AttentionMaps(gain(features, self(features)), *self._maps(features))
+        return Weights(channel.sigmoid() + spatial.sigmoid(), channel, spatial)
 
     def logit_branches(self) -> dict[str, Branch]:
         """cSE and sSE; without one, the output is the other's."""
         return {"channel": Branch(self.channel, _SHUT), "spatial": Branch(self.spatial, _SHUT)}
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, reduction={self.reduction}{identity}"

@@ -3,14 +3,13 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, reweight
+from bam.attention.contract import identity_scale
+from bam.attention.reweighting import Reweighting, Weights
 
-torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
-
-class SimAM(AttentionModule):
+class SimAM(Reweighting):
     """F' = F * sigmoid(1 / E), (N, C, H, W) in and out (equation 6), without parameters.
 
     1 / E = (F - mu)^2 / (4 (sigma^2 + regularization)) + 1/2 is the inverse of the least energy (equation 5), with the
@@ -21,8 +20,8 @@ class SimAM(AttentionModule):
     Args:
         channels: C of the feature map.
         regularization: lambda, above 0.
-        identity: blend the map M in by a learned scalar that starts at 0, F * (1 + w * (M - 1)): at construction the
-            output is the (finite) input bit for bit, and w = 1 is SimAM. This scalar is then the only parameter.
+        identity: blend the map in by a learned scalar that starts at 0, see `Reweighting`. It is then the only
+            parameter.
         device: device of the scalar.
         dtype: floating-point type of the scalar.
 
@@ -31,10 +30,7 @@ class SimAM(AttentionModule):
         TypeError: for an input that is not floating point.
     """
 
-    usual_sites: ClassVar[str] = "every block"
-    is_pointwise: ClassVar[bool] = True
-    keeps_nan: ClassVar[bool] = True
-    starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("regularization",)
 
     def __init__(
         self,
@@ -44,29 +40,15 @@ class SimAM(AttentionModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_counts("SimAM", channels=channels)
+        super().__init__(channels)
         if not regularization > 0:
             raise ValueError(f"SimAM: regularization must be above 0, got {regularization!r}")
-        self.channels, self.regularization = channels, regularization
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.regularization = regularization
+        self.scale = identity_scale(identity, device, dtype)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Refine features (N, C, H, W) into the same shape, type and layout."""
-        return reweight(features, self._weights(features), self.scale)
-
-    def _weights(self, features: Tensor) -> Tensor:
-        check_features(features, self.channels, "SimAM")
+    def weights(self, features: Tensor) -> Weights:
+        """The map sigmoid(1 / E), (N, C, H, W)."""
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         squared = (wide - wide.mean((2, 3), keepdim=True)).square()
         variance = squared.mean((2, 3), keepdim=True)
-        return (squared / (4 * (variance + self.regularization)) + 0.5).sigmoid().to(features.dtype)
-
-    def maps(self, features: Tensor) -> AttentionMaps:
-        """The map sigmoid(1 / E) (N, C, H, W) and the gain; the identity's scalar only affects the gain."""
-        return AttentionMaps(gain(features, self(features)), combined=self._weights(features))
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, regularization={self.regularization}{identity}"
+        return Weights((squared / (4 * (variance + self.regularization)) + 0.5).sigmoid().to(features.dtype))

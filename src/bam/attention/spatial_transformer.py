@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain
+from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("sample")
@@ -43,6 +43,7 @@ class SpatialTransformer(AttentionModule):
 
     usual_sites: ClassVar[str] = "input"
     starts_as_identity: ClassVar[bool] = True
+    shown_options: ClassVar[tuple[str, ...]] = ("transform",)
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class SpatialTransformer(AttentionModule):
         start = [1.0, 0, 0, 0, 1, 0] if transform == "affine" else [1.0, 0, 0]
         with torch.no_grad():
             self.theta.bias.copy_(torch.tensor(start))
-        self.scale = nn.Parameter(torch.zeros(1, device=device, dtype=dtype)) if identity else None
+        self.scale = identity_scale(identity, device, dtype)
 
     def matrix(self, features: Tensor) -> Tensor:
         """Theta (N, 2, 3) for features (N, C, H, W), x before y."""
@@ -94,11 +95,6 @@ class SpatialTransformer(AttentionModule):
         half = theta.new_tensor([features.shape[3] / 2, features.shape[2] / 2])
         displacement = (_grid(theta, features) - _grid(torch.eye(2, 3).to(theta)[None], features)) * half
         return AttentionMaps(gain(features, self(features)), displacement=displacement.flip(-1).permute(0, 3, 1, 2))
-
-    def extra_repr(self) -> str:
-        """The options that `print(model)` shows."""
-        identity = ", identity=True" if self.scale is not None else ""
-        return f"{self.channels}, transform={self.transform!r}{identity}"
 
 
 def sample(features: Tensor, theta: Tensor) -> Tensor:

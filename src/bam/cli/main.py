@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             verb(**parse_flags(verb, words[1:]))
         _leave_process_group()
         return 0
-    except Exception as error:
+    except Exception as error:  # whatever is wrong, users get a sentence; --traceback shows where
         if "--traceback" in common:
             raise
         print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)

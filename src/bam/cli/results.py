@@ -173,7 +173,7 @@ def measured_images(
     Raises:
         ValueError: if they have classes that the network lacks.
     """
-    from bam.training.session import fingerprint
+    from bam.training.identity import fingerprint
 
     train, test = task.load(data.data_root)
     images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()

@@ -3,7 +3,7 @@
 from bam.training.comparison import compare, earlier_comparisons, planned_seeds
 from bam.training.memory import keep_freed_memory
 from bam.training.run import run
-from bam.training.session import Diverged, Interrupted
+from bam.training.stopping import Diverged, Interrupted
 from bam.training.trained import opened_run, trained_model, training_images
 
 __all__ = [

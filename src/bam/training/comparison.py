@@ -14,10 +14,12 @@ from bam.files import check_types, read_json, strict_json, write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import FILE_NAME, ClassResult, Record, read_classes
 from bam.tasks import task_of
+from bam.training.identity import check_data
 from bam.training.lock import locked
 from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
-from bam.training.session import WEIGHTS, Diverged, check_data
+from bam.training.session import WEIGHTS
+from bam.training.stopping import Diverged
 from bam.training.trackers import log_pictures, trackers_of
 from bam.training.trained import recipe_of, trained_model
 

@@ -14,9 +14,10 @@ from bam.private import accelerate_without_state
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
+from bam.training.identity import check_data
 from bam.training.lock import locked
 from bam.training.precision import fastest, resolved
-from bam.training.session import Session, check_data
+from bam.training.session import Session
 from bam.training.states import has_state
 from bam.training.trackers import CSV, trackers_of, tracking, write_epochs
 

@@ -6,10 +6,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,41 +15,23 @@ from torch import Tensor, nn
 
 from bam.data import BatchSource
 from bam.data.interface import Images
-from bam.files import append, strict_json, write_atomically
-from bam.recipes import Recipe
+from bam.files import strict_json, write_atomically
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
 from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
+from bam.training.identity import check_state, fingerprint, stretches_of
 from bam.training.loop import Progress, Trainer
 from bam.training.optimization import moving_average, optimizer
 from bam.training.states import load_state, newest_step, save_state, set_aside_after
+from bam.training.steps import append_steps, keep_steps_before
+from bam.training.stopping import Diverged, Interrupted, stop_request
 
 WEIGHTS = "model.safetensors"
-STEPS = "steps.csv"
 _LOOK = 50  #: steps between looks at whether the losses are finite, which wait for the device
 _SHOWN = 3  #: measures shown per epoch
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-_ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: also where a shell has ignored them, as for its background jobs
-_UNMIXED = ("processes", "precision")  #: of the environment: what must not change within a run
 _SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop and has saved its state; the message says where.
-
-    Attributes:
-        signal: number of the signal that asked.
-    """
-
-    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
-        super().__init__(message)
-        self.signal = number
-
-
-class Diverged(ValueError):
-    """The run stopped because a loss, a weight or a result was not finite; the message says where."""
 
 
 class Session:
@@ -116,16 +95,8 @@ class Session:
         state = load_state(self.out)
         if state is None:
             return
-        if "recipe" in state:  # states of before have none
-            differences = self.recipe.differences(Recipe.from_dict(json.loads(state["recipe"])))
-            listed = [f"{name} is {there!r} there, not {here!r}" for name, (here, there) in differences.items()]
-            if set(differences) - {"data_options"}:  # `run` compares those, and lets some of them change
-                raise ValueError(f"{self.out} holds a training state of another run ({'; '.join(listed)}): remove it")
-        earlier = json.loads(state.get("stretches", "[]"))  # states of before have none
-        here = {"from_step": state["progress"]["step"]} | self.record.environment
-        if earlier and not allow_mixed:
-            _refuse_mixed(self.out, earlier[-1], here)
-        self.record.stretches = [*(each for each in earlier if each["from_step"] < here["from_step"]), here]
+        check_state(state, self.recipe, self.out)
+        self.record.stretches = stretches_of(state, self.record.environment, self.out, allow_mixed=allow_mixed)
         self.plain.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -150,11 +121,8 @@ class Session:
         for step, lr, *values in losses:
             curves = dict(zip(self.progress.losses, map(float, values), strict=True))
             self.accelerator.log({"lr": float(lr), **curves}, step=int(step))
-        if not self.main:
-            return
-        if not (self.out / STEPS).exists():
-            losses.insert(0, ["step", "lr", *self.progress.losses])
-        append(self.out / STEPS, "".join(",".join(row) + "\n" for row in losses))
+        if self.main:
+            append_steps(self.out, list(self.progress.losses), losses)
 
     def _save_state(self) -> None:
         if not self.main:
@@ -188,11 +156,10 @@ class Session:
         if self.main:
             write_atomically(self.out / "recipe.yaml", self.recipe.to_yaml())
             set_aside_after(self.out, self.progress.step)
-            if (self.out / STEPS).exists():
-                self._keep_steps_before(self.progress.step)
+            keep_steps_before(self.out, self.progress.step)
         steps = self.train_batches.steps // self.recipe.accumulation * self.recipe.epochs
         saved_at = time.monotonic()
-        with _stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
+        with stop_request() as stop, Display(self.title, steps, self.progress.step, self.main) as display:
             for note in self.notes:
                 display.say(note)
             while self.progress.epoch < self.recipe.epochs:
@@ -314,62 +281,3 @@ class Session:
             write_atomically(self.out / WEIGHTS, save(weights))
             self.record.write(self.out)
         self.accelerator.wait_for_everyone()
-
-    def _keep_steps_before(self, step: int) -> None:
-        """Remove the rows of steps.csv from `step` on, which the resumed run writes again."""
-        path = self.out / STEPS
-        header, *rows = [line.split(",") for line in path.read_text(errors="replace").splitlines()] or [[]]
-        # A kill may have truncated the last row, or a power failure damaged it.
-        kept = [row for row in rows if len(row) == len(header) and row[0].isdigit() and int(row[0]) < step]
-        if kept:
-            write_atomically(path, "".join(",".join(row) + "\n" for row in [header, *kept]))
-        else:  # `save` writes the header again
-            path.unlink()
-
-
-def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    mixed = [f"{name} {before[name]} there, {here[name]} here" for name in _UNMIXED if before[name] != here[name]]
-    if mixed:
-        raise ValueError(
-            f"{out} holds a run that began otherwise ({'; '.join(mixed)}), and the two give different weights: go on "
-            "as it began, choose another --out, or add --allow-mixed"
-        )
-
-
-def fingerprint(train: Images, test: Images) -> str:
-    """The fingerprint of all images of a run."""
-    return f"{train.fingerprint} {test.fingerprint}"
-
-
-def check_data(record: Record, train: Images, test: Images, out: Path) -> None:
-    """Raise ValueError if the run in `out` used other images than these."""
-    if record.data and record.data != fingerprint(train, test):
-        raise ValueError(
-            f"{out} holds a run on other images: files were added, removed or renamed, or the classes have changed; "
-            "restore them, or choose another --out"
-        )
-
-
-@contextlib.contextmanager
-def _stop_request() -> Iterator[list[int]]:
-    """A list of received stop signals, empty at first; a second signal stops at once.
-
-    They are Ctrl-C, SIGTERM and SIGHUP (a closed terminal), which `nohup` has ignored.
-    """
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        numbers = [n for n in _SIGNALS if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, receive) for number in numbers}
-    except ValueError:  # not in the main thread, which alone may handle signals
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
