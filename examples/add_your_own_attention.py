@@ -32,4 +32,4 @@ if __name__ == "__main__":
     print("with Gate:", bam.cost(model))
     print("with BAM: ", bam.cost(bam.attach(bam.detach(model))))
     # bam compare --recipe digits/small --attention none,bam,add_your_own_attention:Gate
-    # bam explain comparisons/digits-small/add_your_own_attention-Gate-seed0
+    # bam explain comparisons/digits-small/add_your_own_attention-Gate-seed0 IMAGES --trust-code

@@ -122,6 +122,16 @@ def test_too_many_seeds(capsys):
     assert "at most 10000" in capsys.readouterr().err
 
 
+def test_the_command_to_go_on_trusts_what_was_trusted(monkeypatch, capsys):
+    def models() -> None:
+        """Stop."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models", "--trust-code"]) == 130
+    assert "continue with: bam models --trust-code" in capsys.readouterr().err
+
+
 def test_unexpected_errors_are_one_sentence(monkeypatch, capsys):
     def models() -> None:
         """Fail."""
@@ -163,6 +173,7 @@ def test_odd_files_are_read_or_refused(tmp_path):
     """Every reader of our own files raises ValueError, or reads what is of the right type."""
     chance, recipe = random.Random(0), ClassificationRecipe().as_dict()
     record = {"recipe": recipe, "cost": {"params": 1}, "sites": ["a"], "history": [{"epoch": 1.0}], "format": 1}
+    record["final"] = {"test_error": 0.5}
     record["measures"] = [{"key": "test_error", "label": "a", "meaning": "b"}]
     plan = {"recipe": recipe, "attention": ["none"], "seeds": [0], "latency_ms": {"none": 1.0}, "probe": None}
     plan["pictures"] = [{"file": "a.png"}]

@@ -87,7 +87,8 @@ class Record:
             raise ValueError(f"{path} is damaged (measures: {error}); move it away to run again") from None
         if record.final and not record.measures:  # a record of the first versions (classification only)
             record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
-        if not all(map(math.isfinite, record.final.values())):  # versions before trained on
+        # Versions before trained on, and took what came out for a result.
+        if not all(isinstance(value, int) or math.isfinite(value) for value in record.final.values()):
             record.failure = {"reason": "training diverged: its results are not finite"}
             record.final = {}
         return record

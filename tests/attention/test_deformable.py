@@ -48,6 +48,12 @@ def moved(module):
     return module
 
 
+def test_the_layer_it_replaces_is_called_by_keyword_too():
+    layer, x = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), torch.randn(1, 3, 8, 8)
+    bam.attach(layer, Deformable, sites="before 0", image=8)
+    assert torch.equal(layer[0](input=x), layer[0](x))
+
+
 @pytest.mark.parametrize("modulated", [False, True])
 def test_equations_and_gradients(modulated):
     module = moved(Deformable(3, modulated, identity=True, dtype=torch.float64))

@@ -34,6 +34,12 @@ def test_fixed_seed_and_equal_values():
     assert estimates({"zero": torch.zeros(30)})["zero"].sign == 0
 
 
+def test_many_sites_leave_room_for_verdicts():
+    values = {"x": 1 + 0.01 * torch.randn(100, generator=torch.Generator().manual_seed(0))}
+    results = over_sites({f"site {k}": estimates(values, 80) for k in range(80)})
+    assert all(each["x"].sign == 1 for each in results.values())
+
+
 def test_few_images_have_no_interval():
     for number in (1, FEWEST - 1):
         found = estimates({"x": torch.ones(number)})["x"]

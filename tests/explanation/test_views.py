@@ -47,6 +47,16 @@ def test_modules_without_spatial_attention_show_their_gain(attention):
     assert all((view.channels is None) == (attention != "se") for view in views)
 
 
+def test_modules_that_move_values_show_how_far():
+    model = bam.attach(get_model("resnet18", num_classes=3), "deformable", image=64).eval()
+    for module in bam.attended(model).values():
+        torch.nn.init.constant_(module.offset.bias, 3.0)
+    with record(model) as passes:
+        model(IMAGE)
+    for view in site_views(passes[0], 1):
+        torch.testing.assert_close(view.shown, torch.full_like(view.shown, 18**0.5))
+
+
 def test_padding_is_cut_off_but_one_place_stays():
     maps, _ = views_of("bam")
     views = site_views(maps, 0, (0.5, 0.01))
@@ -165,7 +175,7 @@ def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, ca
     assert "unknown model 'resnet19'" in message("resnet19", *attention)
     assert "no classifier of 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
     assert "2 class names" in message("cifar/resnet8", *attention, "--class-names", str(tmp_path / "names.txt"))
-    assert "is a detector" in message("ssd_resnet8", *attention)
+    assert "is a detection network: give the folder of a run" in message("ssd_resnet8", *attention)
     assert "give it alone" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
     assert "drop those flags" in message(str(trained / "bam"), *attention)
     assert "has no attention" in message("cifar/resnet8", "--pretrained", plain, "--num-classes", "10")

@@ -17,7 +17,7 @@ from bam.records import Record, environment
 from bam.reports import summarize
 from bam.training import Diverged, Interrupted, compare, run, session
 from bam.training.comparison import read_comparison
-from bam.training.lock import NAME, locked
+from bam.training.lock import NAME, _machine, locked
 from bam.training.states import load_state, save_state
 from bam.training.stopping import stop_request
 
@@ -138,6 +138,67 @@ def test_the_lock_of_another_machine_goes_stale(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", ["", "\0" * 40, '{"host": "a", "pi', "[]", '{"host": "elsewhere"}'])
+def test_a_damaged_lock_does_not_block_for_ever(tmp_path, text):
+    path = other_owner(tmp_path)
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is in use by process"), locked(tmp_path):
+        pass
+    os.utime(path, (time.time() - 301,) * 2)
+    with locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_of_another_container_on_the_host_counts_as_elsewhere(tmp_path):
+    here = {key: value for key, value in _machine().items() if key != "processes"}
+    other_owner(tmp_path, pid=2**22 + 1, processes="pid:[1]", **here)
+    with pytest.raises(ValueError, match="is in use by process"), locked(tmp_path):
+        pass
+
+
+def test_a_lock_leaves_folders_that_were_there(tmp_path):
+    with locked(tmp_path / "new"):
+        pass
+    with locked(tmp_path):
+        pass
+    assert tmp_path.exists() and not (tmp_path / "new").exists()
+
+
+def test_a_mask_of_infinities_is_no_divergence(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "masked.py").write_text(
+        "import torch\nfrom bam.models import build\n"
+        "def net(num_classes):\n    model = build('cifar/resnet8', num_classes)\n"
+        "    model.register_buffer('mask', torch.full((2,), -torch.inf))\n    return model\n"
+    )
+    assert run(TINY.replace(model="masked:net", epochs=1), tmp_path / "run").complete
+
+
+def test_attention_at_other_places_is_another_run(tmp_path):
+    recipe = TINY.replace(epochs=1)
+    compare(recipe, ["none", "se"], 1, tmp_path)
+    path = tmp_path / "se-seed0" / "record.json"
+    content = json.loads(path.read_text()) | {"sites": ["layer1", "layer2"]}  # as an earlier version put it
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="se-seed0 holds a run with attention at layer1, layer2, and this one"):
+        compare(recipe, ["none", "se"], range(1, 2), tmp_path)
+    path.write_text(json.dumps(content | {"final": {}}))
+    with pytest.raises(ValueError, match="holds a run with attention at layer1, layer2, and this one"):
+        run(recipe.replace(attention="se"), path.parent, resume=True)
+
+
+def test_looks_of_before_and_damaged_ones_do_not_stop_the_report(tmp_path):
+    compare(TINY.replace(epochs=1), ["none", "bam"], 1, tmp_path)
+    path = tmp_path / "attention" / "bam" / "look.json"
+    before = json.loads(path.read_text())
+    del before["seed"]
+    for content in (before, [1], {"weights": 1}, {"weights": "a", "views": [1]}):
+        path.write_text(json.dumps(content))
+        cli.VERBS["report"](tmp_path)
+        assert ("What bam attends to, seed 0" in (tmp_path / "report.md").read_text()) == (content is before)
+
+
 def test_a_resume_with_another_number_of_processes_is_refused(tmp_path, monkeypatch):
     def stopped(self, stop):
         return self.progress.step == 5
@@ -147,7 +208,7 @@ def test_a_resume_with_another_number_of_processes_is_refused(tmp_path, monkeypa
         with pytest.raises(Interrupted):
             run(TINY, tmp_path)
     monkeypatch.setattr(session, "environment", lambda device, precision, _: environment(device, precision, 2))
-    with pytest.raises(ValueError, match="processes 1 there, 2 here.*--allow-mixed"):
+    with pytest.raises(ValueError, match="another number of processes .1 there, 2 here.*--allow-mixed"):
         run(TINY, tmp_path, resume=True)
     record = run(TINY, tmp_path, RunOptions(allow_mixed=True), resume=True)
     assert [(each["from_step"], each["processes"]) for each in record.stretches] == [(0, 1), (5, 2)]

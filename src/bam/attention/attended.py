@@ -46,7 +46,7 @@ class Attended(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """attention(module(...)), or module(attention(...), ...), or the attention in the place of a convolution."""
         if self.attention_enabled and takes_place(self.attention):
-            return self.attention(*args, **kwargs, weight=self.weight, bias=self.bias)
+            return self.attention(args[0] if args else kwargs["input"], weight=self.weight, bias=self.bias)
         return self._leaving(super().forward(*self._entering(args), **kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:

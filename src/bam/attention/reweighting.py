@@ -1,6 +1,5 @@
 """What modules share that multiply the features by a map."""
 
-import abc
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -47,17 +46,21 @@ class Reweighting(AttentionModule):
         for name, value in counts.items():
             setattr(self, name, value)
 
-    @abc.abstractmethod
     def weights(self, features: Tensor) -> Weights:
         """The map M of features (N, C, H, W)."""
+        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""
         check_features(features, self.channels, type(self).__name__)
-        weights = self.weights(features).combined
+        return self._refine(features, self.weights(features).combined)
+
+    def _refine(self, features: Tensor, weights: Tensor) -> Tensor:
         return features * (weights if self.scale is None else 1 + self.scale.to(features.dtype) * (weights - 1))
 
     def maps(self, features: Tensor) -> AttentionMaps:
         """The logits, the map M and the gain; the identity's scalar only affects the gain."""
-        strength, weights = gain(features, self(features)), self.weights(features)
+        check_features(features, self.channels, type(self).__name__)
+        weights = self.weights(features)
+        strength = gain(features, self._refine(features, weights.combined))
         return AttentionMaps(strength, weights.channel_logits, weights.spatial_logits, weights.combined)

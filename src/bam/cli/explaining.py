@@ -60,7 +60,8 @@ def _explained(
     run: Path, weights: Weights, attention: AttentionSpec, place: "torch.device"
 ) -> "tuple[Task, Trained, list[str]]":
     """The network to look at, its task, and notes for the user."""
-    if run.is_dir():
+    holds_network = any((run / name).exists() for name in ("record.json", "config.json"))
+    if holds_network or (run.is_dir() and weights == NO_WEIGHTS):  # else a folder that is called like a network
         if weights != NO_WEIGHTS or attention != AttentionSpec():
             raise ValueError(f"{run} is a folder with its own attention, weights and classes: drop those flags")
         return *opened(run, place)[:2], []

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        command = words + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
+        command = words + common + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
         print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
         _leave_process_group()
         return 128 + getattr(stop, "signal", signal.SIGINT)

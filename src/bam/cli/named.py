@@ -50,14 +50,16 @@ def build_named(
     from bam.tasks import task_knowing
     from bam.tensors import load_tensors, read_safetensors
 
-    if task_knowing(model).name != "classification":
-        raise ValueError(f"{model} is a detector: give the folder of a run")
+    task = task_knowing(model)
+    if task.not_named:
+        raise ValueError(f"{model} is a {task.name} network: {task.not_named}")
     check_named(attention)
     if options.weights and (options.pretrained or options.adapter):
         raise ValueError("--weights has the whole network: give it alone, or --pretrained and --adapter")
     network = build(model, options.num_classes)
+    count = options.num_classes or _num_outputs(network)
     if options.pretrained:
-        _load_backbone(network, model, options)
+        _load_backbone(network, model, options, count)
     attach(network, attention, image=image)
     if options.adapter:
         load_attention(network, options.adapter, image=image)
@@ -65,7 +67,7 @@ def build_named(
         load_tensors(network, read_safetensors(options.weights)[0], options.weights, model)
     source = options.pretrained or (str(options.weights) if options.weights else None)
     description = describe_named(network, model, options.num_classes, source)
-    description["classes"] = _class_names(model, network, options)
+    description["classes"] = _class_names(model, count, options)
     return network.eval(), description
 
 
@@ -75,14 +77,13 @@ def check_named(attention: AttentionSpec) -> None:
         raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
 
 
-def _load_backbone(network: "nn.Module", model: str, options: Weights) -> None:
+def _load_backbone(network: "nn.Module", model: str, options: Weights, count: int) -> None:
     """Load the pretrained weights, which must have the classifier, too."""
     import torch
 
     from bam.models.pretrained import classifier_names, load_pretrained
 
     assert options.pretrained is not None
-    count = options.num_classes or _num_outputs(network)
     heads = [next(network.get_submodule(name).parameters()) for name in classifier_names(network, count)]
     before = [head.clone() for head in heads]
     load_pretrained(network, model, options.pretrained, count)
@@ -101,20 +102,20 @@ def _num_outputs(network: "nn.Module") -> int:
     return class_logits(dry_run(network)).shape[1]
 
 
-def _class_names(model: str, network: "nn.Module", options: Weights) -> list[str] | None:
+def _class_names(model: str, count: int, options: Weights) -> list[str] | None:
     """The names of the classes, if they are known."""
     from bam.models.weights import imagenet_classes
 
     if options.class_names is None:
         names = imagenet_classes(model) if options.num_classes is None else None
-        return names if names and len(names) == _num_outputs(network) else None
+        return names if names and len(names) == count else None
     path = options.class_names
     if path.is_dir():
         names = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and folder.name[0] != ".")
     else:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if len(names) != _num_outputs(network):
-        raise ValueError(f"{path} has {len(names)} class names, and {model} has {_num_outputs(network)} outputs")
+    if len(names) != count:
+        raise ValueError(f"{path} has {len(names)} class names, and {model} has {count} outputs")
     return names
 
 

@@ -114,9 +114,10 @@ def _silence(logit: float, module: nn.Module, inputs: Any, logits: Tensor) -> Te
 def _compared(predictions: dict[str, Tensor], targets: Tensor) -> dict[str, Ablation]:
     correct = {name: (predicted == targets).double() for name, predicted in predictions.items()}
     differences = {f"minus {name}": values - correct["whole"] for name, values in correct.items()}
-    results = estimates(correct | differences)
-    off = {name: {"off": results[name]} for name in differences if name.startswith("minus off ")}
-    results |= {name: each["off"] for name, each in over_sites(off).items()}
+    sites = [name for name in differences if name.startswith("minus off ")]
+    results = estimates(correct | differences, len(sites))
+    off = over_sites({name: {"off": results[name]} for name in sites})
+    results |= {name: each["off"] for name, each in off.items()}
     return {
         name: Ablation(
             results[name],

@@ -77,7 +77,7 @@ def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16)
                     "grad_cam": probe.curves(cams[site]),
                 }
             )
-    deletion, insertion = ({site: _curve(parts, name) for site, parts in kept.items()} for name in _Curves._fields)
+    deletion, insertion = (_curves_of(kept, kind) for kind in _Curves._fields)
     fractions = tuple(step / steps for step in range(steps + 1))
     results = {}
     for site, pair in zip(kept, zip(_judged(deletion, -1), _judged(insertion, 1), strict=True), strict=True):
@@ -156,14 +156,19 @@ def blurred(images: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]).view_as(images)
 
 
-def _curve(parts: list[dict[str, _Curves]], kind: str) -> Curve:
+def _curves_of(kept: dict[str, list[dict[str, _Curves]]], kind: str) -> dict[str, Curve]:
+    """Site -> its curve of "deletion" or "insertion"."""
+    return {site: _curve(parts, kind, len(kept)) for site, parts in kept.items()}
+
+
+def _curve(parts: list[dict[str, _Curves]], kind: str, sites: int) -> Curve:
     """Areas, differences and mean curves of "deletion" or "insertion", from probabilities (n, steps + 1) per batch."""
     probabilities = {name: torch.cat([getattr(part[name], kind) for part in parts]) for name in parts[0]}
     areas = {
         name: torch.trapezoid(values, dx=1 / (values.shape[1] - 1), dim=1) for name, values in probabilities.items()
     }
     differences = {f"minus {name}": areas["attention"] - areas[name] for name in _OTHERS}
-    results = estimates(areas | differences)
+    results = estimates(areas | differences, sites)
     return Curve(
         results["attention"],
         {name: results[name] for name in _OTHERS},

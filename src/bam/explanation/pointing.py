@@ -169,7 +169,8 @@ def _summaries(values: dict[str, dict[str, Tensor]], measure: str) -> dict[str, 
     for site, each in values.items():
         others = [name for name in each if name != "attention"]
         paired = {f"minus {name}": each["attention"] - each[name] for name in others}
-        results = estimates({f"{measure}, {name}": one for name, one in (each | paired).items()})
+        named = {f"{measure}, {name}": one for name, one in (each | paired).items()}
+        results = estimates(named, len(values))
         summaries[site] = results[f"{measure}, attention"], {name: results[f"{measure}, {name}"] for name in others}
         differences[site] = {name: results[f"{measure}, minus {name}"] for name in others}
     corrected = over_sites(differences)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bam.attention.contract import AttentionMaps
 from bam.explanation.pictures import save_png
 
-SPATIAL, GAIN = "spatial attention", "gain"
+SPATIAL, DISPLACEMENT, GAIN = "spatial attention", "displacement", "gain"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class SiteView:
     Attributes:
         site: the site's label.
         maps: name -> float32 (h, w), on the CPU: `SPATIAL`, the sigmoid of the spatial logits, of modules that have
-            them; `GAIN`, how much stronger each place became, of every module.
+            them; `DISPLACEMENT`, how many places away values are read, of modules that move them; `GAIN`, how much
+            stronger each place became, of every module.
         channels: the sigmoid of the channel logits, float32 (C,); None for modules without.
     """
 
@@ -97,6 +98,8 @@ def site_views(maps: Mapping[str, AttentionMaps], number: int, share: tuple[floa
         shown = {GAIN: values.gain[number]}
         if values.spatial_logits is not None:
             shown = {SPATIAL: values.spatial_logits[number, 0].sigmoid()} | shown
+        if values.displacement is not None:
+            shown = {DISPLACEMENT: values.displacement[number].norm(dim=0)} | shown
         cropped = {name: _top_left(each.float().cpu(), *share) for name, each in shown.items()}
         logits = values.channel_logits
         channels = None if logits is None else logits[number].flatten().sigmoid().float().cpu()

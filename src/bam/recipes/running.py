@@ -17,7 +17,7 @@ class RunOptions:
         save_minutes: minutes between saved states; every epoch also ends with one.
         log: where curves go, besides steps.csv: csv (epochs.csv), tensorboard (folder logs), wandb, mlflow, trackio and
             Accelerate's other trackers, separated by commas. A comparison sends its pictures, too.
-        allow_mixed: resume a run also with another number of processes or precision; the record and report say so.
+        allow_mixed: resume a run also with another number of processes; the record and report say so.
     """
 
     data_root: Path | None = None

@@ -94,8 +94,10 @@ class Task(abc.ABC):
     name: ClassVar[str]
     #: Whether `illustrate` writes pictures.
     illustrates: ClassVar[bool] = False
-    #: Why `bam export` and `bam predict` refuse this task's networks; empty if they accept them.
+    #: Why this task's networks are refused by `bam export`, by name with weights (`bam explain`), and by `bam predict`;
+    #: empty where they are accepted.
     not_exported: ClassVar[str] = ""
+    not_named: ClassVar[str] = ""
     not_predicted: ClassVar[str] = "bam predict does not support this task"
     #: Why `bam evaluate` refuses them.
     not_broken_down: ClassVar[str] = "bam evaluate does not support this task"

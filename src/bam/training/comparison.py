@@ -13,8 +13,9 @@ from bam.costs import latency_ms
 from bam.files import check_types, read_json, strict_json, write_atomically
 from bam.recipes import Recipe, RunOptions, folder_name, variant
 from bam.records import FILE_NAME, ClassResult, Record, read_classes
+from bam.surgery import attended
 from bam.tasks import task_of
-from bam.training.identity import check_data
+from bam.training.identity import check_data, check_sites
 from bam.training.lock import locked
 from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
@@ -211,12 +212,15 @@ def _check(
         check_folder(run_recipe, folder, options.device)
     with PartialState().main_process_first():  # it may download
         train, test = task_of(recipe).load(options.data_root)
-    for _, folder in runs:
-        if (folder / "record.json").exists():
-            check_data(Record.read(folder), train, test, folder)
+    sites: dict[str, list[str]] = {}  # of each variant
     for run_recipe, _ in runs:
         if run_recipe.seed == runs[0].recipe.seed:
-            task_of(run_recipe).network(train)
+            sites[str(run_recipe.attention)] = list(attended(task_of(run_recipe).network(train)))
+    for run_recipe, folder in runs:
+        if (folder / FILE_NAME).exists():
+            record = Record.read(folder)
+            check_data(record, train, test, folder)
+            check_sites(record, sites[str(run_recipe.attention)], folder)
     if probe is None and PartialState().is_main_process:
         return task_of(recipe).probe(train, test)
     return probe

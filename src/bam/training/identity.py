@@ -1,7 +1,7 @@
 """Whether a run that goes on is the run that began: its recipe, its images, where it runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,15 @@ from bam.data.interface import Images
 from bam.recipes import Recipe
 from bam.records import Record
 
-_UNMIXED = ("processes", "precision")  #: of the environment: what must not change within a run
+
+def check_sites(record: Record, sites: Sequence[str], out: Path) -> None:
+    """Raise ValueError if the run in `out` has its attention elsewhere, as usual sites of an earlier version may be."""
+    if record.sites and record.sites != list(sites):
+        there, here = (", ".join([*each[:3], *["..."][: len(each) - 3]]) for each in (record.sites, list(sites)))
+        raise ValueError(
+            f"{out} holds a run with attention at {there}, and this one would have it at {here}: name the sites, e.g. "
+            "se(sites=bottlenecks), and choose another --out"
+        )
 
 
 def check_state(state: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
@@ -28,7 +36,7 @@ def stretches_of(
     """The stretches so far of a run that resumes from `state`, and the one that begins here.
 
     Raises:
-        ValueError: if it began with another number of processes or precision, without `allow_mixed`.
+        ValueError: if it began with another number of processes, without `allow_mixed`.
     """
     earlier = json.loads(state.get("stretches", "[]"))  # states of before have none
     here = {"from_step": state["progress"]["step"]} | dict(environment)
@@ -38,11 +46,11 @@ def stretches_of(
 
 
 def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    mixed = [f"{name} {before[name]} there, {here[name]} here" for name in _UNMIXED if before[name] != here[name]]
-    if mixed:
+    if before["processes"] != here["processes"]:
         raise ValueError(
-            f"{out} holds a run that began otherwise ({'; '.join(mixed)}), and the two give different weights: go on "
-            "as it began, choose another --out, or add --allow-mixed"
+            f"{out} holds a run that began with another number of processes ({before['processes']} there, "
+            f"{here['processes']} here), which gives other weights: go on as it began, choose another --out, or add "
+            "--allow-mixed"
         )
 
 

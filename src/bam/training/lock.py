@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bam.files import strict_json
 
@@ -28,11 +29,12 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path, ended = folder / NAME, threading.Event()
     _take(path)
     mine = path.read_text()
-    threading.Thread(target=_live, args=(path, ended), daemon=True).start()
+    threading.Thread(target=_live, args=(path, mine, ended), daemon=True).start()
     try:
         yield
     finally:
@@ -40,12 +42,13 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if path.read_text() == mine:
                 path.unlink()
-                folder.rmdir()  # if nothing was written
+                if is_new:
+                    folder.rmdir()  # if nothing was written
 
 
 def _take(path: Path) -> None:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": started, "birth": _birth(os.getpid())}
+    owner = {"pid": os.getpid(), "started": started, "birth": _birth(os.getpid())} | _machine()
     for _ in range(2):
         try:
             with open(path, "x") as file:
@@ -60,11 +63,11 @@ def _remove_stale(path: Path) -> None:
     """Remove the lock if its process is gone; raise ValueError if not."""
     try:
         text = path.read_text()
-        owner = json.loads(text) if text else {}  # empty: being written, or its writer was killed
+        owner = _owner(text)
         silence = _now(path) - path.stat().st_mtime
     except FileNotFoundError:
         return  # its owner has just ended
-    if owner.get("host") == socket.gethostname():
+    if owner and all(owner.get(key) == value for key, value in _machine().items()):
         lives, wait = _birth(owner["pid"]) == owner["birth"], ""
     else:
         lives, wait = silence < _STALE, f"; if it is dead, try again {_STALE / 60:.0f} minutes after its end"
@@ -77,6 +80,25 @@ def _remove_stale(path: Path) -> None:
         if aside.read_text() != text:  # and has done so between reading and renaming
             aside.rename(path)
         aside.unlink(missing_ok=True)
+
+
+def _machine() -> dict[str, str]:
+    """What tells machines apart, their boots, and the containers on one, where process numbers mean something else."""
+    machine = {"host": socket.gethostname(), "boot": "", "processes": ""}
+    with contextlib.suppress(OSError):  # not Linux
+        machine["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine["processes"] = os.readlink("/proc/self/ns/pid")
+    return machine
+
+
+def _owner(text: str) -> dict[str, Any]:
+    """Who wrote a lock; empty if it is being written, or damaged."""
+    try:
+        owner = json.loads(text)
+    except ValueError:
+        return {}
+    known = isinstance(owner, dict) and owner.keys() >= {"host", "pid", "started", "birth"}
+    return owner if known and type(owner["pid"]) is int and isinstance(owner["started"], str) else {}
 
 
 def _now(path: Path) -> float:
@@ -102,7 +124,8 @@ def _birth(pid: int) -> str | None:
     return ""
 
 
-def _live(path: Path, ended: threading.Event) -> None:
+def _live(path: Path, mine: str, ended: threading.Event) -> None:
     while not ended.wait(_HEARTBEAT):
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if path.read_text() == mine:  # a machine that was suspended may have lost it
+                os.utime(path)

@@ -1,14 +1,13 @@
 """What the attention does in the networks of a comparison: one run of each variant, on the same test images."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bam.files import strict_json, write_atomically
+from bam.files import check_types, read_json, strict_json, write_atomically
 from bam.recipes import RunOptions, folder_name
 from bam.records import Record
 from bam.surgery import attended
@@ -16,6 +15,8 @@ from bam.training.session import WEIGHTS
 from bam.training.trained import opened_run
 
 _FILE = "look.json"
+_TYPES = {"weights": str, "seed": int, "problem": str, "views": list[dict[str, Any]], "pictures": list[dict[str, Any]]}
+_NEEDED = {"views", "pictures", "statistics", "pointing"}  #: unless there was a problem
 FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
 
 
@@ -29,7 +30,8 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
         if not (folder / WEIGHTS).exists():
             continue
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
-        if _read(target).get("weights") == weights:
+        before = _read(target)
+        if before.get("weights") == weights and "problem" not in before:
             continue
         record = Record.read(folder)
         if not record.normalization:  # of an earlier version
@@ -52,12 +54,14 @@ def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, 
     for text in plan["attention"]:
         folder = out / FOLDER / folder_name(text)
         if seen := _read(folder):
-            yield text, folder, seen
+            yield text, folder, {"seed": plan["seeds"][0]} | seen  # looks of before have no seed
 
 
 def _read(folder: Path) -> dict[str, Any]:
     """What is in a folder's file; empty if there is none, or it is damaged: it can be written again."""
     try:
-        return json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        content = read_json(folder / _FILE, "")
+        check_types(content, _TYPES, folder / _FILE)
     except (OSError, ValueError):
         return {}
+    return content if "problem" in content or content.keys() >= _NEEDED else {}

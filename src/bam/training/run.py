@@ -14,7 +14,7 @@ from bam.private import accelerate_without_state
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
-from bam.training.identity import check_data
+from bam.training.identity import check_data, check_sites
 from bam.training.lock import locked
 from bam.training.precision import fastest, resolved
 from bam.training.session import Session
@@ -58,6 +58,8 @@ def run(
             return record
         with locked(out, accelerator.is_main_process):
             record = _earlier(recipe, out, resume)  # another process may have trained it until now
+            if record and record.complete:
+                return record
             session = _session(recipe, out, accelerator, options, record)
             session.title, session.record.step_ms = title or out.name, timings
             if resume:
@@ -81,7 +83,10 @@ def _session(
         train, test = task.load(options.data_root)
     if record is not None:
         check_data(record, train, test, out)
-    return Session(task, (train, test), out, accelerator)
+    session = Session(task, (train, test), out, accelerator)
+    if record is not None:
+        check_sites(record, session.record.sites, out)
+    return session
 
 
 def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Recipe, dict[str, float]]:

@@ -43,7 +43,8 @@ class Session:
         (train, held_out), self.test = task.hold_out(data[0]), data[1]
         with accelerator.main_process_first():  # it may download pretrained weights
             network = task.network(train)
-        normalization, self.notes = task.normalization(network, train), task.notes(train)
+        normalization = task.normalization(network, train)
+        self.notes = list(dict.fromkeys([*task.notes(train), *self.test.notes]))
         self.train_batches, self.test_batches = self._batches(train, self.test, normalization)
         self.held_out = None if held_out is None else (self._batches(train, held_out, normalization)[1], held_out)
         self.best = Best()
@@ -61,6 +62,8 @@ class Session:
         )
         self.record.stretches = [{"from_step": 0} | self.record.environment]
         self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
+        #: What must stay finite: a mask, for example, may hold infinities from the start.
+        self._finite = [name for name, value in self.plain.state_dict().items() if value.isfinite().all()]
         self.average = moving_average(self.plain, self.recipe.ema) if self.recipe.ema else None
         stepper = optimizer(self.plain, self.recipe, task.new_parts(self.plain, len(train.classes)))
         network, self.optimizer = accelerator.prepare(self.plain, stepper)
@@ -188,7 +191,8 @@ class Session:
 
     def _is_sound(self) -> Tensor:
         """Whether the losses of this epoch and the network's state are finite; 1 or 0."""
-        return self.progress.is_finite() * all(bool(each.isfinite().all()) for each in self.plain.state_dict().values())
+        state = self.plain.state_dict()
+        return self.progress.is_finite() * all(bool(state[name].isfinite().all()) for name in self._finite)
 
     def _stop_if_diverged(self, finite: Tensor) -> None:
         """Raise Diverged in all processes if `finite` is 0 in one."""

@@ -111,6 +111,7 @@ class BoxDataset:
             objects=self.objects + other.objects,
             sizes=self.sizes + other.sizes,
             image_ids=list(range(1, len(self) + len(other) + 1)),
+            notes=tuple(dict.fromkeys([*self.notes, *other.notes])),
         )
 
     def batches(

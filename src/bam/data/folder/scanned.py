@@ -42,15 +42,14 @@ def _equal_images(train: Sequence[str], test: Sequence[str]) -> list[str]:
     by_size: dict[int, list[str]] = {}
     for path in filter(os.path.exists, train):
         by_size.setdefault(os.path.getsize(path), []).append(path)
+    digests: dict[int, dict[bytes, str]] = {}  # of a size -> digest -> training image
     pairs: list[tuple[str, str]] = []
-    digests: dict[str, bytes] = {}
     for path in filter(os.path.exists, test):
-        for other in by_size.get(os.path.getsize(path), []):
-            for each in (path, other):
-                digests[each] = digests.get(each) or _digest(each)
-            if digests[path] == digests[other]:
-                pairs.append((path, other))
-                break
+        size = os.path.getsize(path)
+        if size in by_size and size not in digests:
+            digests[size] = {_digest(other): other for other in reversed(by_size[size])}
+        if size in digests and (other := digests[size].get(_digest(path))):
+            pairs.append((path, other))
     if not pairs:
         return []
     example = " equals ".join(pairs[0])

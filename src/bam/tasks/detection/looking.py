@@ -54,4 +54,5 @@ def _maps(
 def _as_maps(view: SiteView) -> AttentionMaps:
     """The maps of one image, without the detector's padding."""
     spatial = view.maps.get(SPATIAL)
-    return AttentionMaps(view.maps[GAIN][None], spatial_logits=None if spatial is None else spatial.logit()[None, None])
+    logits = None if spatial is None else spatial.logit(eps=1e-7)[None, None]  # without eps, 1 would become infinite
+    return AttentionMaps(view.maps[GAIN][None], spatial_logits=logits)

@@ -69,6 +69,7 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     illustrates: ClassVar[bool] = True
     not_predicted: ClassVar[str] = ""
+    not_named: ClassVar[str] = "give the folder of a run"
     not_broken_down: ClassVar[str] = ""
     not_exported: ClassVar[str] = "bam export writes classifiers; to use a detector, run bam predict"
     recipe: DetectionRecipe
