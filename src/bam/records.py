@@ -40,6 +40,7 @@ class Record:
     sites: list[str] = field(default_factory=list)
     num_classes: int = 0
     classes: list[str] = field(default_factory=list)  #: class names; empty in records of the first versions
+    vocabulary: list[str] = field(default_factory=list)  #: the words that a network for questions knows
     image_size: list[int] = field(default_factory=list)  #: height, width
     normalization: dict[str, list[float]] = field(default_factory=dict)  #: per-channel mean and std, from 0 to 1
     #: Precision -> milliseconds of a training step, where the precision was chosen by measurement.

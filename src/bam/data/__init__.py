@@ -11,6 +11,7 @@ from bam.data.dataset import Batches, Dataset
 from bam.data.digits import digits
 from bam.data.interface import BatchSource, LabelledImages, Unreadable
 from bam.data.plan import epoch_generator
+from bam.data.questions import QuestionDataset, digits_questions, vqa2
 
 #: Name -> loader(root, **options) -> (train, test). `load` also takes folders of images, "folder:PATH".
 DATA: dict[str, Callable[..., tuple[LabelledImages, LabelledImages]]] = {"digits": digits, "cifar100": cifar100}
@@ -22,6 +23,9 @@ BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
     "voc0712": voc0712,
     "coco": coco,
 }
+
+#: Name -> loader(root, **options) -> (train, test), for images with questions.
+QUESTIONS: dict[str, Callable[..., tuple[QuestionDataset, QuestionDataset]]] = {"digits": digits_questions, "vqa2": vqa2}
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[LabelledImages, LabelledImages]:
@@ -72,6 +76,22 @@ def load_boxes(name: str, root: str | Path | None = None, **options: Any) -> tup
     return BOXES[name](_root(root), **options)
 
 
+def load_questions(name: str, root: str | Path | None = None, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
+    """Load a data set with questions; return (train, test).
+
+    Args:
+        name: a name in `QUESTIONS`.
+        root: as for `load`.
+        **options: of the data set's loader.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in QUESTIONS:
+        raise ValueError(f"unknown data set {name!r}; known data sets with questions: {', '.join(QUESTIONS)}")
+    return QUESTIONS[name](_root(root), **options)
+
+
 def _root(root: str | Path | None) -> Path:
     return Path(root or os.environ.get("BAM_DATA") or "data")
 
@@ -79,15 +99,18 @@ def _root(root: str | Path | None) -> Path:
 __all__ = [
     "BOXES",
     "DATA",
+    "QUESTIONS",
     "BatchSource",
     "Batches",
     "BoxDataset",
     "Dataset",
     "LabelledImages",
+    "QuestionDataset",
     "Unreadable",
     "cifar100",
     "digits",
     "epoch_generator",
     "load",
     "load_boxes",
+    "load_questions",
 ]

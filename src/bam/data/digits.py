@@ -37,24 +37,29 @@ def digits(
         raise ValueError(f"digits: canvas must be at least 16 pixels, got {canvas}")
     if min(num_train, num_test) < 1:
         raise ValueError(f"digits: num_train and num_test must be at least 1, got {num_train} and {num_test}")
+    seeds = 2 * seed, 2 * seed + 1
+    train, test = (
+        _compose(*source, canvas, count, np.random.default_rng(part_seed))
+        for source, count, part_seed in zip(handwritten(), (num_train, num_test), seeds, strict=True)
+    )
+    return train, test
+
+
+def handwritten() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The digits to train with, and those to test with: pixels from 0 to 255, float32 (n, 8, 8), and classes (n,)."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
     order = np.random.default_rng(0).permutation(len(source.target))
-    small = torch.from_numpy(source.images[order]).float() / 16 * 255  # (n, 8, 8)
+    small = torch.from_numpy(source.images[order]).float() / 16 * 255
     target = torch.from_numpy(source.target[order]).long()
-    datasets = []
-    for part, count, part_seed in (
-        (slice(None, _NUM_TRAIN_DIGITS), num_train, 2 * seed),
-        (slice(_NUM_TRAIN_DIGITS, None), num_test, 2 * seed + 1),
-    ):
-        datasets.append(_compose(small[part], target[part], canvas, count, np.random.default_rng(part_seed)))
-    return datasets[0], datasets[1]
+    count = _NUM_TRAIN_DIGITS
+    return (small[:count], target[:count]), (small[count:], target[count:])
 
 
 def _compose(small: Tensor, target: Tensor, canvas: int, count: int, random: np.random.Generator) -> Dataset:
     low, high = round(0.4 * canvas), round(0.55 * canvas)
-    scaled = {side: _resize(small, side) for side in range(low, high + 1)}  # side -> (n, side, side)
+    scaled = {side: resized(small, side) for side in range(low, high + 1)}  # side -> (n, side, side)
     piece = canvas // 5
     images = np.zeros((count, canvas, canvas), dtype=np.uint8)
     boxes = np.zeros((count, 4), dtype=np.int64)
@@ -65,22 +70,24 @@ def _compose(small: Tensor, target: Tensor, canvas: int, count: int, random: np.
     for k, image in enumerate(images):
         digit = scaled[sides[k, 0]][chosen[k]]
         top, left = (places[k, 0, :2] * (canvas - len(digit) + 1)).astype(int)
-        _paste(image, digit, top, left)
+        paste(image, digit, top, left)
         rows, columns = np.nonzero(digit > 40)
         boxes[k] = left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
         for other, side, (y, x, to_y, to_x) in zip(clutter[k], sides[k, 1:], places[k, 1:], strict=True):
             y, x = int(y * (side - piece + 1)), int(x * (side - piece + 1))
             to_y, to_x = int(to_y * (canvas - piece + 1)), int(to_x * (canvas - piece + 1))
-            _paste(image, scaled[side][other, y : y + piece, x : x + piece], to_y, to_x)
+            paste(image, scaled[side][other, y : y + piece, x : x + piece], to_y, to_x)
     rgb = torch.from_numpy(images)[..., None].expand(-1, -1, -1, 3).contiguous()
     return Dataset(rgb, target[torch.from_numpy(chosen)], tuple("0123456789"), torch.from_numpy(boxes))
 
 
-def _resize(small: Tensor, side: int) -> np.ndarray:
-    resized = F.interpolate(small[:, None], (side, side), mode="bicubic", align_corners=False)[:, 0]
-    return resized.clamp(0, 255).round().to(torch.uint8).numpy()
+def resized(small: Tensor, side: int) -> np.ndarray:
+    """Digits (n, 8, 8) at another size, uint8 (n, side, side)."""
+    larger = F.interpolate(small[:, None], (side, side), mode="bicubic", align_corners=False)[:, 0]
+    return larger.clamp(0, 255).round().to(torch.uint8).numpy()
 
 
-def _paste(image: np.ndarray, patch: np.ndarray, top: int, left: int) -> None:
+def paste(image: np.ndarray, patch: np.ndarray, top: int, left: int) -> None:
+    """Paste a patch into an image, in place; the brighter pixel of both stays."""
     region = image[top : top + patch.shape[0], left : left + patch.shape[1]]
     np.maximum(region, patch, out=region)

@@ -81,24 +81,48 @@ def _findings(flow: Flow) -> list[Finding]:
     return findings
 
 
+def find_last_map(model: nn.Module, image: Image | None = None) -> Site:
+    """Where `model` has its deepest feature map, which a classifier pools: the outermost module that returns it.
+
+    Args:
+        model: any CNN; it is left unchanged.
+        image: as for `find_bottlenecks`.
+
+    Raises:
+        ValueError: if no module returns it.
+    """
+    flow = trace(model, image)
+    cut_maps = cuts(flow)
+    site, reason = _outermost(flow, cut_maps) if cut_maps else (None, "there are no feature maps")
+    if site is None:
+        raise ValueError(f"{type(model).__name__}: no module returns the last feature map: {reason}")
+    return site
+
+
 def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding:
-    """The site for the down-sampling after the cut at `position`, or the reason why there is none.
+    """The site for the down-sampling after the cut at `position`, or the reason why there is none."""
+    best, reason = _outermost(flow, cut_maps[: stage_entry(flow, cut_maps, position) + 1], cut_maps[position])
+    if best is not None:
+        return Finding(best)
+    sizes = "{} x {} to {} x {}".format(*cut_maps[position].size, *cut_maps[position + 1].size)
+    return Finding(None, f"no site before the down-sampling {sizes} ({cut_maps[position + 1].op}): {reason}")
+
+
+def _outermost(flow: Flow, cut_maps: Sequence[Node], maker: Node | None = None) -> tuple[Site | None, str]:
+    """The site at the last of `cut_maps`, or the reason why there is none; `maker` made the map, as far as that says it.
 
     The search goes back as long as all operations are point-wise. The outermost module wins, and of equals the last:
     the end of a stage rather than the expansion inside the next one's first block.
     """
-    best, reason = None, f"its input is made by {cut_maps[position].op} outside of any module"
-    for node in pointwise_back(flow, cut_maps[: stage_entry(flow, cut_maps, position) + 1]):
+    best, reason = None, f"its input is made by {(maker or cut_maps[-1]).op} outside of any module"
+    for node in pointwise_back(flow, cut_maps):
         owners = [name for name in node.owners if name]
         usable = [name for name in owners if len(flow.calls[name]) == 1]
         if owners and not usable:
             reason = f"its input comes from {owners[-1]!r}, which is called {len(flow.calls[owners[-1]])} times"
         candidates = [site_at(flow, name, node) for name in usable] or sites_at_input(flow, node)
         best = min([best, *candidates] if best else candidates, key=lambda site: site.name.count("."), default=None)
-    if best is not None:
-        return Finding(best)
-    sizes = "{} x {} to {} x {}".format(*cut_maps[position].size, *cut_maps[position + 1].size)
-    return Finding(None, f"no site before the down-sampling {sizes} ({cut_maps[position + 1].op}): {reason}")
+    return best, reason
 
 
 def sites_at_input(flow: Flow, node: Node) -> list[Site]:

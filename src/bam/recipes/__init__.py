@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bam.recipes import cifar100, coco, digits, folder, imagenet, voc
+from bam.recipes import cifar100, coco, digits, folder, imagenet, voc, vqa
 from bam.recipes.classification import ClassificationRecipe
 from bam.recipes.detection import DetectionRecipe
 from bam.recipes.recipe import Recipe
 from bam.recipes.running import RunOptions
 from bam.recipes.variants import folder_name, variant
+from bam.recipes.vqa import VqaRecipe
 
 #: Name -> function that returns the recipe; its docstring says what to expect.
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -46,6 +47,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "coco/small": coco.small,
     "coco/fasterrcnn_resnet50_fpn": coco.fasterrcnn_resnet50_fpn,
     "coco/fasterrcnn_resnet101_fpn": coco.fasterrcnn_resnet101_fpn,
+    "vqa/digits": digits.vqa,
+    "vqa2/san": vqa.san,
 }
 
 
@@ -64,5 +67,5 @@ def load(name: str) -> Recipe:
 
 
 __all__ = [
-    "RECIPES", "ClassificationRecipe", "DetectionRecipe", "Recipe", "RunOptions", "folder_name", "load", "variant",
+    "RECIPES", "ClassificationRecipe", "DetectionRecipe", "Recipe", "RunOptions", "VqaRecipe", "folder_name", "load", "variant",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from bam.recipes.classification import ClassificationRecipe
 from bam.recipes.detection import DetectionRecipe
+from bam.recipes.vqa import VqaRecipe
 
 
 def small() -> ClassificationRecipe:
@@ -48,5 +49,26 @@ def detection() -> DetectionRecipe:
         lr=0.05,
         warmup_epochs=0.5,
         clip_norm=10.0,
+        precision="fp32",
+    )
+
+
+def vqa() -> VqaRecipe:
+    """Answer questions about several digits: ResNet-8 and stacked attention, 64 x 64 pixels, minutes on 2 CPU cores.
+
+    bam compare --recipe vqa/digits --cross-modal question,none,question_guided,co_attention --attention none,bam --seeds 3
+    """
+    return VqaRecipe(
+        data="digits",
+        data_options={"canvas": 64, "num_train": 4000, "num_test": 1000},
+        model="cifar/resnet8",
+        epochs=12,
+        batch_size=32,
+        optimizer="adamw",
+        lr=2e-3,
+        warmup_epochs=0.5,
+        weight_decay=0.01,
+        decay_weights_only=True,
+        clip_norm=1.0,
         precision="fp32",
     )

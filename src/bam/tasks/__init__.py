@@ -19,6 +19,7 @@ from bam.tasks.task import (
 TASKS = {
     "classification": "bam.tasks.classification.task:Classification",
     "detection": "bam.tasks.detection.task:Detection",
+    "vqa": "bam.tasks.vqa.task:Vqa",
 }
 
 

@@ -114,6 +114,10 @@ class Task(abc.ABC):
     def load(self, root: Path | None) -> tuple[Any, Any]:
         """The training data and the test data."""
 
+    def vocabulary(self, train: Any) -> list[str]:
+        """The words that the network knows, which its record keeps; none where there are no questions."""
+        return []
+
     @abc.abstractmethod
     def network(self, subject: Subject, *, to_train: bool = True) -> nn.Module:
         """The recipe's network with its attention; the backbone's initial weights do not depend on the attention.

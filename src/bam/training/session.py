@@ -56,6 +56,7 @@ class Session:
             sites=list(attended(network)),
             num_classes=len(train.classes),
             classes=list(train.classes),
+            vocabulary=task.vocabulary(train),
             image_size=list(train.image_size),
             normalization={"mean": mean, "std": std},
             data=fingerprint(*data),

@@ -43,10 +43,13 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
 
     def __init__(self, options: FolderOptions, augmentation: Augmentation, mean: Sequence[float]) -> None:
         self.size = options.size
-        crop = v2.RandomResizedCrop(options.size, tuple(options.scale), tuple(options.ratio))
+        crop: v2.Transform = v2.RandomResizedCrop(options.size, tuple(options.scale), tuple(options.ratio))
+        centre = v2.Compose(centre_crop(options.shorter_side, (options.size, options.size)))
+        if options.whole:
+            crop = centre = v2.Resize((options.size, options.size))
         self.augment = v2.Compose([crop, v2.RandomHorizontalFlip()]) if augmentation.flip else crop
         self.after_cropping = augmentation.after_cropping(mean)
-        self.centre = v2.Compose(centre_crop(options.shorter_side, (options.size, options.size)))
+        self.centre = centre
 
     def __getitem__(self, request: FolderRequest) -> FolderDecoded:
         """Decode and crop the images of a request; leave out those that cannot be read."""

@@ -1,0 +1,284 @@
+"""Cross-modal attention: a question selects regions of an image, and regions select words of the question.
+
+Stacked Attention Networks (Yang et al., CVPR 2016, https://arxiv.org/abs/1511.02274), Hierarchical Co-Attention (Lu et
+al., NeurIPS 2016, https://arxiv.org/abs/1606.00061) and Dual Attention Networks (Nam et al., CVPR 2017,
+https://arxiv.org/abs/1611.00471), and two baselines without attention. The places of a feature map are the regions.
+Padded words and regions have a mask, and change nothing, whatever they hold.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.contract import check_counts
+from bam.attention.spec import AttentionSpec
+
+
+class Fused(NamedTuple):
+    """What a cross-modal module makes of N questions.
+
+    Attributes:
+        features: image and question as one vector, (N, D).
+        regions: for each step of attention, the weight of every region, (N, R), each row with the sum 1.
+        words: likewise of every word, (N, T).
+    """
+
+    features: Tensor
+    regions: tuple[Tensor, ...] = ()
+    words: tuple[Tensor, ...] = ()
+
+
+class CrossModal(nn.Module):
+    """The base: question and image, both as vectors of D numbers, become one vector."""
+
+    def forward(
+        self, regions: Tensor, words: Tensor, question: Tensor, masks: tuple[Tensor | None, Tensor | None] = (None, None)
+    ) -> Fused:
+        """Fuse N questions with their images.
+
+        Args:
+            regions: of the image, (N, R, D).
+            words: in their context, (N, T, D).
+            question: as a whole, (N, D).
+            masks: True for real regions (N, R), and for real words (N, T); None: all are.
+        """
+        region_mask, word_mask = masks
+        if not regions.shape[2] == words.shape[2] == question.shape[1]:
+            sizes = f"{tuple(regions.shape)}, {tuple(words.shape)} and {tuple(question.shape)}"
+            raise ValueError(f"{type(self).__name__}: regions, words and question need one width D, got {sizes}")
+        regions, words = _cleared(regions, region_mask), _cleared(words, word_mask)
+        return self.fuse(_Side(regions, region_mask), _Side(words, word_mask), question)
+
+    def fuse(self, image: "_Side", text: "_Side", question: Tensor) -> Fused:
+        """The module's own equations; what the masks exclude is 0 here."""
+        raise NotImplementedError
+
+
+class _Side(NamedTuple):
+    """Regions or words, (N, R, D), and which of them are real, (N, R); None: all."""
+
+    values: Tensor
+    mask: Tensor | None
+
+    def mean(self) -> Tensor:
+        """Over the real ones, (N, D)."""
+        if self.mask is None:
+            return self.values.mean(1)
+        return self.values.sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
+
+    def attended(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum weighted by softmax(scores), (N, D), and the weights, (N, R)."""
+        if self.mask is not None:
+            scores = scores.masked_fill(~self.mask, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(1)
+        return (weights[:, None] @ self.values)[:, 0], weights
+
+
+class AveragePooling(CrossModal):
+    """No attention: u = mean_i v_i + v_Q, the baseline in which every region counts alike."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def fuse(self, image: _Side, text: _Side, question: Tensor) -> Fused:
+        """The mean of the regions, added to the question."""
+        return Fused(image.mean() + question)
+
+
+class QuestionAlone(CrossModal):
+    """No image: u = v_Q. Whatever this answers, the language of the questions gives away."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def fuse(self, image: _Side, text: _Side, question: Tensor) -> Fused:
+        """The question."""
+        return Fused(question)
+
+
+class QuestionGuided(CrossModal):
+    """Stacked attention: the question selects regions, several times over (arXiv 1511.02274, equations 15 to 24).
+
+    For hops k = 1 to K, with u_0 = v_Q:
+
+    h_k = tanh(W_I,k v_I + (W_Q,k u_(k-1) + b_k)), p_k = softmax(W_P,k h_k + b_P,k), u_k = sum_i p_k,i v_i + u_(k-1)
+
+    Args:
+        width: D.
+        hops: K; the paper has 1 and 2.
+        hidden: width of h; default: D.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+
+    def __init__(self, width: int, hops: int = 2, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = width if hidden is None else hidden
+        check_counts("question_guided", width=width, hops=hops, hidden=hidden)
+        self.of_regions = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(hops))
+        self.of_query = nn.ModuleList(nn.Linear(width, hidden) for _ in range(hops))
+        self.score = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(hops))
+
+    def fuse(self, image: _Side, text: _Side, question: Tensor) -> Fused:
+        """The refined query u_K."""
+        maps = []
+        for of_regions, of_query, score in zip(self.of_regions, self.of_query, self.score, strict=True):
+            hidden = torch.tanh(of_regions(image.values) + of_query(question)[:, None])
+            seen, weights = image.attended(score(hidden)[..., 0])
+            question = seen + question
+            maps.append(weights)
+        return Fused(question, tuple(maps))
+
+
+class CoAttention(CrossModal):
+    """Image and question attend to each other at once, or in turn (arXiv 1606.00061, equations 3 to 5).
+
+    "parallel": the affinity C = tanh(Q W_b V^T) carries each side's features over to the other:
+
+    H_v = tanh(V W_v + C^T (Q W_q)), H_q = tanh(Q W_q + C (V W_v)), a_v = softmax(H_v w_v), a_q = softmax(H_q w_q)
+
+    "alternating": x = sum softmax(tanh(X W_x + g W_g) w)_i x_i three times: of the words with g = 0, of the regions
+    guided by that, of the words guided by those. Either way the result is the sum of the two attended vectors, as the
+    paper fuses one level. The paper's hierarchy of words, phrases and questions is left out: there is one level, the
+    words in their context. (The paper writes features as columns, this as rows.)
+
+    Args:
+        width: D.
+        order: "parallel" or "alternating".
+        hidden: width of H; default: D.
+
+    Raises:
+        ValueError: for another order, or a number below 1.
+    """
+
+    def __init__(
+        self, width: int, order: Literal["parallel", "alternating"] = "parallel", hidden: int | None = None
+    ) -> None:
+        super().__init__()
+        hidden = width if hidden is None else hidden
+        check_counts("co_attention", width=width, hidden=hidden)
+        if order not in ("parallel", "alternating"):
+            raise ValueError(f"co_attention: order must be parallel or alternating, got {order!r}")
+        self.order = order
+        steps = 2 if order == "parallel" else 3
+        self.score = nn.ModuleList(nn.Linear(hidden, 1, bias=False) for _ in range(steps))
+        self.own = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(steps))
+        if order == "parallel":
+            self.affinity = nn.Linear(width, width, bias=False)
+        else:
+            self.guide = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(steps - 1))
+
+    def fuse(self, image: _Side, text: _Side, question: Tensor) -> Fused:
+        """The sum of both attended vectors."""
+        if self.order == "alternating":
+            return self._in_turn(image, text)
+        affinity = torch.tanh(text.values @ self.affinity(image.values).mT)  # (N, T, R), 0 where there is padding
+        of_regions, of_words = self.own[0](image.values), self.own[1](text.values)
+        for_regions = torch.tanh(of_regions + affinity.mT @ of_words)
+        for_words = torch.tanh(of_words + affinity @ of_regions)
+        seen, regions = image.attended(self.score[0](for_regions)[..., 0])
+        read, words = text.attended(self.score[1](for_words)[..., 0])
+        return Fused(seen + read, (regions,), (words,))
+
+    def _in_turn(self, image: _Side, text: _Side) -> Fused:
+        read, first = text.attended(self.score[0](torch.tanh(self.own[0](text.values)))[..., 0])
+        guided = torch.tanh(self.own[1](image.values) + self.guide[0](read)[:, None])
+        seen, regions = image.attended(self.score[1](guided)[..., 0])
+        guided = torch.tanh(self.own[2](text.values) + self.guide[1](seen)[:, None])
+        read, words = text.attended(self.score[2](guided)[..., 0])
+        return Fused(seen + read, (regions,), (first, words))
+
+
+class DualAttention(CrossModal):
+    """Reasoning by a memory that image and question share (r-DAN of arXiv 1611.00471, equations 3 to 11).
+
+    m_0 = v_0 * u_0 with v_0 = tanh(P_0 mean_i v_i) and u_0 = mean_t u_t. For steps k = 1 to K:
+
+    h_v = tanh(W_v v_i) * tanh(W_vm m_(k-1)), v_k = tanh(P_k sum_i softmax(w_v h_v)_i v_i),
+    h_u = tanh(W_u u_t) * tanh(W_um m_(k-1)), u_k = sum_t softmax(w_u h_u)_t u_t, m_k = m_(k-1) + v_k * u_k
+
+    Args:
+        width: D.
+        hops: K; the paper has 2.
+        hidden: width of h; default: D.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+
+    def __init__(self, width: int, hops: int = 2, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = width if hidden is None else hidden
+        check_counts("dual", width=width, hops=hops, hidden=hidden)
+        self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(hops + 1))
+        self.region_scores = nn.ModuleList(_MemoryScore(width, hidden) for _ in range(hops))
+        self.word_scores = nn.ModuleList(_MemoryScore(width, hidden) for _ in range(hops))
+
+    def fuse(self, image: _Side, text: _Side, question: Tensor) -> Fused:
+        """The memory m_K."""
+        memory = torch.tanh(self.project[0](image.mean())) * text.mean()
+        maps, word_maps = [], []
+        steps = zip(self.project[1:], self.region_scores, self.word_scores, strict=True)
+        for project, region_score, word_score in steps:
+            seen, regions = image.attended(region_score(image.values, memory))
+            read, words = text.attended(word_score(text.values, memory))
+            memory = memory + torch.tanh(project(seen)) * read
+            maps.append(regions)
+            word_maps.append(words)
+        return Fused(memory, tuple(maps), tuple(word_maps))
+
+
+class _MemoryScore(nn.Module):
+    """w (tanh(W x_i) * tanh(W_m m)) for each of the values x, (N, R)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.of_values, self.of_memory = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, values: Tensor, memory: Tensor) -> Tensor:
+        """Scores (N, R) of values (N, R, D)."""
+        hidden = torch.tanh(self.of_values(values)) * torch.tanh(self.of_memory(memory))[:, None]
+        return self.score(hidden)[..., 0]
+
+
+def _cleared(values: Tensor, mask: Tensor | None) -> Tensor:
+    return values if mask is None else values.masked_fill(~mask[..., None], 0)
+
+
+#: Name -> class. Every entry is built as `cls(width, **options)`.
+CROSS_MODAL: dict[str, Callable[..., CrossModal]] = {
+    "none": AveragePooling,
+    "question": QuestionAlone,
+    "question_guided": QuestionGuided,
+    "co_attention": CoAttention,
+    "dual": DualAttention,
+}
+
+
+def cross_modal_spec(text: str) -> AttentionSpec:
+    """The module that `text` names, with its options: "question_guided(hops=3)".
+
+    Raises:
+        ValueError: for an unknown name, or if it is not of this form.
+    """
+    spec = AttentionSpec.parse(text)
+    if spec.name not in CROSS_MODAL:
+        raise ValueError(f"unknown cross-modal module {spec.name!r}; known: {', '.join(CROSS_MODAL)}")
+    return spec
+
+
+def build_cross_modal(text: str, width: int) -> CrossModal:
+    """The module that `text` names, for vectors of `width` numbers.
+
+    Raises:
+        ValueError: for an unknown name, or options that it does not take.
+    """
+    spec = cross_modal_spec(text)
+    try:
+        return CROSS_MODAL[spec.name](width, **spec.arguments)
+    except TypeError as error:  # Python's words for options that a function does not take
+        raise ValueError(f"cross-modal module {text}: {error}") from error

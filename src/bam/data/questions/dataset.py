@@ -1,0 +1,209 @@
+"""Images with questions, in memory or in files, and batches of them: each image comes with all of its questions."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bam.data.interface import BatchSource, LabelledImages, Unreadable
+from bam.data.questions.words import Vocabulary
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image.
+
+    Attributes:
+        text: in words.
+        answers: answer -> its score from 0 to 1; the one to learn first.
+        kind: of question, for results kind by kind.
+        boxes: of what matters for the answer, xyxy in pixels; empty where unknown.
+        number: its number in the annotations.
+    """
+
+    text: str
+    answers: dict[str, float]
+    kind: str
+    boxes: tuple[tuple[int, int, int, int], ...] = ()
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Q questions about the N images of a batch.
+
+    Attributes:
+        words: int64 (Q, T), see `Vocabulary.numbers`.
+        image: int64 (Q,), the image of each question by its place in the batch.
+        goal: int64 (Q,), the number of the answer to learn; -1 if no network could give it.
+        scores: float32 (Q, A), what each known answer scores.
+        kind: int64 (Q,), the number of each question's kind.
+        number: int64 (Q,), of each question in the data set.
+        num_images: N.
+    """
+
+    words: Tensor
+    image: Tensor
+    goal: Tensor
+    scores: Tensor
+    kind: Tensor
+    number: Tensor
+    num_images: int
+
+    def __len__(self) -> int:
+        """The number of images, by which training counts."""
+        return self.num_images
+
+
+@dataclass(frozen=True)
+class QuestionDataset:
+    """Images, and the questions about each of them.
+
+    Attributes:
+        images: whose classes are their own numbers, from 0.
+        questions: of each image, at least one.
+        classes: the answers that can be given.
+        vocabulary: the words that questions are made of.
+        longest: words kept of a question.
+        notes: what to tell the user about the data when a run begins.
+    """
+
+    images: LabelledImages
+    questions: list[list[Question]]
+    classes: tuple[str, ...]
+    vocabulary: Vocabulary
+    longest: int = 26
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.questions)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of questions, in alphabetical order."""
+        return tuple(sorted({question.kind for question in self.flat}))
+
+    @property
+    def flat(self) -> list[Question]:
+        """All questions, image by image."""
+        return [question for questions in self.questions for question in questions]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images served, in pixels."""
+        return self.images.image_size
+
+    @property
+    def part(self) -> str:
+        """Which part of the data these images are, in words."""
+        return self.images.part
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the images' names and order, and of all questions and answers."""
+        asked = [[question.text, question.answers, question.kind] for question in self.flat]
+        counts = [len(questions) for questions in self.questions]
+        content = json.dumps([self.images.fingerprint, self.classes, self.vocabulary.words, counts, asked])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """Those of the images, see `LabelledImages.normalization`."""
+        return self.images.normalization()
+
+    def renumbered(self, classes: Sequence[str]) -> "QuestionDataset":
+        """The same questions with answers numbered as in `classes`; others cannot be given."""
+        return dataclasses.replace(self, classes=tuple(classes))
+
+    def subset(self, chosen: Tensor) -> "QuestionDataset":
+        """The images with the numbers `chosen`, int64 (n,), and their questions."""
+        images: Any = self.images.subset(chosen)
+        images = dataclasses.replace(images, targets=torch.arange(len(chosen)))
+        return dataclasses.replace(self, images=images, questions=[self.questions[k] for k in chosen.tolist()])
+
+    def joined(self, other: "QuestionDataset") -> "QuestionDataset":
+        """These images, then those of `other`."""
+        images: Any = self.images.joined(other.images)  # type: ignore[arg-type]  # both parts are of one kind
+        images = dataclasses.replace(images, targets=torch.arange(len(self) + len(other)))
+        return dataclasses.replace(self, images=images, questions=self.questions + other.questions)
+
+    def batches(
+        self,
+        batch_size: int,
+        normalization: tuple[Tensor, Tensor],
+        device: torch.device | str = "cpu",
+        *,
+        shard: tuple[int, int] = (0, 1),
+    ) -> "QuestionBatches":
+        """Batches of so many images with their questions; images are not augmented: "left of" must stay left.
+
+        The arguments are those of `LabelledImages.batches`.
+        """
+        return QuestionBatches(self, self.images.batches(batch_size, normalization, device, shard=shard), device)
+
+
+class QuestionBatches:
+    """Batches of images (N, 3, H, W) and their questions, a `QuestionBatch`, served as `bam.data.BatchSource` says.
+
+    Args:
+        dataset: images and questions.
+        source: serves the images, with their numbers as targets.
+        device: where the questions go.
+    """
+
+    def __init__(self, dataset: QuestionDataset, source: BatchSource, device: torch.device | str) -> None:
+        self.source, self.device = source, torch.device(device)
+        flat, answers = dataset.flat, {name: number for number, name in enumerate(dataset.classes)}
+        kinds = dataset.kinds
+        counts = torch.tensor([len(questions) for questions in dataset.questions])
+        self.counts, self.first = counts, counts.cumsum(0) - counts
+        self.words = dataset.vocabulary.numbers([question.text for question in flat], dataset.longest)
+        self.kind = torch.tensor([kinds.index(question.kind) for question in flat])
+        known = [{answers[text]: score for text, score in q.answers.items() if text in answers} for q in flat]
+        self.goal = torch.tensor([next(iter(scores), -1) for scores in known])
+        self.known, self.num_answers = known, len(answers)
+
+    @property
+    def steps(self) -> int:
+        """Batches in a training epoch; a last, short batch is left out."""
+        return self.source.steps
+
+    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Tensor, QuestionBatch], None, None]:
+        """Serve the shuffled batches of an epoch, starting with batch number `start`."""
+        stream = self.source.train(seed, epoch, start)
+        try:
+            for images, numbers in stream:
+                yield images, self._questions(numbers.cpu())
+        finally:
+            stream.close()
+
+    def test(self) -> Generator[tuple[Tensor, QuestionBatch], None, None]:
+        """Serve all images in order."""
+        stream = self.source.test()
+        try:
+            for images, numbers in stream:
+                yield images, self._questions(numbers.cpu())
+        finally:
+            stream.close()
+
+    def take_unreadable(self) -> Unreadable:
+        """Return the images left out since the last call, and count from zero again."""
+        return self.source.take_unreadable()
+
+    def _questions(self, images: Tensor) -> QuestionBatch:
+        counts, first = self.counts[images], self.first[images]
+        place = torch.arange(len(images)).repeat_interleave(counts)
+        within = torch.arange(len(place)) - (counts.cumsum(0) - counts)[place]
+        number = first[place] + within
+        words = self.words[number]
+        scores = torch.zeros(len(number), self.num_answers)
+        for row, question in zip(scores, number.tolist(), strict=True):
+            for answer, score in self.known[question].items():
+                row[answer] = score
+        columns = (words[:, : int((words != 0).sum(1).max())], place, self.goal[number], scores, self.kind[number], number)
+        return QuestionBatch(*(column.to(self.device, non_blocking=True) for column in columns), len(images))

@@ -1,0 +1,139 @@
+"""The network that answers questions: an image network, a reader, cross-modal attention, a classifier of answers."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bam.attention.cross_modal import build_cross_modal
+from bam.data.questions.dataset import QuestionBatch
+from bam.data.questions.words import UNKNOWN, PADDING, Vocabulary
+from bam.models import build
+from bam.models.pretrained import load_pretrained
+from bam.placement import Site, find_last_map
+from bam.recipes import VqaRecipe
+from bam.surgery import attach
+from bam.tasks.vqa.text import READERS
+
+
+class Answered(NamedTuple):
+    """What a network makes of Q questions.
+
+    Attributes:
+        logits: of the answers, (Q, A).
+        regions: for each step of attention, the weight of every place of the last map, (Q, h, w).
+        words: likewise of every word, (Q, T).
+    """
+
+    logits: Tensor
+    regions: tuple[Tensor, ...]
+    words: tuple[Tensor, ...]
+
+
+class VqaNetwork(nn.Module):
+    """Answers questions about images: the classes are the answers.
+
+    The regions are the places of the image network's last feature map. Each is projected to `width` numbers, to which
+    those of its place are added, so that attention can tell left from right.
+
+    Args:
+        image: a classification network; what follows its last feature map is not used.
+        vocabulary: the words that it knows.
+        num_answers: A.
+        recipe: the rest.
+        size: height and width at which the last map is looked for, in pixels.
+    """
+
+    def __init__(
+        self, image: nn.Module, vocabulary: Vocabulary, num_answers: int, recipe: VqaRecipe, size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        width = recipe.width
+        self.site, self.vocabulary = find_last_map(image, size), vocabulary
+        self.image = image
+        self.regions = nn.Linear(self.site.channels, width)
+        self.place = nn.Linear(2, width, bias=False)
+        self.text = READERS[recipe.text](len(vocabulary), width)
+        self.answer = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(2 * width, num_answers)
+        )
+        torch.manual_seed(recipe.seed + 2)  # variants share all other weights
+        self.cross_modal = build_cross_modal(recipe.cross_modal, width)
+        for parameter in _unused(image, self.site, size):
+            parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor, questions: QuestionBatch | None = None) -> Answered:
+        """Answer questions about images (N, 3, H, W); without questions, one of a single unknown word each."""
+        if questions is None:
+            words = torch.full((len(images), 1), UNKNOWN, device=images.device)
+            place = torch.arange(len(images), device=images.device)
+        else:
+            words, place = questions.words, questions.image
+        features = last_map(self.image, self.site, images)
+        regions = torch.tanh(self.regions(features.flatten(2).mT) + self.place(_places(features)))
+        read, question = self.text(words)
+        fused = self.cross_modal(regions[place], read, question, (None, words != PADDING))
+        maps = (weights.unflatten(1, features.shape[2:]) for weights in fused.regions)
+        return Answered(self.answer(fused.features), tuple(maps), fused.words)
+
+
+def last_map(network: nn.Module, site: Site, images: Tensor) -> Tensor:
+    """The feature map (N, C, h, w) of `network` at `site`."""
+    kept: list[Tensor] = []
+    module = network.get_submodule(site.name)
+    if site.before:
+        handle = module.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    else:
+        handle = module.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    try:
+        network(images)
+    finally:
+        handle.remove()
+    (features,) = kept
+    return features.permute(0, 3, 1, 2) if site.axes == "NHWC" else features
+
+
+def build_network(
+    recipe: VqaRecipe, words: Sequence[str], num_answers: int, size: tuple[int, int], *, to_train: bool = True
+) -> VqaNetwork:
+    """The recipe's network with its attention. The other initial weights do not depend on the attention.
+
+    Args:
+        recipe: names the networks; its seed draws the weights that are not pretrained.
+        words: the vocabulary.
+        num_answers: answers to choose from.
+        size: height and width of the images.
+        to_train: read the recipe's pretrained weights for the image network.
+
+    Raises:
+        ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
+    """
+    torch.manual_seed(recipe.seed)
+    image = build(recipe.model)
+    if to_train and recipe.pretrained is not None:
+        load_pretrained(image, recipe.model, recipe.pretrained, 1000)
+    network = VqaNetwork(image, Vocabulary(words), num_answers, recipe, size)
+    torch.manual_seed(recipe.seed + 1)
+    if not recipe.attention.is_none:
+        sites = [label.replace("image.", "", 1) for label in recipe.attention.placed()]  # a run's record has them so
+        attach(image, recipe.attention, sites=sites, image=size)
+    return network
+
+
+def _places(features: Tensor) -> Tensor:
+    """(x, y) of each place of a map, from -1 to 1, (h w, 2)."""
+    height, width = features.shape[2:]
+    y, x = (torch.linspace(-1, 1, side, device=features.device, dtype=features.dtype) for side in (height, width))
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2).flatten(0, 1)
+
+
+def _unused(network: nn.Module, site: Site, size: tuple[int, int]) -> list[nn.Parameter]:
+    """The parameters that the last feature map does not depend on."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    training = network.training
+    with torch.enable_grad():
+        total = last_map(network.eval(), site, torch.zeros(1, 3, *size)).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    network.train(training)
+    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]

@@ -1,0 +1,163 @@
+"""The task of answering questions about images."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
+
+from bam.costs import Cost, cost
+from bam.data import BatchSource, QuestionDataset, load_questions
+from bam.data.questions.dataset import QuestionBatch
+from bam.dryrun import Image
+from bam.files import strict_json
+from bam.models import build
+from bam.models.weights import normalization
+from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
+from bam.recipes import VqaRecipe
+from bam.records import Breakdown, ClassResult, Measure, Record
+from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.vqa.network import VqaNetwork, build_network
+
+RESULTS = "answers.json"
+_NUM_ANSWERS, _IMAGE_SIZE = 3000, (224, 224)  # of a price without data
+
+ACCURACY = Measure("test_accuracy", "accuracy", "mean score of the answers to the test questions", True)
+
+
+def kind_measure(kind: str) -> Measure:
+    """The accuracy on one kind of question."""
+    return Measure(f"test_accuracy_{kind}", kind, f"accuracy on questions of the kind {kind}", True)
+
+
+class Vqa(Task):
+    """Questions about images, and answers."""
+
+    name: ClassVar[str] = "vqa"
+    not_exported: ClassVar[str] = "bam export writes classifiers; to ask a network, run bam predict with --question"
+    not_named: ClassVar[str] = "give the folder of a run"
+    not_predicted: ClassVar[str] = ""
+    not_broken_down: ClassVar[str] = ""
+    recipe: VqaRecipe
+
+    def load(self, root: Path | None) -> tuple[QuestionDataset, QuestionDataset]:
+        """(train, test), see `bam.data.load_questions`."""
+        return load_questions(self.recipe.data, root, **self.recipe.data_options)
+
+    def vocabulary(self, train: QuestionDataset) -> list[str]:
+        """The words of the training questions."""
+        return list(train.vocabulary.words)
+
+    def network(self, subject: Subject, *, to_train: bool = True) -> VqaNetwork:
+        """See `build_network`."""
+        words: list[str] = []
+        if isinstance(subject, Record):
+            words = subject.vocabulary
+        elif isinstance(subject, QuestionDataset):
+            words = list(subject.vocabulary.words)
+        height, width = subject.image_size
+        return build_network(self.recipe, words, count_classes(subject), (height, width), to_train=to_train)
+
+    def new_parts(self, network: VqaNetwork, num_classes: int) -> list[str]:
+        """The attention, and all but the image network."""
+        parts = [name for name, _ in network.named_children() if name != "image"]
+        return [*super().new_parts(network, num_classes), *parts]
+
+    def normalization(self, network: VqaNetwork, train: QuestionDataset) -> tuple[Tensor, Tensor]:
+        """The values that the pretrained weights expect, or those of the training images."""
+        known = normalization(self.recipe.model, self.recipe.pretrained) if self.recipe.pretrained else None
+        if known is None or {"mean", "std"} & self.recipe.data_options.keys():
+            return train.normalization()
+        return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
+
+    def batches(
+        self, data: QuestionDataset, size: int, normalization: tuple[Tensor, Tensor], placement: Any
+    ) -> BatchSource:
+        """Batches of images, each with all of its questions."""
+        device, shard = placement
+        return data.batches(size, normalization, device, shard=shard)
+
+    def cost(self, network: VqaNetwork, image_size: tuple[int, int]) -> Cost:
+        """See `bam.cost`; for a question of one word."""
+        return cost(network, image_size)
+
+    def price(self, num_classes: int | None, image: Image | None) -> Price:
+        """The cost at 224 x 224 pixels for 3,000 answers by default, without and with the image network's attention."""
+        size = _IMAGE_SIZE if image is None else tuple(image.shape[2:]) if isinstance(image, Tensor) else image
+        height, width = (size, size) if isinstance(size, int) else size[-2:]
+        count = num_classes or _NUM_ANSWERS
+        conditions = f"{count} answers, {height} x {width}"
+        plain = build_network(self.recipe.replace(attention="none"), [], count, (height, width), to_train=False)
+        priced = cost(plain, (height, width))
+        if self.recipe.attention.is_none:
+            return Price(priced, None, conditions)
+        attended = build_network(self.recipe, [], count, (height, width), to_train=False)
+        return Price(priced, cost(attended, (height, width)), conditions)
+
+    def sites(self, num_classes: int | None, image: Image | None, keep: int) -> tuple[Sites, str]:
+        """The bottlenecks of the image network, or the sites of the recipe's attention."""
+        network, selection = build(self.recipe.model), self.recipe.attention.placed()
+        remark = f"attention goes into the image network, {self.recipe.model}:"
+        if selection == (BOTTLENECKS,):
+            return find_bottlenecks(network, image, keep=keep), remark
+        return select_sites(network, selection, image), remark
+
+    def loss(
+        self, network: VqaNetwork, images: Tensor, targets: QuestionBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy over the questions of a batch; figures: it and the accuracy, times the number of images."""
+        logits = network(images, targets).logits.float()
+        loss = F.cross_entropy(logits, targets.goal, ignore_index=-1)
+        scores = targets.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
+        return loss, {"loss": loss.detach() * len(targets), "accuracy": scores * len(targets)}
+
+    @torch.no_grad()
+    def evaluate(self, network: VqaNetwork, batches: BatchSource, test: QuestionDataset) -> Evaluation:
+        """The accuracy over all questions and of each kind, and the answers."""
+        network.eval()
+        device = next(network.parameters()).device
+        by_kind = torch.zeros(len(test.kinds), 2, device=device, dtype=torch.float64)  # sum of scores, questions
+        answers: list[tuple[int, int]] = []
+        for images, questions in batches.test():
+            given = network(images, questions).logits.argmax(1)
+            scores = questions.scores.gather(1, given[:, None])
+            by_kind.index_add_(0, questions.kind, torch.cat([scores, torch.ones_like(scores)], dim=1).double())
+            answers += zip(questions.number.tolist(), given.tolist(), strict=True)
+        sums, counts = reduce(by_kind, "sum").unbind(1)
+        figures = {ACCURACY.key: float(sums.sum() / counts.sum())}
+        measures = [ACCURACY]
+        for kind, total, count in zip(test.kinds, sums.tolist(), counts.tolist(), strict=True):
+            if count:
+                measures.append(kind_measure(kind))
+                figures[measures[-1].key] = total / count
+        return Evaluation(figures, measures, dict(gather_object(answers)))
+
+    def break_down(self, network: VqaNetwork, batches: BatchSource, test: QuestionDataset) -> Breakdown:
+        """The accuracy in total and of each kind of question."""
+        evaluation = self.evaluate(network, batches, test)
+        asked, rows = test.flat, []
+        for kind in test.kinds:
+            numbers = [number for number in evaluation.output if asked[number].kind == kind]
+            scores = [asked[k].answers.get(test.classes[evaluation.output[k]], 0.0) for k in numbers]
+            wrong = scores.count(0.0) if set(scores) <= {0.0, 1.0} else None
+            if numbers:
+                figures = {} if wrong is not None else {"accuracy": sum(scores) / len(scores)}
+                rows.append(ClassResult(kind, len(numbers), wrong, figures))
+        figures = {ACCURACY.key: evaluation.figures[ACCURACY.key]}
+        return Breakdown(len(test), [ACCURACY], figures, "questions", rows)
+
+    def describe(self, row: Mapping[str, float]) -> str:
+        """Training loss and accuracy."""
+        return f"train loss {row['train_loss']:.3f} accuracy {100 * row['train_accuracy']:.2f} %"
+
+    def results(self, evaluation: Evaluation, test: QuestionDataset) -> dict[str, str]:
+        """The answers to the test questions, in the format of VQA's results."""
+        asked = test.flat
+        rows = [
+            {"question_id": asked[number].number or number, "answer": test.classes[answer]}
+            for number, answer in sorted(evaluation.output.items())
+        ]
+        return {RESULTS: strict_json(rows, indent=None)}
