@@ -22,7 +22,7 @@ class Fused(NamedTuple):
     Attributes:
         features: image and question as one vector, (N, D).
         regions: for each step of attention, the weight of every region, (N, R), each row with the sum 1.
-        words: likewise of every word, (N, T).
+        words: of every word, (N, T), likewise, by modules that attend to words.
     """
 
     features: Tensor
@@ -34,7 +34,11 @@ class CrossModal(nn.Module):
     """The base: question and image, both as vectors of D numbers, become one vector."""
 
     def forward(
-        self, regions: Tensor, words: Tensor, question: Tensor, masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        self,
+        regions: Tensor,
+        words: Tensor,
+        question: Tensor,
+        masks: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Fused:
         """Fuse N questions with their images.
 
@@ -184,12 +188,12 @@ class CoAttention(CrossModal):
         return Fused(seen + read, (regions,), (words,))
 
     def _in_turn(self, image: _Side, text: _Side) -> Fused:
-        read, first = text.attended(self.score[0](torch.tanh(self.own[0](text.values)))[..., 0])
+        read, _ = text.attended(self.score[0](torch.tanh(self.own[0](text.values)))[..., 0])
         guided = torch.tanh(self.own[1](image.values) + self.guide[0](read)[:, None])
         seen, regions = image.attended(self.score[1](guided)[..., 0])
         guided = torch.tanh(self.own[2](text.values) + self.guide[1](seen)[:, None])
         read, words = text.attended(self.score[2](guided)[..., 0])
-        return Fused(seen + read, (regions,), (first, words))
+        return Fused(seen + read, (regions,), (words,))
 
 
 class DualAttention(CrossModal):

@@ -25,7 +25,10 @@ BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
 }
 
 #: Name -> loader(root, **options) -> (train, test), for images with questions.
-QUESTIONS: dict[str, Callable[..., tuple[QuestionDataset, QuestionDataset]]] = {"digits": digits_questions, "vqa2": vqa2}
+QUESTIONS: dict[str, Callable[..., tuple[QuestionDataset, QuestionDataset]]] = {
+    "digits": digits_questions,
+    "vqa2": vqa2,
+}
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[LabelledImages, LabelledImages]:
@@ -76,7 +79,9 @@ def load_boxes(name: str, root: str | Path | None = None, **options: Any) -> tup
     return BOXES[name](_root(root), **options)
 
 
-def load_questions(name: str, root: str | Path | None = None, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
+def load_questions(
+    name: str, root: str | Path | None = None, **options: Any
+) -> tuple[QuestionDataset, QuestionDataset]:
     """Load a data set with questions; return (train, test).
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bam.attention.contract import AttentionMaps
 from bam.explanation.pictures import save_png
 
-SPATIAL, DISPLACEMENT, GAIN = "spatial attention", "displacement", "gain"
+SPATIAL, DISPLACEMENT, GAIN, REGIONS = "spatial attention", "displacement", "gain", "regions"
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,15 @@ class SiteView:
         site: the site's label.
         maps: name -> float32 (h, w), on the CPU: `SPATIAL`, the sigmoid of the spatial logits, of modules that have
             them; `DISPLACEMENT`, how many places away values are read, of modules that move them; `GAIN`, how much
-            stronger each place became, of every module.
+            stronger each place became, of every module; `REGIONS`, the weight of each place for a question.
         channels: the sigmoid of the channel logits, float32 (C,); None for modules without.
+        words: the weight of each word of a question, of modules that attend to words.
     """
 
     site: str
     maps: dict[str, Tensor]
     channels: Tensor | None
+    words: Sequence[tuple[str, float]] = ()
 
     @property
     def shown(self) -> Tensor:
@@ -40,7 +42,8 @@ class SiteView:
         """For a page, see `bam.reports.gallery`: maps as bytes in base64, from their least to their greatest value."""
         strongest, weakest = self.ranked_channels()
         maps = [{"name": name} | _as_bytes(values) for name, values in self.maps.items()]
-        return {"site": self.site, "maps": maps, "strongest": strongest, "weakest": weakest}
+        words = [[word, weight] for word, weight in self.words]
+        return {"site": self.site, "maps": maps, "strongest": strongest, "weakest": weakest, "words": words}
 
     def ranked_channels(self, count: int = 5) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
         """The strongest and the weakest channels, each as (number, value); empty where there are none."""

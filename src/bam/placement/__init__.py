@@ -6,5 +6,6 @@ from bam.placement.selection import BOTTLENECKS, select_sites
 from bam.placement.sites import Site, Sites
 
 __all__ = [
-    "BOTTLENECKS", "NoDownSampling", "Site", "Sites", "find_blocks", "find_bottlenecks", "find_last_map", "select_sites",
+    "BOTTLENECKS", "NoDownSampling", "Site", "Sites",
+    "find_blocks", "find_bottlenecks", "find_last_map", "select_sites",
 ]  # fmt: skip

@@ -109,7 +109,7 @@ def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding
 
 
 def _outermost(flow: Flow, cut_maps: Sequence[Node], maker: Node | None = None) -> tuple[Site | None, str]:
-    """The site at the last of `cut_maps`, or the reason why there is none; `maker` made the map, as far as that says it.
+    """The site at the last of `cut_maps`, or the reason why there is none, which names what made the map `maker`.
 
     The search goes back as long as all operations are point-wise. The outermost module wins, and of equals the last:
     the end of a stage rather than the expansion inside the next one's first block.

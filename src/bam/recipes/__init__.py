@@ -67,5 +67,6 @@ def load(name: str) -> Recipe:
 
 
 __all__ = [
-    "RECIPES", "ClassificationRecipe", "DetectionRecipe", "Recipe", "RunOptions", "VqaRecipe", "folder_name", "load", "variant",
+    "RECIPES", "ClassificationRecipe", "DetectionRecipe", "Recipe", "RunOptions", "VqaRecipe",
+    "folder_name", "load", "variant",
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def detection() -> DetectionRecipe:
 def vqa() -> VqaRecipe:
     """Answer questions about several digits: ResNet-8 and stacked attention, 64 x 64 pixels, minutes on 2 CPU cores.
 
-    bam compare --recipe vqa/digits --cross-modal question,none,question_guided,co_attention --attention none,bam --seeds 3
+    bam compare --recipe vqa/digits --attention none,bam --cross-modal none,question_guided,co_attention --seeds 3
     """
     return VqaRecipe(
         data="digits",

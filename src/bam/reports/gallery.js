@@ -83,6 +83,9 @@ function show() {
   $("channels").hidden = view.strongest.length === 0; $("channel-site").textContent = view.site;
   rows($("strongest"), view.strongest.map(([k, value]) => [`channel ${k}`, value]), false);
   rows($("weakest"), view.weakest.map(([k, value]) => [`channel ${k}`, value]), false);
+  const asked = view.words || []; // pages made again from what earlier versions wrote have none
+  $("question").hidden = asked.length === 0;
+  rows($("question-words"), asked, true);
   $("strip").replaceChildren(...image.sites.map((each, k) => strip(image, each, k)));
 }
 

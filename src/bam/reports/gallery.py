@@ -19,7 +19,8 @@ def write_gallery(out: Path, title: str, images: Sequence[dict[str, Any]], notes
         title: of the page.
         images: of each image "name", "png" (base64), "prediction" (pairs of text and score), and "sites": for each site
             "site", "maps" (each with "name", "height", "width", "low", "high" and "values", bytes in base64 from low to
-            high, row by row), "strongest" and "weakest" (pairs of channel and value).
+            high, row by row), "strongest" and "weakest" (pairs of channel and value), and "words" (pairs of word and
+            weight).
         notes: sentences to show below the title.
     """
     page = environment().get_template("gallery.html.jinja")

@@ -82,10 +82,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of `Task.predict`: the least score of a detection (None: the default), and what shows the progress."""
+    """Options of `Task.predict`: the least score of a detection (None: the default), what shows the progress, and the
+    question to answer, of tasks that ask."""
 
     score: float | None = None
     progress: Progress = silent
+    question: str | None = None
 
 
 class Task(abc.ABC):
@@ -94,6 +96,8 @@ class Task(abc.ABC):
     name: ClassVar[str]
     #: Whether `illustrate` writes pictures.
     illustrates: ClassVar[bool] = False
+    #: Whether its networks answer a question about an image.
+    asks: ClassVar[bool] = False
     #: Why this task's networks are refused by `bam export`, by name with weights (`bam explain`), and by `bam predict`;
     #: empty where they are accepted.
     not_exported: ClassVar[str] = ""
@@ -204,8 +208,19 @@ class Task(abc.ABC):
         """
         raise ValueError(f"bam examine is for classifiers, and this is a {self.name} network")
 
-    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
+    def attends(self, network: nn.Module) -> bool:
+        """Whether the network has attention that `look` can show."""
+        return bool(attended(network))
+
+    def views(
+        self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
+    ) -> Iterator[ImageView]:
         """What the network's attention does in each of `images`, (name, PIL image) pairs, and what it predicts.
+
+        Args:
+            trained: the network.
+            images: to look at.
+            question: about each of them, for tasks that ask (see `asks`).
 
         Raises:
             ValueError: if the network has no attention, or the task does not support this.

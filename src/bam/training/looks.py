@@ -10,7 +10,6 @@ import torch
 from bam.files import check_types, read_json, strict_json, write_atomically
 from bam.recipes import RunOptions, folder_name
 from bam.records import Record
-from bam.surgery import attended
 from bam.training.session import WEIGHTS
 from bam.training.trained import opened_run
 
@@ -37,7 +36,7 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
         if not record.normalization:  # of an earlier version
             continue
         task, trained, _ = opened_run(folder, torch.device(record.environment["device"]))
-        if not attended(trained.network):
+        if not task.attends(trained.network):
             continue
         _, test = task.load(options.data_root)
         try:

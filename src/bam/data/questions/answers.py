@@ -4,10 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_NUMBERS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())}
+_NUMBERS = {
+    word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
 _NUMBERS["none"] = "0"
 _ARTICLES = {"a", "an", "the"}
 
@@ -35,8 +37,8 @@ _FULL = {spelling: form for form in _SHORT_FORMS for spelling in _spellings(form
 def normalized_answer(text: str) -> str:
     """An answer as the evaluation of VQA compares it.
 
-    Lower case; no articles; numbers up to ten as digits; short forms with their apostrophes; punctuation gone, or a space
-    where it stood between letters; full stops gone except before a digit.
+    Lower case; no articles; numbers up to ten as digits; short forms with their apostrophes; punctuation gone, or a
+    space where it stood between letters; full stops gone except before a digit.
     """
     text = " ".join(text.split())
     joins = _COMMA_IN_NUMBER.search(text) is not None

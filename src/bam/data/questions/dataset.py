@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bam.data.interface import BatchSource, LabelledImages, Unreadable
-from bam.data.questions.words import Vocabulary
+from bam.data.questions.words import PADDING, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -205,5 +205,7 @@ class QuestionBatches:
         for row, question in zip(scores, number.tolist(), strict=True):
             for answer, score in self.known[question].items():
                 row[answer] = score
-        columns = (words[:, : int((words != 0).sum(1).max())], place, self.goal[number], scores, self.kind[number], number)
-        return QuestionBatch(*(column.to(self.device, non_blocking=True) for column in columns), len(images))
+        words = words[:, : int((words != PADDING).sum(1).max())]
+        columns = (words, place, self.goal[number], scores, self.kind[number], number)
+        words, place, goal, scores, kind, number = (each.to(self.device, non_blocking=True) for each in columns)
+        return QuestionBatch(words, place, goal, scores, kind, number, len(images))

@@ -51,7 +51,8 @@ def digits_questions(
 
     Of the questions that an image allows, that one is asked whose answer lags most behind the other answers to the same
     words, so that the words alone tell as little as possible about the answer; `blind_accuracy` says how much they do
-    tell. The digits are those of `bam.data.digits`; training and test images share none. The same arguments give the same data.
+    tell. The digits are those of `bam.data.digits`; training and test images share none. The same arguments give the
+    same data.
 
     Args:
         root: ignored; every loader takes it.
@@ -142,8 +143,8 @@ def _place(
         top, left = (k * cell + int(shift * (cell - side + 1)) for k, shift in ((row, down), (column, right)))
         paste(image, digit, top, left)
         rows, columns = np.nonzero(digit > 40)
-        box = left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
-        digits.append(_Digit(int(value), row, column, tuple(map(int, box))))
+        x, y, right_end, bottom = (int(k) for k in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        digits.append(_Digit(int(value), row, column, (left + x, top + y, left + right_end, top + bottom)))
     return digits
 
 

@@ -81,20 +81,24 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
     """
     read = QuestionOptions.read(options, unused=("resize", "scale", "ratio", "val_share"))
     advice = (
-        f"unpack questions, annotations and images of VQA v2 (https://visualqa.org/download.html) into {root / 'vqa2'}, "
-        "or give the folder that holds vqa2 as --data-root or BAM_DATA"
+        f"unpack questions, annotations and images of VQA v2 (https://visualqa.org/download.html) into "
+        f"{root / 'vqa2'}, or give the folder that holds vqa2 as --data-root or BAM_DATA"
     )
     folder = first_folder([root / "vqa2", root], advice)
     train_paths, train_questions = _read(folder, root, read.train, read.num_train)
     test_paths, test_questions = _read(folder, root, read.test, read.num_test)
     texts = [question for questions in train_questions for question in questions]
     counts = Counter(next(iter(question.answers)) for question in texts)
-    classes = tuple(answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])))[: read.num_answers]
+    classes = tuple(answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])))[
+        : read.num_answers
+    ]
     answered = [[q for q in questions if q.answers.keys() & set(classes)] for questions in train_questions]
     kept = [k for k, questions in enumerate(answered) if questions]
     vocabulary = Vocabulary.of((question.text for question in texts), read.least_words)
     left_out = len(texts) - sum(map(len, answered))
-    note = f"{len(texts)} training questions; left out, because their answer is not among the {len(classes)}: {left_out}"
+    note = (
+        f"{len(texts)} training questions; left out, because their answer is not among the {len(classes)}: {left_out}"
+    )
     train = _dataset([train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, read, (note,))
     return train, _dataset(test_paths, test_questions, classes, vocabulary, read)
 
@@ -122,7 +126,9 @@ def _read(folder: Path, root: Path, split: str, count: int | None) -> tuple[list
         if number not in annotations:
             raise ValueError(f"{annotations_file} has no answers to question {number} of {questions_file.name}")
         if annotations[number]["image_id"] != image:
-            raise ValueError(f"{annotations_file}: question {number} is about another image than in {questions_file.name}")
+            raise ValueError(
+                f"{annotations_file}: question {number} is about another image than in {questions_file.name}"
+            )
         by_image.setdefault(image, []).append(_question(entry, annotations[number], annotations_file))
     if not by_image:
         raise ValueError(f"{questions_file} holds no questions; {_ADVICE}")

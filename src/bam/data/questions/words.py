@@ -31,7 +31,9 @@ class Vocabulary:
     def of(cls, questions: Iterable[str], least: int = 1) -> "Vocabulary":
         """The words that occur at least `least` times, the most frequent first."""
         counts = Counter(word for question in questions for word in words_of(question))
-        return cls([word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= least])
+        return cls(
+            [word for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= least]
+        )
 
     def __len__(self) -> int:
         """How many numbers there are, those of padding and unknown words included."""

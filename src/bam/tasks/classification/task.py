@@ -158,7 +158,9 @@ class Classification(Task):
         error = linear_probe(self.recipe, train, test)
         return None if error is None else {TEST_ERROR.key: error}
 
-    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
+    def views(
+        self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
+    ) -> Iterator[ImageView]:
         """The attention, and the five most likely classes with their probabilities."""
         transform = trained.preprocessing.transform()
         for name, image in images:

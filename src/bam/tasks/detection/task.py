@@ -210,7 +210,9 @@ class Detection(Task):
         """See `write_gallery`."""
         return write_gallery(networks, test, folder)
 
-    def views(self, trained: Trained, images: Iterable[tuple[str, Any]]) -> Iterator[ImageView]:
+    def views(
+        self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
+    ) -> Iterator[ImageView]:
         """The attention, and the five best detections; the pictures have their boxes."""
         for name, image in images:
             pixels = pil_to_tensor(image)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.cross_modal import build_cross_modal
-from bam.data.questions.dataset import QuestionBatch
-from bam.data.questions.words import UNKNOWN, PADDING, Vocabulary
+from bam.data.questions.words import PADDING, UNKNOWN, Vocabulary
 from bam.models import build
 from bam.models.pretrained import load_pretrained
 from bam.placement import Site, find_last_map
@@ -63,13 +62,18 @@ class VqaNetwork(nn.Module):
         for parameter in _unused(image, self.site, size):
             parameter.requires_grad_(False)
 
-    def forward(self, images: Tensor, questions: QuestionBatch | None = None) -> Answered:
-        """Answer questions about images (N, 3, H, W); without questions, one of a single unknown word each."""
-        if questions is None:
+    def forward(self, images: Tensor, words: Tensor | None = None, place: Tensor | None = None) -> Answered:
+        """Answer Q questions about N images.
+
+        Args:
+            images: normalised (N, 3, H, W).
+            words: of the questions, int64 (Q, T), see `Vocabulary.numbers`; default: one of a single unknown word each.
+            place: the image of each question by its place in the batch, int64 (Q,); default: 0, 1, 2, ...
+        """
+        if words is None:
             words = torch.full((len(images), 1), UNKNOWN, device=images.device)
-            place = torch.arange(len(images), device=images.device)
-        else:
-            words, place = questions.words, questions.image
+        if place is None:
+            place = torch.arange(len(words), device=images.device)
         features = last_map(self.image, self.site, images)
         regions = torch.tanh(self.regions(features.flatten(2).mT) + self.place(_places(features)))
         read, question = self.text(words)

@@ -1,25 +1,29 @@
 """The task of answering questions about images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object, reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from bam.costs import Cost, cost
 from bam.data import BatchSource, QuestionDataset, load_questions
+from bam.data.files.decoding import read_rgb
+from bam.data.files.listing import find_files
 from bam.data.questions.dataset import QuestionBatch
 from bam.dryrun import Image
-from bam.files import strict_json
+from bam.explanation.views import ImageView
+from bam.files import strict_json, write_atomically
 from bam.models import build
 from bam.models.weights import normalization
 from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import VqaRecipe
 from bam.records import Breakdown, ClassResult, Measure, Record
-from bam.tasks.task import Evaluation, Price, Subject, Task, count_classes
+from bam.tasks.task import Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
+from bam.tasks.vqa.looking import ask, attends, look, points, ranked, view
 from bam.tasks.vqa.network import VqaNetwork, build_network
 
 RESULTS = "answers.json"
@@ -40,6 +44,7 @@ class Vqa(Task):
     not_exported: ClassVar[str] = "bam export writes classifiers; to ask a network, run bam predict with --question"
     not_named: ClassVar[str] = "give the folder of a run"
     not_predicted: ClassVar[str] = ""
+    asks: ClassVar[bool] = True
     not_broken_down: ClassVar[str] = ""
     recipe: VqaRecipe
 
@@ -61,12 +66,12 @@ class Vqa(Task):
         height, width = subject.image_size
         return build_network(self.recipe, words, count_classes(subject), (height, width), to_train=to_train)
 
-    def new_parts(self, network: VqaNetwork, num_classes: int) -> list[str]:
+    def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
         """The attention, and all but the image network."""
         parts = [name for name, _ in network.named_children() if name != "image"]
         return [*super().new_parts(network, num_classes), *parts]
 
-    def normalization(self, network: VqaNetwork, train: QuestionDataset) -> tuple[Tensor, Tensor]:
+    def normalization(self, network: nn.Module, train: QuestionDataset) -> tuple[Tensor, Tensor]:
         """The values that the pretrained weights expect, or those of the training images."""
         known = normalization(self.recipe.model, self.recipe.pretrained) if self.recipe.pretrained else None
         if known is None or {"mean", "std"} & self.recipe.data_options.keys():
@@ -80,7 +85,7 @@ class Vqa(Task):
         device, shard = placement
         return data.batches(size, normalization, device, shard=shard)
 
-    def cost(self, network: VqaNetwork, image_size: tuple[int, int]) -> Cost:
+    def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
         """See `bam.cost`; for a question of one word."""
         return cost(network, image_size)
 
@@ -105,24 +110,22 @@ class Vqa(Task):
             return find_bottlenecks(network, image, keep=keep), remark
         return select_sites(network, selection, image), remark
 
-    def loss(
-        self, network: VqaNetwork, images: Tensor, targets: QuestionBatch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy over the questions of a batch; figures: it and the accuracy, times the number of images."""
-        logits = network(images, targets).logits.float()
+    def loss(self, network: nn.Module, images: Tensor, targets: QuestionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy over the questions of a batch; and figures: it and the accuracy, times the images."""
+        logits = network(images, targets.words, targets.image).logits.float()
         loss = F.cross_entropy(logits, targets.goal, ignore_index=-1)
         scores = targets.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss, {"loss": loss.detach() * len(targets), "accuracy": scores * len(targets)}
 
     @torch.no_grad()
-    def evaluate(self, network: VqaNetwork, batches: BatchSource, test: QuestionDataset) -> Evaluation:
+    def evaluate(self, network: nn.Module, batches: BatchSource, test: QuestionDataset) -> Evaluation:
         """The accuracy over all questions and of each kind, and the answers."""
         network.eval()
         device = next(network.parameters()).device
         by_kind = torch.zeros(len(test.kinds), 2, device=device, dtype=torch.float64)  # sum of scores, questions
         answers: list[tuple[int, int]] = []
         for images, questions in batches.test():
-            given = network(images, questions).logits.argmax(1)
+            given = network(images, questions.words, questions.image).logits.argmax(1)
             scores = questions.scores.gather(1, given[:, None])
             by_kind.index_add_(0, questions.kind, torch.cat([scores, torch.ones_like(scores)], dim=1).double())
             answers += zip(questions.number.tolist(), given.tolist(), strict=True)
@@ -135,7 +138,7 @@ class Vqa(Task):
                 figures[measures[-1].key] = total / count
         return Evaluation(figures, measures, dict(gather_object(answers)))
 
-    def break_down(self, network: VqaNetwork, batches: BatchSource, test: QuestionDataset) -> Breakdown:
+    def break_down(self, network: nn.Module, batches: BatchSource, test: QuestionDataset) -> Breakdown:
         """The accuracy in total and of each kind of question."""
         evaluation = self.evaluate(network, batches, test)
         asked, rows = test.flat, []
@@ -161,3 +164,61 @@ class Vqa(Task):
             for number, answer in sorted(evaluation.output.items())
         ]
         return {RESULTS: strict_json(rows, indent=None)}
+
+    def attends(self, network: nn.Module) -> bool:
+        """Whether the image network has attention, or the cross-modal module is one."""
+        return attends(cast(VqaNetwork, network))
+
+    def views(
+        self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
+    ) -> Iterator[ImageView]:
+        """The attention of the image network, that of the question, and the five most likely answers."""
+        for name, image in images:
+            yield view(trained, name, image, question or "")
+
+    def examine(
+        self, trained: Trained, test: QuestionDataset, limit: int | None, progress: Callable[[str, int, int], None]
+    ) -> dict[str, Any]:
+        """Where the regions lie for each kind of question, see `points`.
+
+        Raises:
+            ValueError: for data without boxes, or a network that attends to no region.
+        """
+        results = points(trained, test, limit, progress)
+        if not results:
+            raise ValueError(f"{self.recipe.data} has no boxes, or {self.recipe.cross_modal} attends to no region")
+        count = min(limit or len(test), len(test))
+        parts = {"statistics": {}, "pointing": results, "faithfulness": {}, "ablations": None}
+        return {"num_images": count, "num_unreadable": 0, **parts}
+
+    def look(self, trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any]:
+        """See `bam.tasks.vqa.looking.look`."""
+        return look(trained, test, folder)
+
+    def predict(self, trained: Trained, images: Sequence[Path], out: Path, options: PredictOptions) -> list[str]:
+        """Answer a question about the user's own images.
+
+        Raises:
+            ValueError: for a score, or without a question; also the errors of `find_files`.
+        """
+        if options.score is not None:
+            raise ValueError("a score is for detections: answers are written with their probability")
+        if not options.question:
+            raise ValueError('a network that answers questions needs one: --question "how many dogs are there"')
+        files, notes = find_files(images)
+        answers, lines = {}, []
+        for file in options.progress(files, len(files)):
+            try:
+                _, answered = ask(trained, read_rgb(str(file)), options.question)
+            except ValueError as error:
+                lines.append(f"left out: {file} {error}")
+                continue
+            answers[str(file)] = ranked(trained, answered)
+            lines.append(
+                f"{file}: " + ", ".join(f"{answer} {100 * share:.1f} %" for answer, share in answers[str(file)])
+            )
+        unknown = cast(VqaNetwork, trained.network).vocabulary.unknown(options.question)
+        notes += [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
+        content = {"question": options.question, "answers": answers}
+        write_atomically(out / "predictions.json", strict_json(content))
+        return [*lines, *notes, f"predictions.json in {out}"]

@@ -1,0 +1,158 @@
+"""Visual question answering from end to end, in the small."""
+
+import json
+import signal
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from bam import recipes
+from bam.cli.main import main
+from bam.records import Record
+from bam.tasks import Classes, task_of
+from bam.tasks.vqa.task import Vqa
+from bam.training import Interrupted, run
+from bam.training.trained import opened_run
+
+TINY = {"data_options": {"canvas": 48, "num_train": 64, "num_test": 24}, "epochs": 2, "batch_size": 16, "width": 16}
+
+
+def tiny(**changes):
+    return recipes.load("vqa/digits").replace(**{**TINY, **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vqa")
+    run(tiny(attention="bam"), folder)
+    return folder
+
+
+def test_a_run_keeps_its_words_answers_and_kinds(trained):
+    record = Record.read(trained)
+    assert record.measures[0].key == "test_accuracy" and record.measures[0].higher_is_better
+    assert {"counting", "existence", "order"} <= {measure.label for measure in record.measures}
+    assert "there" in record.vocabulary and "yes" in record.classes
+    assert record.sites == ["image.layer1", "image.layer2"]
+    answers = json.loads((trained / "answers.json").read_text())
+    assert len(answers) > 24 * 4 and set(answers[0]) == {"question_id", "answer"}
+    _, again, _ = opened_run(trained, torch.device("cpu"))
+    weights = load_file(trained / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in again.network.state_dict().items())
+
+
+@pytest.mark.parametrize("cross_modal", ["none", "question", "dual", "co_attention(order=alternating)"])
+def test_each_way_to_meet_trains(tmp_path, cross_modal):
+    record = run(tiny(cross_modal=cross_modal, text="transformer", epochs=1), tmp_path)
+    assert 0 <= record.final["test_accuracy"] <= 1
+
+
+def test_variants_share_all_weights_but_the_attention():
+    subject = Classes(5, (48, 48), tuple("abcde"))
+    plain, attended, other = (
+        task_of(tiny(attention=attention, cross_modal=cross_modal)).network(subject).state_dict()
+        for attention, cross_modal in (("none", "none"), ("bam", "none"), ("none", "question_guided"))
+    )
+    assert all(torch.equal(plain[name], attended[name]) and torch.equal(plain[name], other[name]) for name in plain)
+    assert len(attended) > len(plain) < len(other)
+
+
+def test_a_stopped_run_ends_in_the_same_weights(trained, tmp_path, monkeypatch):
+    loss, calls = Vqa.loss, []
+
+    def stopping(self, *arguments):
+        calls.append(0)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return loss(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vqa, "loss", stopping)
+        with pytest.raises(Interrupted, match="stopped after step 3 of 8; the state is saved"):
+            run(tiny(attention="bam"), tmp_path)
+    run(tiny(attention="bam"), tmp_path, resume=True)
+    assert (trained / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.new("L", (90, 60), 40).save(path)
+    return path
+
+
+def test_predict_answers_a_question(trained, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert (
+        main(["predict", str(trained), str(picture), "--out", str(out), "--question", "How many zebras are there?"])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "words that training never showed: zebras" in said and "picture.png: " in said
+    answers = json.loads((out / "predictions.json").read_text())
+    assert answers["question"].startswith("How many") and len(answers["answers"][str(picture)]) == 5
+
+
+def test_explain_shows_regions_words_and_the_image_networks_attention(trained, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["explain", str(trained), str(picture), "--out", str(out), "--question", "is there a 5"]) == 0
+    page = (out / "gallery.html").read_text()
+    for site in ("image.layer1", "image.layer2", "question, step 1", "question, step 2"):
+        assert site in page
+    assert (out / "picture.png" / "question, step 2.png").exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["predict"], 'needs one: --question "how many'),
+        (["explain"], 'needs one: --question "how many'),
+        (["predict", "--question", "?"], "the question '?' has no words"),
+        (["explain", "--question", ""], 'needs one: --question "how many'),
+        (["predict", "--question", "is it", "--score", "0.5"], "a score is for detections"),
+        (["export"], "bam export writes classifiers"),
+    ],
+)
+def test_what_is_wrong_is_said(trained, picture, tmp_path, capsys, words, message):
+    verb, *flags = words
+    given = (
+        ["--run", str(trained)] if verb == "export" else [str(trained), str(picture), "--out", str(tmp_path / "out")]
+    )
+    assert main([verb, *given, *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_questions_are_for_networks_that_answer(tmp_path, capsys, picture):
+    run(
+        recipes.load("digits/small").replace(epochs=1, data_options={"canvas": 16, "num_train": 64, "num_test": 8}),
+        tmp_path,
+    )
+    assert main(["predict", str(tmp_path), str(picture), "--question", "is it", "--out", str(tmp_path / "out")]) == 1
+    assert "answers no questions: leave --question out" in capsys.readouterr().err
+
+
+def test_evaluate_and_examine_go_kind_by_kind(trained, tmp_path, capsys):
+    assert main(["evaluate", str(trained), "--out", str(tmp_path)]) == 0
+    assert "counting" in (tmp_path / "evaluation.csv").read_text()
+    assert main(["examine", str(trained), "--out", str(tmp_path), "--limit", "20"]) == 0
+    pointing = json.loads((tmp_path / "examination.json").read_text())["pointing"]
+    assert {"position", "order"} <= pointing.keys() and pointing["order"]["hits"]["others"].keys() == {
+        "chance",
+        "centre",
+    }
+
+
+def test_a_comparison_crosses_both_kinds_of_attention(tmp_path, capsys):
+    words = ["--recipe", "vqa/digits", "--attention", "none,bam", "--cross-modal", "none,question_guided(hops=1)"]
+    small = ["--seeds", "1", "--epochs", "1", "--width", "16", "--batch-size", "16"]
+    options = ["--data-options", json.dumps(TINY["data_options"]), "--out", str(tmp_path)]
+    assert main(["compare", *words, *small, *options]) == 0
+    names = [
+        "none(cross_modal=none)", 'none(cross_modal="question_guided(hops=1)")',
+        "bam(cross_modal=none)", 'bam(cross_modal="question_guided(hops=1)")',
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "comparison.json").read_text())["attention"] == names
+    page = (tmp_path / "report.html").read_text()
+    assert "counting" in page and "gallery.html" in page
