@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
+import bam
 from bam import cli
 from bam.cli.results import evaluate, predict
 from bam.data import load
@@ -332,6 +333,47 @@ def test_words_by_position():
         parse_flags(evaluate, ["r", "s"])
 
 
+def test_every_verb_takes_a_network_by_name(trained, photos, tmp_path, capsys):
+    """With the weights of a run, it says what the run says."""
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in sorted(ODD)))
+    parts = ["--weights", str(trained / "run" / "model.safetensors"), "--attention", "bam", "--num-classes", "6"]
+    parts += ["--class-names", str(tmp_path / "names.txt")]
+    read = ["--data", f"folder:{photos}", "--data-options", json.dumps(OPTIONS)]
+    for verb, where, file in (
+        ("evaluate", read, "evaluation.json"),
+        ("examine", [*read, "--limit", "6"], "examination.json"),
+    ):
+        for name, words in (("run", [str(trained / "run")]), ("named", ["cifar/resnet8", *parts])):
+            assert cli.main([verb, *words, *where, "--out", str(tmp_path / name)]) == 0
+        by_run, by_name = (strict(tmp_path / name / file) | {"run": ""} for name in ("run", "named"))
+        assert {**by_run, "data_options": 0} == {**by_name, "data_options": 0}
+    photo = str(next((photos / "val" / "zebra").iterdir()))
+    assert cli.main(["predict", "cifar/resnet8", photo, *parts, "--out", str(tmp_path)]) == 0
+    (entry,) = strict(tmp_path / "predictions.json")
+    assert {one["class"] for one in entry["predictions"]} <= set(ODD)
+    capsys.readouterr()
+    plain = tmp_path / "plain.safetensors"
+    save_file(bam.detach(trained_model(trained / "run")[0]).state_dict(), plain)
+    words = [
+        "predict",
+        "cifar/resnet8",
+        photo,
+        "--pretrained",
+        str(plain),
+        "--num-classes",
+        "6",
+        "--out",
+        str(tmp_path),
+    ]
+    assert cli.main(words) == 0 and "untrained" not in capsys.readouterr().out
+    assert cli.main(["predict", "cifar/resnet8", photo, "--num-classes", "6", "--out", str(tmp_path)]) == 0
+    assert "the network has random weights: give --pretrained" in capsys.readouterr().out
+    assert cli.main(["examine", "cifar/resnet8", *parts]) == 1
+    assert "has no data of its own: give --data" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(trained / "run"), *parts]) == 1
+    assert "drop those flags" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -340,8 +382,11 @@ def test_words_by_position():
         (["predict", "run", "--images", ""], "name at least one image, or a folder of images"),
         (["predict", "run", "text.png"], "none of the 1 images can be read: text.png cannot be read as an image"),
         (["predict", "run", "dot.png", "--score", "0.5"], "a score is for detections"),
-        (["predict", "empty", "dot.png"], "empty holds no complete run (record.json) and no network saved by bam"),
-        (["evaluate", "nowhere"], "nowhere holds no complete run"),
+        (
+            ["predict", "empty", "dot.png"],
+            "empty holds no complete run (record.json) and no saved network",
+        ),
+        (["evaluate", "nowhere"], "there is no folder nowhere"),
         (["evaluate", "saved"], "has no data of its own: give --data"),
         (["evaluate", "run", "--data", "cifar10"], "unknown data set 'cifar10'"),
         (["evaluate", "run", "--data", "voc2007"], "has boxes"),

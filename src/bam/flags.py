@@ -6,6 +6,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,13 +59,27 @@ def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
         raise ValueError("write --task in full: it decides which other flags there are")
     if recipe is not None and not _names(words, "--recipe"):
         raise ValueError("write --recipe in full: its values are the defaults of all other flags")
-    arguments = {name: _argument(parameter, name, given) for name, parameter in parameters.items() if name != "recipe"}
+    kinds = {name: (each.annotation, each.default) for name, each in parameters.items() if name != "recipe"}
+    if recipe is not None and "attention" in parameters:
+        _cross(given, recipe, parameters["attention"].default)
+    arguments = {name: _argument(*kind, name, given) for name, kind in kinds.items()}
     if recipe is None:
         return arguments
     recipe = _changed(recipe, given, without={"name", *parameters})
     said = {given.get("model"), *(AttentionSpec.parse(text).name for text in _split_attention(given))}
     refuse_code((name for name in recipe.named_code if name not in said), given["recipe"])
     return arguments | {"recipe": recipe}
+
+
+def _cross(given: dict[str, Any], recipe: Recipe, variants: str) -> None:
+    """Where a field that variants may set has several values, make each variant one for every value of it."""
+    for field in recipe.VARIANT_FIELDS:
+        values = split_specs(given[field]) if isinstance(given.get(field), str) else []
+        if len(values) > 1:
+            del given[field]
+            specs = [AttentionSpec.parse(text) for text in split_specs(given.get("attention", variants))]
+            crossed = [replace(spec, options=spec.options | {field: value}) for spec in specs for value in values]
+            given["attention"] = ", ".join(map(str, crossed))
 
 
 def _add_flags(
@@ -101,16 +116,16 @@ def _expected(match: re.Match[str]) -> str:
     return f"expected {f'one of {choices}' if choices else match[1]}, got "
 
 
-def _argument(parameter: inspect.Parameter, name: str, given: dict[str, Any]) -> Any:
-    """The value of one parameter of a verb."""
-    kind = parameter.annotation
+def _argument(kind: Any, default: Any, name: str, given: dict[str, Any]) -> Any:
+    """The value of one parameter of a verb, or of one field of a parameter."""
     if kind is AttentionSpec:
-        recipe = Recipe(attention=parameter.default)
+        recipe = Recipe(attention=default)
         return recipe.replace(**{part: given[part] for part in (name, *_PARTS) if part in given}).attention
     if dataclasses.is_dataclass(kind):
-        names = [each.name for each in dataclasses.fields(kind)]
-        return dataclasses.replace(parameter.default, **{name: given[name] for name in names if name in given})
-    return given.get(name, parameter.default)
+        fields = typing.get_type_hints(kind).items()
+        changes = {field: _argument(hint, getattr(default, field), field, given) for field, hint in fields}
+        return dataclasses.replace(default, **changes)
+    return given.get(name, default)
 
 
 def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe:
@@ -168,12 +183,9 @@ def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
     names = {"help"}
     for name, parameter in parameters.items():
         kind = parameter.annotation
-        if kind is bool:
-            names.add(name)
-        elif kind is AttentionSpec:
-            names.add("identity")
-        elif dataclasses.is_dataclass(kind):
-            names |= {field for field, hint in typing.get_type_hints(kind).items() if hint is bool}
+        is_one = kind is AttentionSpec or not dataclasses.is_dataclass(kind)
+        for field, hint in {name: kind}.items() if is_one else typing.get_type_hints(kind).items():
+            names |= {field} if hint is bool else {"identity"} if hint is AttentionSpec else set()
     flags = {f"--{prefix}{name.replace('_', '-')}" for name in names for prefix in ("", "no-")}
     return flags | {"-h"}
 
@@ -229,10 +241,10 @@ def _add_parts(parser: Any, attention: AttentionSpec) -> None:
 
 def _add_fields(parser: Any, kind: Any, default: Any) -> None:
     helps = _described_fields(kind)
-    for each in dataclasses.fields(kind):
-        _add_flag(
-            parser, each.name, typing.get_type_hints(kind)[each.name], getattr(default, each.name), helps[each.name]
-        )
+    for name, hint in typing.get_type_hints(kind).items():
+        _add_flag(parser, name, hint, getattr(default, name), helps[name])
+        if hint is AttentionSpec:
+            _add_parts(parser, getattr(default, name))
 
 
 def _described_fields(kind: type) -> dict[str, str | None]:

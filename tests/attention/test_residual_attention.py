@@ -119,3 +119,15 @@ def test_a_last_layer_of_zeros_attends_alike_to_all():
 def test_unknown_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ResidualAttention(8, **options)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_convolutions_take_in_the_batchnorms_after_them(depth):
+    module = restless(ResidualAttention(8, depth=depth)).eval()
+    features = torch.randn(2, 8, 20, 17)
+    fused = module.fused()
+    assert fused.is_fused and not module.is_fused
+    torch.testing.assert_close(fused(features), module(features), rtol=1e-4, atol=1e-5)
+    before, after = (sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (module, fused))
+    units = 3 * depth - 1
+    assert (before, after) == (3 * units + 2, units + 1)

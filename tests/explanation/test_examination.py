@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -24,14 +25,20 @@ def test_everything_as_strict_json():
     train, test = data()
     model, calls = network(), []
     before = traces(model)
-    found = examine(model, test, train.normalization(), limit=4, progress=lambda *call: calls.append(call))
+
+    def track(items, total, title):
+        for number, item in enumerate(items, start=1):
+            yield item
+            calls.append((title, number, total))
+
+    found = examine(model, test, train.normalization(), limit=4, track=track)
     assert_unchanged(before, model)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == ["num_images", "num_unreadable", "statistics", "pointing", "faithfulness", "ablations"]
     sites = list(bam.attended(model))
     assert found["num_images"] == 4 and found["num_unreadable"] == 0
     assert all(list(found[part]) == sites for part in list(found)[2:5])
-    assert calls == [(part, 4, 4) for part in list(found)[2:]]
+    assert calls == [(part, 1, 1) for part in list(found)[2:]]
     assert found == examine(model, test, train.normalization(), limit=4)
 
 
@@ -41,8 +48,13 @@ def test_without_boxes_and_with_a_single_image():
     found = examine(network(), unboxed, train.normalization(), limit=None)
     assert found["pointing"] is None and found["num_images"] == 1
     json.dumps(found, allow_nan=False)
-    given = examine(network(), unboxed, train.normalization(), boxes=test.boxes)
-    assert given["pointing"] is not None
+    assert examine(network(), test, train.normalization())["pointing"] is not None
+
+
+def test_only_the_parts_asked_for():
+    train, test = data(4)
+    found = examine(network(), test, train.normalization(), parts=("ablations",))
+    assert list(found) == ["num_images", "num_unreadable", "statistics", "ablations"]
 
 
 def test_what_cannot_be_examined_is_refused():
@@ -51,7 +63,7 @@ def test_what_cannot_be_examined_is_refused():
     with pytest.raises(ValueError, match="limit must be at least 1"):
         examine(network(), test, mean_and_deviation, limit=0)
     with pytest.raises(ValueError, match="3 boxes for 24 images"):
-        examine(network(), test, mean_and_deviation, boxes=test.boxes[:3])
+        examine(network(), dataclasses.replace(test, boxes=test.boxes[:3]), mean_and_deviation)
     with pytest.raises(ValueError, match="no images"):
         examine(network(), test.subset(torch.zeros(0, dtype=torch.int64)), mean_and_deviation)
     with pytest.raises(ValueError, match="no attention"):

@@ -11,7 +11,7 @@ from torchvision.models import get_model
 
 import bam
 from bam import AttentionSpec, cli
-from bam.cli.named import Weights, build_named
+from bam.cli.named import NamedNetwork, build_named
 from bam.explanation import hierarchy, record, site_gains
 from bam.explanation.views import GAIN, SPATIAL, site_views
 from bam.reports.gallery import write_gallery
@@ -183,9 +183,9 @@ def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, ca
 
 
 def test_networks_by_name_know_imagenets_classes():
-    _, description = build_named("squeezenet1_0", Weights(), AttentionSpec("bam"))
+    _, description = build_named("squeezenet1_0", NamedNetwork(AttentionSpec("bam")))
     assert description["classes"][:2] == ["tench", "goldfish"] and len(description["classes"]) == 1000
-    assert build_named("cifar/resnet8", Weights(), AttentionSpec("bam"))[1]["classes"] is None
+    assert build_named("cifar/resnet8", NamedNetwork(AttentionSpec("bam")))[1]["classes"] is None
 
 
 def test_explain_never_writes_over_an_image(trained, capsys):

@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import get_model
 
 import bam
+from bam.costs import format_count
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +110,18 @@ def test_a_network_without_blocks_is_told_of_the_bottlenecks():
     with pytest.raises(ValueError, match='no residual blocks .* sites="bottlenecks"'):
         bam.attach(get_model("vgg11"), "cbam", image=64)
     assert bam.attended(bam.attach(get_model("vgg11"), "cbam", sites="bottlenecks", image=64))
+
+
+@pytest.mark.parametrize("attention", ["deformable", "deformable(modulated=true)", "deformable(sites=layer4)"])
+def test_the_table_prices_what_would_be_inserted(attention):
+    """Also where it takes the place of a convolution: the difference between the networks."""
+    spec = bam.AttentionSpec.parse(attention)
+    model = get_model("resnet18")
+    before = bam.cost(model)
+    sites = bam.select_sites(model, spec.placed())
+    after = bam.cost(bam.attach(model, spec))
+    total = sites.table(spec).splitlines()[-1].split()
+    assert total[:2] == ["total", f"{after.params - before.params:,}"]
+    assert " ".join(total[2:]) == format_count(after.macs - before.macs)
+    times = sites.table(spec, latency=True).splitlines()
+    assert len(times) == len(sites) + 2 and times[0].endswith("+ms")

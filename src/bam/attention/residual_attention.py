@@ -1,5 +1,6 @@
 """Residual attention (Wang et al., CVPR 2017, https://arxiv.org/abs/1704.06904)."""
 
+import copy
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from bam.attention.batchnorm import BatchNorm
 from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
+from bam.attention.folding import fold
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 
@@ -168,6 +170,19 @@ class ResidualAttention(AttentionModule):
     def maps(self, features: Tensor) -> AttentionMaps:
         """M(F) (N, C, H, W), as for BAM what is added to 1, and the gain; the identity's scalar only affects that."""
         return AttentionMaps(gain(features, self(features)), combined=self._mask(features))
+
+    def fused(self) -> "ResidualAttention":
+        """A copy in eval mode with each BatchNorm folded that follows a convolution; the first of each part stays."""
+        fused = copy.deepcopy(self).eval()
+        units = [module.branch for module in fused.modules() if isinstance(module, ResidualUnit)]
+        fold([(unit, layer, norm) for unit in units for layer, norm in (("2", "3"), ("5", "6"))])
+        fold([(fused.mask.project, "2", "3")])
+        return fused
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether BatchNorms have been folded."""
+        return any(isinstance(module, nn.Identity) for module in self.mask.modules())
 
     def is_constant(self) -> bool:
         """Whether the mask is the same for every image, because the weights of its last layer are zero."""

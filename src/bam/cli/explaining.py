@@ -1,33 +1,44 @@
 """Verbs about attention: explain, examine."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bam.attention.spec import AttentionSpec
-from bam.cli.named import NO_WEIGHTS, Weights, untrained
-from bam.cli.results import LabelledData, measured_images, opened, opened_by_name, say
+from bam.cli.named import NOTHING_NAMED, NamedNetwork
+from bam.cli.opening import check_question, opened
+from bam.cli.results import LabelledData, measured, say
 
 if TYPE_CHECKING:
-    import torch
-
     from bam.explanation.views import ImageView
-    from bam.tasks import Task, Trained
+
+
+@dataclass(frozen=True)
+class ExaminedData(LabelledData):
+    """The labelled data to look at, and how much of them.
+
+    Attributes:
+        limit: number of images, drawn at random but the same in every call; 0 for all. Deleting and inserting takes
+            longest: 64 small images take about 14 seconds on one core.
+    """
+
+    limit: int = 256
 
 
 def explain(
     run: Path,
     images: list[str],
     out: Path = Path("explanations"),
-    weights: Weights = NO_WEIGHTS,
-    attention: AttentionSpec = AttentionSpec(),
+    question: str | None = None,
+    named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
     """Show what the attention in a trained network attends to, image by image and site by site.
 
     Writes gallery.html, a page to step through images and sites; for each image a PNG with all its sites side by side;
     and for each site a PNG of its own, IMAGE/SITE.png. They show the network's own attention: the spatial attention of
-    modules that have it, and the gain, which says how much stronger a module leaves each place.
+    modules that have it, and the gain, which says how much stronger a module leaves each place. Of a network that
+    answers questions, also the regions and the words that a question attends to.
 
     A network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
 
@@ -35,8 +46,7 @@ def explain(
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         images: files or folders, separated by commas.
         out: folder for the page and the pictures.
-        attention: attention module of a network by name, with its options and sites in brackets: 'bam(sites=layer2)'
-            (default: that of the adapter).
+        question: to answer about each image, of networks that answer questions: "how many 3s are there".
         device: cpu or cuda (default: a GPU if there is one).
     """
     from bam.data.files.listing import find_files
@@ -44,33 +54,17 @@ def explain(
     from bam.training.run import accelerate_afresh
 
     with accelerate_afresh(device) as place:
-        task, trained, notes = _explained(run, weights, attention, place)
+        task, trained, _, notes = opened(run, named, place)
+        check_question(run, task, question)
         files, passed_over = find_files([Path(image) for image in images if image])
         reading, notes = _Reading(files), [*notes, *passed_over]
-        views = _draw(task.views(trained, reading), reading, out)
+        views = _draw(task.views(trained, reading, question), reading, out)
     if not views:
         raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")
-    spec = attention if task.recipe.attention.is_none else task.recipe.attention
+    spec = named.attention if task.recipe.attention.is_none else task.recipe.attention
     title = f"{task.recipe.model} with {'its attention' if spec.is_none else spec}: what it attends to"
     page = write_gallery(out, title, views, [*notes, *reading.unreadable])
     say([*notes, *reading.unreadable, f"{len(views)} images: {page}, and a PNG of each and of each site beside it"])
-
-
-def _explained(
-    run: Path, weights: Weights, attention: AttentionSpec, place: "torch.device"
-) -> "tuple[Task, Trained, list[str]]":
-    """The network to look at, its task, and notes for the user."""
-    holds_network = any((run / name).exists() for name in ("record.json", "config.json"))
-    if holds_network or (run.is_dir() and weights == NO_WEIGHTS):  # else a folder that is called like a network
-        if weights != NO_WEIGHTS or attention != AttentionSpec():
-            raise ValueError(f"{run} is a folder with its own attention, weights and classes: drop those flags")
-        return *opened(run, place)[:2], []
-    if weights == NO_WEIGHTS and attention.is_none:
-        raise ValueError(
-            f"there is no folder {run}; to look at a network by name, give its weights and its attention: --pretrained "
-            "with --adapter, or --weights with --attention"
-        )
-    return *opened_by_name(run.as_posix(), weights, attention, place), untrained(weights)
 
 
 def _draw(views: "Iterable[ImageView]", reading: "_Reading", out: Path) -> list[dict[str, Any]]:
@@ -94,8 +88,8 @@ def _draw(views: "Iterable[ImageView]", reading: "_Reading", out: Path) -> list[
 def examine(
     run: Path,
     out: Path = Path("examination"),
-    limit: int = 256,
-    data: LabelledData = LabelledData(),
+    data: ExaminedData = ExaminedData(),
+    named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
     """Find out whether the attention of a trained network is evidence or decoration, on labelled images.
@@ -107,31 +101,27 @@ def examine(
     Writes examination.json, and for each site with channel attention the channels that tell classes apart, as
     figures/channels-SITE.svg and .csv.
 
+    A network by name: bam examine resnet50 --pretrained DEFAULT --adapter attention.safetensors --data folder:PATH
+
     Args:
-        run: folder of a complete run, or of a network saved by bam export.
+        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         out: folder for examination.json.
-        limit: number of images, drawn at random but the same in every call; 0 for all. Deleting and inserting takes
-            longest: 64 small images take about 14 seconds on one core.
         device: cpu or cuda (default: a GPU if there is one).
     """
 
     from bam.files import strict_json, write_atomically
     from bam.reports.figures import channel_figures
     from bam.reports.wording import examination_lines
-    from bam.training.display import Stages
+    from bam.training.display import track
     from bam.training.run import accelerate_afresh
 
     with accelerate_afresh(device) as place:
-        task, trained, record = opened(run, place)
-        if record is None and data.data is None:
-            raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
-        task = task.on_data(data.data, data.data_options, trained.preprocessing)
-        images, notes = measured_images(task, trained, data, record)
-        with Stages() as stages:
-            results = task.examine(trained, images, limit or None, stages.show)
+        network = opened(run, named, place)
+        task, images, notes = measured(run, network, data)
+        results = task.examine(network.trained, images, data.limit or None, track)
     about = {"run": str(run), "data": task.recipe.data, "part": data.part}
     files = {"examination.json": strict_json(about | results)}
-    for figure in channel_figures(_selective(results["statistics"], trained.classes)):
+    for figure in channel_figures(_selective(results["statistics"], network.trained.classes)):
         files |= figure.files
     for name, text in files.items():
         write_atomically(out / name, text)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bam.attention.spec import AttentionSpec
-from bam.cli.named import Weights, build_named
+from bam.cli.named import NamedNetwork, build_named
 from bam.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NamedNetwork(Weights):
+class NamedModel(NamedNetwork):
     """A network given by name instead of a run.
 
     Attributes:
@@ -45,8 +44,7 @@ class FileOptions:
 def export(
     out: Path,
     run: Path | None = None,
-    network: NamedNetwork = NamedNetwork(),
-    attention: AttentionSpec = AttentionSpec(),
+    network: NamedModel = NamedModel(),
     options: FileOptions = FileOptions(),
 ) -> None:
     """Write a network to a file for other runtimes, or to a folder for loading it again, and check the result.
@@ -58,8 +56,6 @@ def export(
             without a suffix, a folder with weights, classes and normalisation (ImageNet's for a --model whose weights
             do not say theirs) for bam.export.from_pretrained or --model.
         run: folder of a complete run.
-        attention: attention module for the model, with its options and sites in brackets:
-            'bam(layout=released, sites=every block)'; or "none".
     """
     if (run is None) == (network.model is None):
         raise ValueError("give one of --run and --model")
@@ -67,8 +63,8 @@ def export(
     if run is None:
         if options.precision == "int8":
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
-        net, description = _named(network, attention, options.image)
-    elif attention != AttentionSpec() or network != NamedNetwork():
+        net, description = _named(network, options.image)
+    elif network != NamedModel():
         raise ValueError("--attention and what else says what is in a network go with --model: a run has its own")
     else:
         from bam.training import training_images
@@ -95,7 +91,7 @@ def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
     return net, {"image_size": record.image_size} if out.suffix else describe_run(record), record
 
 
-def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -> tuple[Any, "NetworkDescription"]:
+def _named(network: NamedModel, image: int | None) -> tuple[Any, "NetworkDescription"]:
     """The network named by the flags, and its description."""
     from bam.export import from_pretrained
     from bam.export.description import describe_saved
@@ -103,8 +99,8 @@ def _named(network: NamedNetwork, attention: AttentionSpec, image: int | None) -
     assert network.model is not None
     model = network.model
     if not Path(model, "config.json").is_file():
-        return build_named(model, network, attention, image)
-    if attention != AttentionSpec() or network != NamedNetwork(model=model):
+        return build_named(model, network, image)
+    if network != NamedModel(model=model):
         raise ValueError(f"{model} is a saved network with its own attention, weights and classes: drop those flags")
     net = from_pretrained(model)
     return net, describe_saved(net)

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What a network given by name is loaded with.
+class NamedNetwork:
+    """What a network given by its name is put together from.
 
     Attributes:
+        attention: attention module of a network by name, with its options and sites in brackets: 'bam(sites=layer2)'
+            (default: that of the adapter).
         pretrained: weights of the network without attention: a file, or a tag of torchvision or timm such as DEFAULT
             (default: random weights).
         adapter: file of bam.save_attention with the attention, its sites and its weights.
@@ -26,6 +28,7 @@ class Weights:
             names for networks of torchvision and timm with its 1000 classes, else numbers).
     """
 
+    attention: AttentionSpec = AttentionSpec()
     pretrained: str | None = None
     adapter: Path | None = None
     weights: Path | None = None
@@ -33,12 +36,10 @@ class Weights:
     class_names: Path | None = None
 
 
-NO_WEIGHTS = Weights()
+NOTHING_NAMED = NamedNetwork()
 
 
-def build_named(
-    model: str, options: Weights, attention: AttentionSpec, image: int | None = None
-) -> "tuple[nn.Module, NetworkDescription]":
+def build_named(model: str, options: NamedNetwork, image: int | None = None) -> "tuple[nn.Module, NetworkDescription]":
     """The network called `model` in eval mode, and its description.
 
     Raises:
@@ -53,14 +54,14 @@ def build_named(
     task = task_knowing(model)
     if task.not_named:
         raise ValueError(f"{model} is a {task.name} network: {task.not_named}")
-    check_named(attention)
+    check_named(options.attention)
     if options.weights and (options.pretrained or options.adapter):
         raise ValueError("--weights has the whole network: give it alone, or --pretrained and --adapter")
     network = build(model, options.num_classes)
     count = options.num_classes or _num_outputs(network)
     if options.pretrained:
         _load_backbone(network, model, options, count)
-    attach(network, attention, image=image)
+    attach(network, options.attention, image=image)
     if options.adapter:
         load_attention(network, options.adapter, image=image)
     if options.weights:
@@ -77,7 +78,7 @@ def check_named(attention: AttentionSpec) -> None:
         raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
 
 
-def _load_backbone(network: "nn.Module", model: str, options: Weights, count: int) -> None:
+def _load_backbone(network: "nn.Module", model: str, options: NamedNetwork, count: int) -> None:
     """Load the pretrained weights, which must have the classifier, too."""
     import torch
 
@@ -102,7 +103,7 @@ def _num_outputs(network: "nn.Module") -> int:
     return class_logits(dry_run(network)).shape[1]
 
 
-def _class_names(model: str, count: int, options: Weights) -> list[str] | None:
+def _class_names(model: str, count: int, options: NamedNetwork) -> list[str] | None:
     """The names of the classes, if they are known."""
     from bam.models.weights import imagenet_classes
 
@@ -119,10 +120,13 @@ def _class_names(model: str, count: int, options: Weights) -> list[str] | None:
     return names
 
 
-def untrained(options: Weights) -> list[str]:
-    """What to tell a user who looks at attention with weights that nobody trained."""
-    if options.weights or options.adapter and options.pretrained:
+def untrained(options: NamedNetwork) -> list[str]:
+    """What to tell a user about weights that nobody trained."""
+    if options.weights:
         return []
-    if options.adapter:
-        return ["the network around the attention has random weights: give --pretrained"]
-    return ["the attention is untrained, so its maps say nothing yet: give --adapter or --weights"]
+    has_attention = options.adapter or not options.attention.is_none
+    where = " around the attention" if has_attention else ""
+    notes = [] if options.pretrained else [f"the network{where} has random weights: give --pretrained"]
+    if has_attention and not options.adapter:
+        notes.append("the attention is untrained, so its maps say nothing yet: give --adapter or --weights")
+    return notes

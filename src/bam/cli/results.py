@@ -5,18 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bam.attention.spec import AttentionSpec
-from bam.cli.named import Weights, build_named
-from bam.recipes import Recipe
+from bam.cli.named import NOTHING_NAMED, NamedNetwork
+from bam.cli.opening import Opened, check_question, opened
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from bam.data.interface import Images
-    from bam.export import NetworkDescription
-    from bam.records import Record
-    from bam.tasks import Task, Trained
+    from bam.tasks import Task
 
 _NUM_SHOWN = 5  # names in a message
 _LARGEST_BATCH = 64
@@ -40,24 +34,39 @@ class LabelledData:
     data_root: Path | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a network besides images.
+
+    Attributes:
+        score: minimum score of a detection (default: 0.3).
+        question: to answer about each image, of networks that answer questions: "how many 3s are there".
+    """
+
+    score: float | None = None
+    question: str | None = None
+
+
 def predict(
     run: Path,
     images: list[str],
     out: Path = Path("predictions"),
-    score: float | None = None,
+    asked: Asked = Asked(),
+    named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
-    """Predict the classes of your own images, or detect objects in them, with a trained network.
+    """Predict the classes of your own images, detect objects in them, or answer a question about them.
 
     A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
-    detector's boxes to pictures and predictions.json. Images are prepared as the network's test images were; EXIF
+    detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's test images were; EXIF
     orientation is not applied. Those that cannot be read are named and left out.
 
+    A network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
+
     Args:
-        run: folder of a complete run, or of a network saved by bam export.
+        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         images: files or folders, separated by commas.
         out: folder for the results.
-        score: minimum score of a detection (default: 0.3).
         device: cpu or cuda (default: a GPU if there is one).
     """
     from bam.tasks import PredictOptions
@@ -65,16 +74,19 @@ def predict(
     from bam.training.run import accelerate_afresh
 
     with accelerate_afresh(device) as place:
-        task, trained, _ = opened(run, place)
+        task, trained, _, notes = opened(run, named, place)
         _refuse(run, task, task.not_predicted)
-        options = PredictOptions(score, lambda items, total: track(items, total, "predicting"))
-        say(task.predict(trained, [Path(image) for image in images if image], out, options))
+        check_question(run, task, asked.question)
+        files = [Path(image) for image in images if image]
+        options = PredictOptions(asked.score, track, asked.question)
+        say([*task.predict(trained, files, out, options), *notes])
 
 
 def evaluate(
     run: Path,
     out: Path = Path("evaluation"),
     data: LabelledData = LabelledData(),
+    named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
     """Measure a trained network on labelled data: in total with intervals, and class by class.
@@ -82,25 +94,25 @@ def evaluate(
     Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors carry
     Wilson's 95 % intervals. The data may lack classes of the network, but must not have others. Computes in float32.
 
+    A network by name: bam evaluate resnet50 --pretrained DEFAULT --data folder:PATH
+
     Args:
-        run: folder of a complete run, or of a network saved by bam export.
+        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         out: folder for the results.
         device: cpu or cuda (default: a GPU if there is one).
     """
     from bam.reports import evaluation_lines, write_evaluation
-    from bam.training.display import ShownBatches
+    from bam.training.display import track
     from bam.training.run import accelerate_afresh
 
     with accelerate_afresh(device) as place:
-        task, trained, record = opened(run, place)
-        _refuse(run, task, task.not_broken_down)
-        if record is None and data.data is None:
-            raise ValueError(f"{run} is a saved network, which has no data of its own: give --data, e.g. folder:PATH")
-        task = task.on_data(data.data, data.data_options, trained.preprocessing)
-        test, notes = measured_images(task, trained, data, record)
+        network = opened(run, named, place)
+        _refuse(run, network.task, network.task.not_broken_down)
+        task, test, notes = measured(run, network, data)
+        trained = network.trained
         size = min(task.recipe.batch_size // task.recipe.accumulation, _LARGEST_BATCH)
         batches = task.batches(test, size, trained.preprocessing.normalization, (place, (0, 1)))
-        shown = ShownBatches(batches, -(-len(test) // size), "evaluating")
+        shown = track(batches.test(), -(-len(test) // size), "evaluating")
         breakdown = task.break_down(trained.network, shown, test)
         unreadable = batches.take_unreadable()
     about: dict[str, Any] = {
@@ -118,78 +130,38 @@ def evaluate(
     say([head, *notes, *evaluation_lines(breakdown), f"{', '.join(files[:-1])} and {files[-1]} in {out}"])
 
 
-def opened(folder: Path, device: "torch.device") -> "tuple[Task, Trained, Record | None]":
-    """The network in a folder, its task, and its record if it is a run's."""
-    from bam.export.config import CONFIG, config_of
-    from bam.export.description import describe_saved
-    from bam.export.pretrained import from_pretrained
-    from bam.records import FILE_NAME
-    from bam.training import opened_run
-
-    if (folder / FILE_NAME).exists():
-        return opened_run(folder, device)
-    if not (folder / CONFIG).exists():
-        raise FileNotFoundError(
-            f"{folder} holds no complete run ({FILE_NAME}) and no network saved by bam export ({CONFIG})"
-        )
-    network = from_pretrained(folder)
-    config = config_of(network)
-    assert config is not None
-    return *_ready(config.backbone, network, describe_saved(network), device), None
-
-
-def opened_by_name(
-    name: str, weights: Weights, attention: AttentionSpec, device: "torch.device"
-) -> "tuple[Task, Trained]":
-    """A network by name with its weights, and its task."""
-    network, description = build_named(name, weights, attention)
-    return _ready(name, network, description, device)
-
-
-def _ready(
-    backbone: str, network: "nn.Module", description: "NetworkDescription", device: "torch.device"
-) -> "tuple[Task, Trained]":
-    from bam.data.files.preprocessing import Preprocessing
-    from bam.tasks import Trained, task_knowing
-
-    size: Any = description["image_size"]
-    normalization = description["mean"] or (), description["std"] or ()
-    preprocessing = Preprocessing(*normalization, (size[0], size[1]), description.get("resize") or max(size))
-    kind = task_knowing(backbone)
-    task = kind(Recipe.from_dict({"task": kind.name, "model": backbone}))
-    return task, Trained.ready(network, description["classes"], preprocessing, device)
-
-
 def _refuse(run: Path, task: "Task", reason: str) -> None:
     if reason:
         raise ValueError(f"{run} is a {task.name} network: {reason}")
 
 
-def measured_images(
-    task: "Task", trained: "Trained", data: LabelledData, record: "Record | None"
-) -> "tuple[Images, list[str]]":
-    """The images to measure, with classes numbered as the network numbers them, and notes for the user.
+def measured(run: Path, network: Opened, data: LabelledData) -> "tuple[Task, Images, list[str]]":
+    """The task on the data to measure, their images, with classes numbered as the network's, and notes for the user.
 
     Raises:
-        ValueError: if they have classes that the network lacks.
+        ValueError: if a network without data of its own gets none, or the data have classes that the network lacks.
     """
     from bam.training.identity import fingerprint
 
+    trained, record = network.trained, network.record
+    if record is None and data.data is None:
+        raise ValueError(f"{run} is no run, and has no data of its own: give --data, e.g. folder:PATH")
+    task = network.task.on_data(data.data, data.data_options, trained.preprocessing)
     train, test = task.load(data.data_root)
     images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()
-    notes = list(images.notes)
+    notes = [*network.notes, *images.notes]
     own = record is not None and task.recipe.data == record.recipe["data"]
     if own and record is not None and record.data and record.data != fingerprint(train, test):
         notes.append("these are not the images of the run: files, classes or options have changed since")
     if not trained.classes:
-        return images, notes
+        return task, images, notes
     unknown = [name for name in images.classes if name not in trained.classes]
     if unknown:
         raise ValueError(
             f"{task.recipe.data} has classes that the network does not know, {_names(unknown)}; it knows "
             f"{_names(trained.classes)}: rename them, or leave them out"
         )
-    return images.renumbered(trained.classes), notes
+    return task, images.renumbered(trained.classes), notes
 
 
 def _part_in_words(part: str, details: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -23,6 +23,15 @@ class Unreadable:
         """Count the images of `other` as well."""
         self.count += other.count
         self.example = self.example or other.example
+
+
+#: Passes on items, of which there are so many, and may show how far it is under a title.
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+def untracked(items: Iterable[Any], total: int, title: str) -> Iterable[Any]:
+    """A `Track` that shows nothing."""
+    return items
 
 
 class BatchSource(Protocol):

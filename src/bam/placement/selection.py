@@ -59,7 +59,19 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
     chosen = {site.label: site for word in words for site in _selected(model, flow, word, image)}
     sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
     sites.image = image
+    sites.convolutions = _entered(model, sites)
     return sites
+
+
+def _entered(model: nn.Module, sites: Sites) -> dict[str, nn.Conv2d]:
+    """Label -> a convolution like the one that the map enters there, on the meta device."""
+    layers = {site.label: model.get_submodule(site.name) for site in sites if site.before}
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {
+        label: nn.Conv2d(**{name: getattr(layer, name) for name in names}, bias=layer.bias is not None, device="meta")
+        for label, layer in layers.items()
+        if isinstance(layer, nn.Conv2d)
+    }
 
 
 def _selected(model: nn.Module, flow: Flow, word: str | int, image: Image | None) -> Sequence[Site]:

@@ -1,14 +1,16 @@
 """Sites, and the table of what attention would cost at each of them."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import SupportsIndex, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bam.attention import AttentionSpec, attention_name
-from bam.costs import cost, format_count, latency_ms
+from bam.attention.contract import fit, takes_place
+from bam.costs import Cost, cost, format_count, latency_ms
 from bam.dryrun import Image
 
 
@@ -36,6 +38,8 @@ class Sites(tuple[Site, ...]):
 
     image: Image | None = None  #: the input of the forward pass that found them; None for the default
     notes: tuple[str, ...] = ()  #: what to know about down-samplings without a proper site
+    #: Label -> the convolution that the map enters there, without its weights: attention may take its place.
+    convolutions: Mapping[str, nn.Conv2d] = {}
 
     @overload
     def __getitem__(self, key: SupportsIndex) -> Site: ...
@@ -47,7 +51,7 @@ class Sites(tuple[Site, ...]):
         if not isinstance(key, slice):
             return selected
         part = Sites(selected)
-        part.image = self.image
+        part.image, part.convolutions = self.image, self.convolutions
         return part
 
     def table(self, attention: str | AttentionSpec | Callable[..., nn.Module] = "bam", *, latency: bool = False) -> str:
@@ -66,10 +70,9 @@ class Sites(tuple[Site, ...]):
             attention = AttentionSpec.parse(attention)
         spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
         build = None if isinstance(attention, AttentionSpec) else attention
-        specs = [spec.fitted(site.height, site.width, build) for site in self]
-        modules = [spec.build(site.channels, build).eval() for site, spec in zip(self, specs, strict=True)]
+        modules = [self._module(site, spec, build) for site in self]
         for site, module in zip(self, modules, strict=True):
-            added = cost(module, (site.channels, site.height, site.width))
+            added = _added(module, (site.channels, site.height, site.width))
             params, macs = params + added.params, macs + added.macs
             where = [site.label, str(site.channels), f"{site.height} x {site.width}", str(site.stride), site.feeds]
             rows.append([*where, f"{added.params:,}", format_count(added.macs)])
@@ -86,12 +89,45 @@ class Sites(tuple[Site, ...]):
             lines.append("  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells))
         return "\n".join([*(line.rstrip() for line in lines), *(f"note: {note}" for note in self.notes)])
 
+    def _module(self, site: Site, spec: AttentionSpec, build: Callable[..., nn.Module] | None) -> nn.Module:
+        """What would be inserted at a site."""
+        module = spec.fitted(site.height, site.width, build).build(site.channels, build).eval()
+        if site.label not in self.convolutions:
+            return module
+        fit(module, self.convolutions[site.label], before=site.before)
+        return _Replacing(module, self.convolutions[site.label]) if takes_place(module) else module
+
     def _latency(self, modules: list[nn.Module]) -> list[float]:
         calls = {}
         for site, module in zip(self, modules, strict=True):
             features = torch.randn(1, site.channels, site.height, site.width)
             calls[site.label] = lambda _, module=module, features=features: module(features)
-        return list(latency_ms(calls, torch.empty(0)).values())
+            if isinstance(module, _Replacing):
+                calls[f"{site.label}: plain"] = lambda _, plain=module.convolution, features=features: plain(features)
+        times = latency_ms(calls, torch.empty(0))
+        return [times[site.label] - times.get(f"{site.label}: plain", 0.0) for site in self]
 
     def __str__(self) -> str:
         return self.table()
+
+
+class _Replacing(nn.Module):
+    """Attention in the place of a convolution like the given one."""
+
+    def __init__(self, attention: nn.Module, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.attention = attention
+        self.convolution = copy.deepcopy(convolution).to_empty(device="cpu")
+        self.convolution.reset_parameters()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.attention(features, weight=self.convolution.weight, bias=self.convolution.bias)
+
+
+def _added(module: nn.Module, shape: tuple[int, int, int]) -> Cost:
+    """What `module` adds to a network: without the convolution whose place it takes."""
+    whole = cost(module, shape)
+    if not isinstance(module, _Replacing):
+        return whole
+    plain = cost(module.convolution, shape)
+    return Cost(whole.params - plain.params, whole.macs - plain.macs)

@@ -1,7 +1,7 @@
 """The task interface: everything the training loop and the commands leave to a task."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bam.costs import Cost
 from bam.data import BatchSource
-from bam.data.interface import Images
+from bam.data.interface import Images, Track, untracked
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.placement import Sites
@@ -53,15 +53,6 @@ class Evaluation:
     output: Any = field(default=None, repr=False)  #: extra data for `Task.results`
 
 
-#: Passes on the items of an iterable, of which there are so many, and may show how far it is.
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-
-
-def silent(items: Iterable[Any], total: int) -> Iterable[Any]:
-    """Progress that shows nothing."""
-    return items
-
-
 @dataclass(frozen=True)
 class Trained:
     """A trained network and what it needs to be used."""
@@ -82,11 +73,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of `Task.predict`: the least score of a detection (None: the default), what shows the progress, and the
+    """Options of `Task.predict`: the least score of a detection (None: the default), what shows how far it is, and the
     question to answer, of tasks that ask."""
 
     score: float | None = None
-    progress: Progress = silent
+    track: Track = untracked
     question: str | None = None
 
 
@@ -200,7 +191,7 @@ class Task(abc.ABC):
         """
         return None
 
-    def examine(self, trained: Trained, test: Any, limit: int | None, progress: Callable[[str, int, int], None]) -> Any:
+    def examine(self, trained: Trained, test: Any, limit: int | None, track: Track) -> Any:
         """What the attention is worth on labelled images, see `bam.explanation.examine`.
 
         Raises:
@@ -242,8 +233,8 @@ class Task(abc.ABC):
         """Data options with which the data set `data`, read with `options`, serves images as a network expects them."""
         return {}
 
-    def break_down(self, network: nn.Module, batches: BatchSource, test: Any) -> Breakdown:
-        """Results on the test images, in total and class by class, of a single process.
+    def break_down(self, network: nn.Module, batches: Iterable[Any], test: Any) -> Breakdown:
+        """Results on the test images, served by `batches`, in total and class by class, of a single process.
 
         Raises:
             ValueError: if the task does not support this (see `not_broken_down`).

@@ -1,16 +1,12 @@
 """Progress on the terminal: a bar, and one line per epoch."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-from bam.data import BatchSource, Unreadable
-
-Item = TypeVar("Item")
 
 
 class Display:
@@ -68,60 +64,9 @@ def _rate(images_per_second: float) -> str:
     return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f} images/s"
 
 
-def track(items: Iterable[Item], total: int, title: str) -> Iterator[Item]:
+def track(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     """Pass on `items`, of which there are `total`; on a terminal, with a progress bar."""
     console = Console(highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total, description=title)
-
-
-class ShownBatches:
-    """Batches whose `test` shows how far it is.
-
-    Args:
-        batches: the batches.
-        total: how many batches `test` serves.
-        title: of the progress bar.
-    """
-
-    def __init__(self, batches: BatchSource, total: int, title: str) -> None:
-        self.batches, self.total, self.title = batches, total, title
-
-    @property
-    def steps(self) -> int:
-        """Batches in a training epoch."""
-        return self.batches.steps
-
-    def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Any, Any], None, None]:
-        """Serve the batches of an epoch."""
-        return self.batches.train(seed, epoch, start)
-
-    def test(self) -> Generator[tuple[Any, Any], None, None]:
-        """Serve all images in order."""
-        yield from track(self.batches.test(), self.total, self.title)
-
-    def take_unreadable(self) -> Unreadable:
-        """Return the images left out since the last call."""
-        return self.batches.take_unreadable()
-
-
-class Stages:
-    """A progress bar for work in stages; only on a terminal."""
-
-    def __init__(self) -> None:
-        console = Console(highlight=False, markup=False, emoji=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.progress.add_task("")
-
-    def __enter__(self) -> "Stages":
-        self.progress.start()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.progress.stop()
-
-    def show(self, title: str, done: int, total: int) -> None:
-        """Show that `done` of `total` items of a stage are done."""
-        self.progress.update(self.task, description=title, completed=done, total=total)

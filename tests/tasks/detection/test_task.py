@@ -138,7 +138,7 @@ def test_the_trained_network_finds_what_the_run_has_written(finished):
     assert not model.training and list(bam.attended(model)) == record.sites
     _, test = load_boxes("digits", **TINY.data_options)
     model.to(memory_format=torch.channels_last)  # as in the run: rounding decides about the order of equal scores
-    found = detect(model, test.batches(256), len(test))
+    found = detect(model, test.batches(256).test(), len(test))
     written = json.loads((folder / "detections.json").read_text())
     assert sum(map(len, found)) == len(written)
     for number, one in enumerate(found):

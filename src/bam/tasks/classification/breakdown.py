@@ -1,11 +1,10 @@
 """A classifier's errors, class by class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from bam.data import BatchSource
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5, Breakdown, ClassResult
 from bam.tasks.classification.network import class_logits
 
@@ -13,7 +12,7 @@ _TOP = 5
 
 
 @torch.no_grad()
-def break_down(network: nn.Module, batches: BatchSource, classes: Sequence[str]) -> Breakdown:
+def break_down(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: Sequence[str]) -> Breakdown:
     """Top-1 and (for more than 5 classes) top-5 errors, and the confusion matrix; all `classes` compete.
 
     Raises:
@@ -23,7 +22,7 @@ def break_down(network: nn.Module, batches: BatchSource, classes: Sequence[str])
     count = len(classes)
     confusion = torch.zeros(count * count, dtype=torch.int64)
     top5_errors = 0
-    for images, targets in batches.test():
+    for images, targets in batches:
         logits = class_logits(network(images)).float().cpu()
         _check(logits, count)
         truth = targets.cpu()

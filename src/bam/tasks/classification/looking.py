@@ -1,6 +1,5 @@
 """What a classifier's attention does on images: single views, and figures over test images."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 
 from bam.data import LabelledImages
-from bam.explanation import ablations, attention_statistics, hierarchy, pointing, record, save_png
-from bam.explanation.examination import plain, sample
+from bam.explanation import examine, hierarchy, record, save_png
+from bam.explanation.examination import sample
 from bam.explanation.passes import NOTHING_RUNS
-from bam.explanation.statistics import SiteStatistics, most_selective
+from bam.explanation.statistics import most_selective
 from bam.explanation.views import ImageView, site_views
 from bam.tasks.classification.network import class_logits
 from bam.tasks.classification.predict import most_likely
@@ -38,13 +37,12 @@ def view(trained: Trained, name: str, inputs: Tensor) -> ImageView:
 
 
 def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
-    """Views of some test images, with pictures in `folder`, and figures over more of them, see `bam.explanation`.
+    """Views of some test images, with pictures in `folder`, and an examination of more of them, see `examine`.
 
-    Deletion and insertion are left out: they take longer than all the rest (`bam.explanation.examine` has them).
+    Deletion and insertion are left out: they take longer than all the rest.
     """
     normalization = trained.preprocessing.normalization
-    images, boxes = sample(test, getattr(test, "boxes", None), _LIMITS[max(test.image_size) > _SMALL])
-    source = images.batches(32, normalization, trained.device)
+    images = sample(test, _LIMITS[max(test.image_size) > _SMALL])
     views: list[ImageView] = []
     spread = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()  # folders are in the order of classes
     for inputs, classes in images.subset(spread).batches(1, normalization).test():
@@ -55,21 +53,7 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
         save_png(picture.quantize(256), folder / f"{number}.png")  # a third of the size, for the report
         what, share = each.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{each.name}; predicted: {what}, {100 * share:.0f} %"})
-    statistics, without = (
-        attention_statistics(trained.network, source.test()),
-        ablations(trained.network, source.test()),
-    )
-    return {
-        "num_images": without.accuracy.num_images,
-        "views": [each.as_plain() for each in views],
-        "pictures": pictures,
-        "statistics": {site: _without_details(values, test.classes) for site, values in statistics.items()},
-        "pointing": None if boxes is None else plain(pointing(trained.network, source.test(), boxes)),
-        "ablations": plain(without),
-    }
-
-
-def _without_details(statistics: SiteStatistics, names: Sequence[str]) -> dict[str, Any]:
-    """As plain data, with the channels and classes that differ most alone."""
-    values = plain(statistics)
-    return values | {"classes": values["classes"] and most_selective(values["classes"], names)}
+    results = examine(trained.network, images, normalization, limit=None, parts=("pointing", "ablations"))
+    for values in results["statistics"].values():  # of channels and classes, those that differ most alone
+        values["classes"] = values["classes"] and most_selective(values["classes"], test.classes)
+    return results | {"views": [each.as_plain() for each in views], "pictures": pictures}

@@ -12,9 +12,10 @@ from torchvision.transforms import v2
 
 from bam.data.files.decoding import read_rgb
 from bam.data.files.workers import decode, default_workers
+from bam.data.interface import Track
 from bam.files import strict_json, write_atomically
 from bam.tasks.classification.network import class_logits
-from bam.tasks.task import Progress, Trained
+from bam.tasks.task import Trained
 
 TOP = 5  #: classes per image
 _BATCH = 32
@@ -56,9 +57,7 @@ class Decoder(torch.utils.data.Dataset[Decoded]):
 
 
 @torch.no_grad()
-def classify(
-    trained: Trained, files: Sequence[Path], progress: Progress
-) -> tuple[list[Prediction], list[tuple[Path, str]]]:
+def classify(trained: Trained, files: Sequence[Path], track: Track) -> tuple[list[Prediction], list[tuple[Path, str]]]:
     """The predictions for all images that can be read, and (file, problem) of the others.
 
     Raises:
@@ -66,7 +65,7 @@ def classify(
     """
     predictions: list[Prediction] = []
     unreadable: list[tuple[Path, str]] = []
-    for decoded in progress(_decoded(trained, files), -(-len(files) // _BATCH)):
+    for decoded in track(_decoded(trained, files), -(-len(files) // _BATCH), "predicting"):
         unreadable += [(files[number], problem) for number, problem in decoded.unreadable]
         if not decoded.numbers:
             continue

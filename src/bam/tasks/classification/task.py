@@ -1,6 +1,6 @@
 """The classification task."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -15,7 +15,7 @@ from bam.data import BatchSource, LabelledImages, load
 from bam.data.augmentation import Augmentation
 from bam.data.files.listing import find_files
 from bam.data.files.preprocessing import Preprocessing
-from bam.data.interface import Images
+from bam.data.interface import Images, Track
 from bam.dryrun import Image
 from bam.explanation import examine
 from bam.explanation.views import ImageView
@@ -166,11 +166,9 @@ class Classification(Task):
         for name, image in images:
             yield view(trained, name, transform(image))
 
-    def examine(
-        self, trained: Trained, test: LabelledImages, limit: int | None, progress: Callable[[str, int, int], None]
-    ) -> dict[str, Any]:
+    def examine(self, trained: Trained, test: LabelledImages, limit: int | None, track: Track) -> dict[str, Any]:
         """Statistics, pointing (if the images have boxes), deletion and insertion, and ablations."""
-        return examine(trained.network, test, trained.preprocessing.normalization, limit=limit, progress=progress)
+        return examine(trained.network, test, trained.preprocessing.normalization, limit=limit, track=track)
 
     def look(self, trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]:
         """See `bam.tasks.classification.looking.look`."""
@@ -197,7 +195,7 @@ class Classification(Task):
         resize = {} if "resize" in options else {"resize": preprocessing.resize}
         return {"size": height, **resize}
 
-    def break_down(self, network: nn.Module, batches: BatchSource, test: LabelledImages) -> Breakdown:
+    def break_down(self, network: nn.Module, batches: Iterable[Any], test: LabelledImages) -> Breakdown:
         """See `break_down`."""
         return break_down(network, batches, test.classes)
 
@@ -210,7 +208,7 @@ class Classification(Task):
         if options.score is not None:
             raise ValueError("a score is for detections: a classifier's predictions are written with their probability")
         files, notes = find_files(images)
-        predictions, unreadable = classify(trained, files, options.progress)
+        predictions, unreadable = classify(trained, files, options.track)
         write_predictions(predictions, out)
         return [
             *table(predictions),

@@ -1,6 +1,6 @@
 """Where the attention of a detector points in test images with objects."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bam.attention.contract import AttentionMaps
 from bam.data import BoxDataset
+from bam.data.interface import Track, untracked
 from bam.explanation.examination import plain
 from bam.explanation.pointing import pointing_at_objects
 from bam.explanation.views import GAIN, SPATIAL, SiteView
@@ -15,13 +16,8 @@ from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.pictures import views_on_image
 from bam.tasks.task import Trained
 
-#: Called with what is computed, and how many of how many images are done.
-Progress = Callable[[str, int, int], None]
 
-
-def examine_detector(
-    trained: Trained, test: BoxDataset, limit: int | None, progress: Progress | None = None
-) -> dict[str, Any]:
+def examine_detector(trained: Trained, test: BoxDataset, limit: int | None, track: Track = untracked) -> dict[str, Any]:
     """The pointing game in a sample of the images with objects, the same in every call; as plain data.
 
     The other parts of `bam.explanation.examine` are for classifiers, and empty.
@@ -34,21 +30,19 @@ def examine_detector(
     numbers = [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()]
     drawn = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))[:limit].sort().values
     shown = test.subset(torch.tensor(numbers, dtype=torch.int64)[drawn])
-    results = pointing_at_objects(_maps(trained, shown, progress))
+    results = pointing_at_objects(_maps(trained, shown, track))
     count = next(iter(results.values())).num_images
     parts = {"statistics": {}, "pointing": plain(results), "faithfulness": {}, "ablations": None}
     return {"num_images": count, "num_unreadable": len(shown) - count, **parts}
 
 
 def _maps(
-    trained: Trained, shown: BoxDataset, progress: Progress | None
+    trained: Trained, shown: BoxDataset, track: Track
 ) -> Iterator[tuple[dict[str, AttentionMaps], Tensor, tuple[int, int]]]:
-    for done, ((image, *_), (target, *_)) in enumerate(shown.batches(1, trained.device).test(), start=1):
+    for (image, *_), (target, *_) in track(shown.batches(1, trained.device).test(), len(shown), "pointing"):
         _, views = views_on_image(cast(DetectorModule, trained.network), image)
         height, width = image.shape[1:]
         yield {view.site: _as_maps(view) for view in views}, target["boxes"], (height, width)
-        if progress is not None:
-            progress("pointing", done, len(shown))
 
 
 def _as_maps(view: SiteView) -> AttentionMaps:

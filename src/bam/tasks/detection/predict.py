@@ -10,12 +10,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from bam.data.files.decoding import read_rgb
 from bam.data.files.listing import check_not_overwritten
+from bam.data.interface import Track, untracked
 from bam.explanation import save_png
 from bam.files import strict_json, write_atomically
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
 from bam.tasks.detection.pictures import draw
-from bam.tasks.task import Progress, Trained, silent
+from bam.tasks.task import Trained
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def find(model: DetectorModule, image: Tensor) -> Detections:
 
 
 def predict(
-    trained: Trained, files: Sequence[Path], out: Path, score: float, progress: Progress = silent
+    trained: Trained, files: Sequence[Path], out: Path, score: float, track: Track = untracked
 ) -> tuple[list[tuple[Path, Detections]], list[tuple[Path, str]]]:
     """Write a PNG with boxes for each image, and predictions.json: file, class, score and box (xywh) of each detection.
 
@@ -35,7 +36,7 @@ def predict(
         files: the images.
         out: the output folder.
         score: minimum score of a detection.
-        progress: shows how far it is.
+        track: may show how far it is.
 
     Returns: each file with its detections, and each file that cannot be read with what is wrong.
 
@@ -48,7 +49,7 @@ def predict(
     results: list[tuple[Path, Detections]] = []
     unreadable: list[tuple[Path, str]] = []
     pairs = list(zip(files, _picture_paths(files, out), strict=True))
-    for file, picture in progress(pairs, len(pairs)):
+    for file, picture in track(pairs, len(pairs), "predicting"):
         try:
             pixels = pil_to_tensor(read_rgb(str(file)))
         except ValueError as error:

@@ -1,7 +1,7 @@
 """The detection task."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from bam.attention import AttentionSpec
 from bam.costs import Cost
 from bam.data import BatchSource, BoxDataset, load_boxes
 from bam.data.files.listing import find_files
+from bam.data.interface import Track
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.files import strict_json
@@ -154,9 +155,9 @@ class Detection(Task):
 
         The measures follow the protocol of the data: VOC's mAP or COCO's AP comes first.
         """
-        return self._evaluation(detect(network, batches, len(test)), test)[0]
+        return self._evaluation(detect(network, batches.test(), len(test)), test)[0]
 
-    def break_down(self, network: DetectorModule, batches: BatchSource, test: BoxDataset) -> Breakdown:
+    def break_down(self, network: DetectorModule, batches: Iterable[Any], test: BoxDataset) -> Breakdown:
         """The measures, and each class's average precision by both of VOC's rules; unreadable images count as missed.
 
         Raises:
@@ -222,11 +223,9 @@ class Detection(Task):
             ranked = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
             yield ImageView(name, draw(pixels, detections, trained.classes, SCORE), ranked[:5], sites)
 
-    def examine(
-        self, trained: Trained, test: BoxDataset, limit: int | None, progress: Callable[[str, int, int], None]
-    ) -> dict[str, Any]:
+    def examine(self, trained: Trained, test: BoxDataset, limit: int | None, track: Track) -> dict[str, Any]:
         """Where the attention points, see `examine_detector`."""
-        return examine_detector(trained, test, limit, progress)
+        return examine_detector(trained, test, limit, track)
 
     def look(self, trained: Trained, test: BoxDataset, folder: Path) -> dict[str, Any]:
         """See `examine_detector`; and views of a few images with objects."""
@@ -240,7 +239,7 @@ class Detection(Task):
         """Draw detections in the user's own images, see `predict`."""
         score = _LEAST_SCORE if options.score is None else options.score
         files, notes = find_files(images)
-        results, unreadable = predict(trained, files, out, score, options.progress)
+        results, unreadable = predict(trained, files, out, score, options.track)
         lines = []
         for file, detections in results:
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
@@ -251,14 +250,14 @@ class Detection(Task):
 
 
 @torch.no_grad()
-def detect(model: DetectorModule, batches: BatchSource, count: int) -> list[Detections]:
+def detect(model: DetectorModule, batches: Iterable[Any], count: int) -> list[Detections]:
     """A detector's detections in each of `count` test images, in order, on the CPU, gathered from all processes.
 
     Images that could not be read have no detections.
     """
     model.eval()
     numbered: list[tuple[int, Detections]] = []
-    for images, targets in batches.test():
+    for images, targets in batches:
         for target, output in zip(targets, model(images), strict=True):
             numbered.append((target["number"], Detections.of(output)))
     by_number = dict(gather_object(numbered))

@@ -1,6 +1,6 @@
 """What a network attends to for a question: regions, words, and the image network's own attention."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional
 from bam.attention.contract import AttentionMaps
 from bam.data import QuestionDataset
 from bam.data.files.decoding import to_rgb
+from bam.data.interface import Track, untracked
 from bam.data.questions.dataset import Question
 from bam.data.questions.words import words_of
 from bam.explanation import hierarchy, record, save_png
@@ -23,10 +24,7 @@ from bam.tasks.task import Trained
 from bam.tasks.vqa.network import Answered, VqaNetwork
 
 _SHOWN, _PICTURES = 24, 3  # questions in the gallery, and of these as pictures in the report
-_LOOKED_AT = 256  # images, for where attention points
-
-#: Called with what is computed, and how many of how many images are done.
-Progress = Callable[[str, int, int], None]
+_LOOKED_AT, _BATCH = 256, 32  # images, for where attention points; and in a batch of them
 
 
 def attends(network: VqaNetwork) -> bool:
@@ -73,9 +71,7 @@ def view(trained: Trained, name: str, image: Any, question: str) -> ImageView:
     return ImageView(name, pixels, ranked(trained, answered), sites)
 
 
-def points(
-    trained: Trained, test: QuestionDataset, limit: int | None, progress: Progress | None = None
-) -> dict[str, Any]:
+def points(trained: Trained, test: QuestionDataset, limit: int | None, track: Track = untracked) -> dict[str, Any]:
     """Where the regions of the last step lie, kind of question by kind, for questions with boxes; as plain data.
 
     The pointing game and the energy of `bam.explanation.pointing`: a hit lies in one of the boxes that matter.
@@ -90,7 +86,7 @@ def points(
     if not any(question.boxes for question in shown.flat):
         return {}
     results: dict[str, Any] = {}
-    maps = _region_maps(trained, shown, progress)
+    maps = _region_maps(trained, shown, track)
     for kind in shown.kinds:
         chosen = ((maps[k], question) for k, question in enumerate(shown.flat) if question.kind == kind)
         pairs = [(regions, question) for regions, question in chosen if question.boxes and regions is not None]
@@ -99,19 +95,16 @@ def points(
     return plain(results)
 
 
-def _region_maps(trained: Trained, shown: QuestionDataset, progress: Progress | None) -> list[Tensor | None]:
+def _region_maps(trained: Trained, shown: QuestionDataset, track: Track) -> list[Tensor | None]:
     """The regions of the last step for each question; None for a network that attends to none."""
     maps: list[Tensor | None] = [None] * len(shown.flat)
-    done = 0
-    for images, questions in shown.batches(32, trained.preprocessing.normalization, trained.device).test():
+    batches = shown.batches(_BATCH, trained.preprocessing.normalization, trained.device).test()
+    for images, questions in track(batches, -(-len(shown) // _BATCH), "pointing"):
         with torch.no_grad():
             answered = trained.network(images, questions.words, questions.image)
         for regions in answered.regions[-1:]:
             for number, values in zip(questions.number.tolist(), regions.float().cpu(), strict=True):
                 maps[number] = values
-        done += len(questions)
-        if progress is not None:
-            progress("pointing", done, len(shown))
     return maps
 
 

@@ -1,6 +1,6 @@
 """The task of answering questions about images."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -13,6 +13,7 @@ from bam.costs import Cost, cost
 from bam.data import BatchSource, QuestionDataset, load_questions
 from bam.data.files.decoding import read_rgb
 from bam.data.files.listing import find_files
+from bam.data.interface import Track
 from bam.data.questions.dataset import QuestionBatch
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
@@ -117,14 +118,17 @@ class Vqa(Task):
         scores = targets.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss, {"loss": loss.detach() * len(targets), "accuracy": scores * len(targets)}
 
-    @torch.no_grad()
     def evaluate(self, network: nn.Module, batches: BatchSource, test: QuestionDataset) -> Evaluation:
         """The accuracy over all questions and of each kind, and the answers."""
+        return self._evaluation(network, batches.test(), test)
+
+    @torch.no_grad()
+    def _evaluation(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Evaluation:
         network.eval()
         device = next(network.parameters()).device
         by_kind = torch.zeros(len(test.kinds), 2, device=device, dtype=torch.float64)  # sum of scores, questions
         answers: list[tuple[int, int]] = []
-        for images, questions in batches.test():
+        for images, questions in batches:
             given = network(images, questions.words, questions.image).logits.argmax(1)
             scores = questions.scores.gather(1, given[:, None])
             by_kind.index_add_(0, questions.kind, torch.cat([scores, torch.ones_like(scores)], dim=1).double())
@@ -138,9 +142,9 @@ class Vqa(Task):
                 figures[measures[-1].key] = total / count
         return Evaluation(figures, measures, dict(gather_object(answers)))
 
-    def break_down(self, network: nn.Module, batches: BatchSource, test: QuestionDataset) -> Breakdown:
+    def break_down(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Breakdown:
         """The accuracy in total and of each kind of question."""
-        evaluation = self.evaluate(network, batches, test)
+        evaluation = self._evaluation(network, batches, test)
         asked, rows = test.flat, []
         for kind in test.kinds:
             numbers = [number for number in evaluation.output if asked[number].kind == kind]
@@ -176,15 +180,13 @@ class Vqa(Task):
         for name, image in images:
             yield view(trained, name, image, question or "")
 
-    def examine(
-        self, trained: Trained, test: QuestionDataset, limit: int | None, progress: Callable[[str, int, int], None]
-    ) -> dict[str, Any]:
+    def examine(self, trained: Trained, test: QuestionDataset, limit: int | None, track: Track) -> dict[str, Any]:
         """Where the regions lie for each kind of question, see `points`.
 
         Raises:
             ValueError: for data without boxes, or a network that attends to no region.
         """
-        results = points(trained, test, limit, progress)
+        results = points(trained, test, limit, track)
         if not results:
             raise ValueError(f"{self.recipe.data} has no boxes, or {self.recipe.cross_modal} attends to no region")
         count = min(limit or len(test), len(test))
@@ -199,17 +201,17 @@ class Vqa(Task):
         """Answer a question about the user's own images.
 
         Raises:
-            ValueError: for a score, or without a question; also the errors of `find_files`.
+            ValueError: for a score, or a question without words; also the errors of `find_files`.
         """
         if options.score is not None:
             raise ValueError("a score is for detections: answers are written with their probability")
-        if not options.question:
-            raise ValueError('a network that answers questions needs one: --question "how many dogs are there"')
+        question = options.question or ""
+        cast(VqaNetwork, trained.network).vocabulary.numbers([question])  # raises if it has no words
         files, notes = find_files(images)
         answers, lines = {}, []
-        for file in options.progress(files, len(files)):
+        for file in options.track(files, len(files), "answering"):
             try:
-                _, answered = ask(trained, read_rgb(str(file)), options.question)
+                _, answered = ask(trained, read_rgb(str(file)), question)
             except ValueError as error:
                 lines.append(f"left out: {file} {error}")
                 continue
@@ -217,8 +219,8 @@ class Vqa(Task):
             lines.append(
                 f"{file}: " + ", ".join(f"{answer} {100 * share:.1f} %" for answer, share in answers[str(file)])
             )
-        unknown = cast(VqaNetwork, trained.network).vocabulary.unknown(options.question)
+        unknown = cast(VqaNetwork, trained.network).vocabulary.unknown(question)
         notes += [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
-        content = {"question": options.question, "answers": answers}
+        content = {"question": question, "answers": answers}
         write_atomically(out / "predictions.json", strict_json(content))
         return [*lines, *notes, f"predictions.json in {out}"]
