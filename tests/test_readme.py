@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bam
 from bam import cli
 from bam.flags import parse_flags
 from tests.conftest import SHARED_DATA
@@ -37,6 +38,21 @@ def test_console_blocks(capsys):
         command, _, expected = call.partition("\n")
         assert cli.main(shlex.split(command)[1:]) == 0
         assert capsys.readouterr().out == expected
+
+
+def table_of_modules():
+    _, _, rest = (ROOT / "README.md").read_text().partition("<!-- made by: bam modules -->\n\n")
+    return rest.partition("\n<!-- end of what bam modules makes -->")[0]
+
+
+def test_the_table_of_modules_has_them_all():
+    assert re.findall(r"^\| `(\w+)`", table_of_modules(), re.MULTILINE) == list(bam.ATTENTION)
+
+
+@pytest.mark.slow
+def test_the_table_of_modules_is_current(capsys):
+    assert cli.main(["modules"]) == 0
+    assert capsys.readouterr().out == table_of_modules()
 
 
 def shell_commands():

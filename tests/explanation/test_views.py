@@ -32,7 +32,7 @@ def test_views_are_the_maps_of_one_image():
     maps, views = views_of("bam")
     assert [view.site for view in views] == list(maps)
     for view in views:
-        assert torch.equal(view.shown, maps[view.site].spatial_logits[1, 0].sigmoid())
+        assert torch.equal(view.shown[1], maps[view.site].spatial_logits[1, 0].sigmoid())
         assert torch.equal(view.maps[GAIN], maps[view.site].gain[1])
         strongest, weakest = view.ranked_channels(3)
         values = view.channels.sort(descending=True).values.tolist()
@@ -54,13 +54,13 @@ def test_modules_that_move_values_show_how_far():
     with record(model) as passes:
         model(IMAGE)
     for view in site_views(passes[0], 1):
-        torch.testing.assert_close(view.shown, torch.full_like(view.shown, 18**0.5))
+        torch.testing.assert_close(view.shown[1], torch.full_like(view.shown[1], 18**0.5))
 
 
 def test_padding_is_cut_off_but_one_place_stays():
     maps, _ = views_of("bam")
     views = site_views(maps, 0, (0.5, 0.01))
-    assert [tuple(view.shown.shape) for view in views] == [(8, 1), (4, 1), (2, 1)]
+    assert [tuple(view.shown[1].shape) for view in views] == [(8, 1), (4, 1), (2, 1)]
     assert torch.equal(views[0].maps[GAIN], maps["layer1"].gain[0, :8, :1])
 
 
@@ -80,8 +80,13 @@ def test_the_page_holds_what_the_views_hold(tmp_path):
 
 def test_the_picture_has_every_site_with_its_range():
     ramp = torch.linspace(0, 1, 16).reshape(4, 4)
-    picture = np.asarray(hierarchy(torch.zeros(3, 32, 32, dtype=torch.uint8), {"a": ramp, "b": 0 * ramp}))
+    black = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    picture, unnamed = (
+        np.asarray(hierarchy(black, {"a": (kind, ramp), "b": (kind, 0 * ramp)})) for kind in ("gain", "")
+    )
     assert picture.shape[1] == 3 * 320 + 2 * 6
+    places = np.argwhere((picture != unnamed).any(2))
+    assert len(places) and places[:, 0].min() > 342 and places[:, 1].min() > 326 + 100  # below the bars, amid them
     first, second = picture[30:330, 330:640], picture[30:330, 660:]
     assert first[-20:, -20:].mean() > first[:20, :20].mean() + 50 and second.std(axis=(0, 1)).max() < 1
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from bam.cli.explaining import examine, explain
 from bam.cli.exporting import export
-from bam.cli.networks import cost, coverage, models, paper, sites
+from bam.cli.networks import cost, coverage, models, modules, paper, sites
 from bam.cli.results import evaluate, predict
 from bam.cli.training import compare, recipes, report, train
 from bam.flags import parse_flags
@@ -28,6 +28,7 @@ VERBS: dict[str, Callable[..., None]] = {
         cost,
         export,
         models,
+        modules,
         recipes,
         paper,
         coverage,

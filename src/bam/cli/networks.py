@@ -1,5 +1,7 @@
-"""Verbs about networks: sites, cost, models, coverage, paper."""
+"""Verbs about networks: sites, cost, models, modules, coverage, paper."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -94,6 +96,48 @@ def models() -> None:
             print("", *task.catalogue(), sep="\n")
     print(f"\nalso torchvision's {len(list_models())} networks by name (resnet50, ...), timm's as timm/<name>,")
     print("and your own as <module>:<function>, where the function returns the network")
+
+
+def modules(model: str = "resnet50") -> None:
+    """List the attention modules: paper, where each usually goes, and what it costs there in a network.
+
+    Parameters and multiply-adds are those that `bam cost` counts: simple arithmetic such as pooling is not counted.
+
+    Args:
+        model: network, see `bam models`.
+    """
+    import torch
+
+    from bam.attention.contract import usual_sites
+    from bam.attention.table import ATTENTION
+    from bam.costs import cost
+    from bam.models import build
+    from bam.surgery import attach
+
+    with torch.device("meta"):
+        plain = cost(build(model))
+    rows = [["name", "paper", "usual sites", f"parameters on {model}", "MACs"]]
+    for name, module in ATTENTION.items():
+        with torch.device("meta"):
+            attended = cost(attach(build(model), name))
+        macs = format_count(attended.macs - plain.macs)
+        rows.append(
+            [f"`{name}`", _papers(module), usual_sites(module), f"+{attended.params - plain.params:,}", f"+{macs}"]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * (width - (k > 2)) + ":" * (k > 2) for k, width in enumerate(widths)])
+    for row in rows:
+        cells = [cell.rjust(w) if k > 2 else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _papers(module: type) -> str:
+    """Links to the papers that a module's file names at its head."""
+    head = (sys.modules[module.__module__].__doc__ or "").partition("\n")[0]
+    if numbers := re.findall(r"\d{4}\.\d{5}", head):
+        return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers)
+    venue, link = re.search(r"[A-Z]+ \d{4}", head), re.search(r"https://[^\s)]+", head)
+    return f"[{venue[0]}]({link[0]})" if venue and link else ""
 
 
 def coverage(

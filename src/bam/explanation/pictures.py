@@ -40,26 +40,30 @@ def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
     return page
 
 
-def hierarchy(pixels: Tensor, maps: Mapping[str, Tensor], *, plain: bool = True) -> Image.Image:
-    """An image uint8 (3, H, W), then each map (h, w) over it, with a bar of its colours and its range in numbers.
+def hierarchy(pixels: Tensor, maps: Mapping[str, tuple[str, Tensor]], *, plain: bool = True) -> Image.Image:
+    """An image uint8 (3, H, W), then over it the map of each site, with a bar of its colours, its kind and its range.
+
+    `maps` is site -> (kind, e.g. "gain", and map (h, w)).
 
     Without `plain`, the image itself is left out.
     """
     from matplotlib import colormaps
 
-    panels = ({"image": pixels} if plain else {}) | {title: overlay(pixels, values) for title, values in maps.items()}
+    panels = ({"image": pixels} if plain else {}) | {
+        site: overlay(pixels, values) for site, (_, values) in maps.items()
+    }
     page, footer = side_by_side(panels), 40
     whole = Image.new("RGB", (page.width, page.height + footer), "white")
     whole.paste(page, (0, 0))
     width = (page.width - 6 * (len(panels) - 1)) // len(panels)
     colours = (255 * colormaps["inferno"](np.linspace(0, 1, width))[None, :, :3]).astype(np.uint8)
     bar, pen, font = Image.fromarray(colours).resize((width, 10)), ImageDraw.Draw(whole), ImageFont.load_default(13)
-    for number, values in enumerate(maps.values(), start=len(panels) - len(maps)):
+    for number, (kind, values) in enumerate(maps.values(), start=len(panels) - len(maps)):
         left = number * (width + 6)
         whole.paste(bar, (left, page.height + 5))
         low, high = f"{values.min():.3f}", f"{values.max():.3f}"
-        pen.text((left, page.height + 18), low, "#1c2329", font)
-        pen.text((left + width - pen.textlength(high, font), page.height + 18), high, "#1c2329", font)
+        for text, share in ((low, 0.0), (kind, 0.5), (high, 1.0)):
+            pen.text((left + share * (width - pen.textlength(text, font)), page.height + 18), text, "#1c2329", font)
     return whole
 
 

@@ -34,9 +34,9 @@ class SiteView:
     words: Sequence[tuple[str, float]] = ()
 
     @property
-    def shown(self) -> Tensor:
-        """The map that tells most of this module: the first."""
-        return next(iter(self.maps.values()))
+    def shown(self) -> tuple[str, Tensor]:
+        """The map that tells most of this module, the first, after its name."""
+        return next(iter(self.maps.items()))
 
     def as_plain(self) -> dict[str, Any]:
         """For a page, see `bam.reports.gallery`: maps as bytes in base64, from their least to their greatest value."""
