@@ -58,8 +58,8 @@ def predict(
     """Predict the classes of your own images, detect objects in them, or answer a question about them.
 
     A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
-    detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's test images were; EXIF
-    orientation is not applied. Those that cannot be read are named and left out.
+    detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's
+    test images were; EXIF orientation is not applied. Those that cannot be read are named and left out.
 
     A network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
 
