@@ -117,10 +117,8 @@ def test_explain_shows_regions_words_and_the_image_networks_attention(trained, p
 )
 def test_what_is_wrong_is_said(trained, picture, tmp_path, capsys, words, message):
     verb, *flags = words
-    given = (
-        ["--run", str(trained)] if verb == "export" else [str(trained), str(picture), "--out", str(tmp_path / "out")]
-    )
-    assert main([verb, *given, *flags]) == 1
+    given = [] if verb == "export" else [str(picture)]
+    assert main([verb, str(trained), *given, "--out", str(tmp_path / "out.onnx"), *flags]) == 1
     assert message in capsys.readouterr().err
 
 
