@@ -104,17 +104,38 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--seed", "20000000000"], 1, "seed must be below"),
         (["--epochs", "many"], 2, "bam train: --epochs: expected int, got many; bam train --help explains the flags"),
         (["--data-options", "[1]"], 2, "--help explains the flags"),
+        (["--crop-padding", "1000000"], 1, "crop_padding must be smaller than the images, which have 16 x 16 pixels"),
+        (["--data-options", '{"canvas": 1000000}'], 1, "canvas must be a number of pixels from 16 to 256, got 1000000"),
+        (["--data-options", '{"canvas": "a"}'], 1, "canvas must be a number of pixels"),
+        (["--data-options", '{"num_train": true}'], 1, "num_train must be a whole number, at least 1, got True"),
+        (["--data-options", '{"num_train": 1000000000000}'], 1, "there is not enough memory for 931. TiB at once"),
     ],
 )
 def test_values_of_flags_are_refused_in_a_sentence(flags, status, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
-        left = cli.main(["train", "--recipe", "digits/small", *TINY, *flags])
+        left = cli.main(["train", "--recipe", "digits/small", "--out", "run", *TINY, *flags])
     except SystemExit as stop:
         left = stop.code
     error = capsys.readouterr().err
     assert left == status and told in error and len(error.splitlines()) <= 6 and "usage" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cost", "--model", "resnet18", "--num-classes", "-1"], "num_classes must be at least 1, got -1"),
+        (["sites", "--model", "resnet18", "--num-classes", "0"], "num_classes must be at least 1, got 0"),
+        (["cost", "--model", "ssd300_vgg16", "--num-classes", "-1"], "num_classes must be at least 1, got -1"),
+        (["export", "--model", "resnet18", "--num-classes", "-1", "--out", "x.onnx"], "num_classes must be at least 1"),
+        (["sites", "--model", "resnet18", "--image", "1000000"], "not enough memory for 16000000000000 bytes at once"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_a_sentence(words, told, capsys):
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
 
 
 def test_too_many_seeds(capsys):

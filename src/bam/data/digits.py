@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bam.data.dataset import Dataset
+from bam.data.files.options import is_whole
 
 _NUM_TRAIN_DIGITS = 1297  # of 1,797; the others are for testing
 _NUM_PIECES = 8
@@ -25,18 +26,19 @@ def digits(
 
     Args:
         root: ignored; every loader takes it.
-        canvas: side of the images in pixels, at least 16.
+        canvas: side of the images in pixels, from 16 to 256.
         num_train: training images.
         num_test: test images.
         seed: of position, scale and clutter.
 
     Raises:
-        ValueError: for a canvas below 16 pixels or a part without images.
+        ValueError: for another canvas, a part without images, or a negative seed.
     """
-    if canvas < 16:
-        raise ValueError(f"digits: canvas must be at least 16 pixels, got {canvas}")
-    if min(num_train, num_test) < 1:
-        raise ValueError(f"digits: num_train and num_test must be at least 1, got {num_train} and {num_test}")
+    if not (is_whole(canvas, 16) and canvas <= 256):  # beyond that, the scaled digits fill the memory
+        raise ValueError(f"digits: canvas must be a number of pixels from 16 to 256, got {canvas!r}")
+    for name, value, least in (("num_train", num_train, 1), ("num_test", num_test, 1), ("seed", seed, 0)):
+        if not is_whole(value, least):
+            raise ValueError(f"digits: {name} must be a whole number, at least {least}, got {value!r}")
     from sklearn.datasets import load_digits
 
     source = load_digits()

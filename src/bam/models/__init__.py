@@ -23,9 +23,12 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
             towards the first; for networks of torchvision and timm that have it.
 
     Raises:
-        ValueError: for an unknown name (the message lists similar ones), or `drop_path` for a network without it.
+        ValueError: for an unknown name (the message lists similar ones), for less than one class, or for `drop_path` of a
+            network without it.
         ImportError: for a timm name without timm installed.
     """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if drop_path:
         return _build_with_drop_path(name, classes, drop_path)
