@@ -1,18 +1,27 @@
 """What files and flags may say: nothing of them runs, none leads out of its folder, none ends in a traceback."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import distributed, nn
 from torchvision.models import resnet18
 
 import bam
 from bam import cli
+from bam.attention.batchnorm import BatchNorm
 from bam.export.config import NetworkConfig
 from bam.files import inside
 from bam.objects import refuse_code, trusting_code
 from bam.recipes import ClassificationRecipe, Recipe
 from bam.records import Record
+from bam.tasks import task_of
+from bam.tasks.task import Classes
 from bam.training.comparison import read_comparison
 
 TINY = ["--data-options", '{"num_train": 64, "num_test": 20, "canvas": 16}', "--epochs", "1", "--batch-size", "32"]
@@ -221,3 +230,36 @@ def test_odd_files_are_read_or_refused(tmp_path):
             except (ValueError, OSError) as error:
                 assert str(error)
         path.unlink()
+
+
+def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(bam.__file__).parents[1]}"}
+    command = subprocess.run([sys.executable, "-m", "bam", "models"], env=environment, capture_output=True, text=True)
+    assert (command.returncode, command.stderr) == (130, "bam: stopped\n")
+    library = subprocess.run([sys.executable, "-c", "import bam"], env=environment, capture_output=True, text=True)
+    assert "KeyboardInterrupt" in library.stderr
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 0), (KeyboardInterrupt, 130)])
+def test_the_process_group_ends_with_the_command(error, status, tmp_path, monkeypatch):
+    def models() -> None:
+        """Join a group."""
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        if error:
+            raise error
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models"]) == status and not distributed.is_initialized()
+
+
+def test_batchnorms_of_a_classifier_are_synchronised_on_gpus_alone(monkeypatch):
+    task = task_of(ClassificationRecipe(batchnorm="sync", attention="bam"))
+    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=1))
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in task.network(Classes(10, (16, 16))).modules())
+    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: torch has none for CPUs"):
+        task.network(Classes(10, (16, 16)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    network = task.network(Classes(10, (16, 16)))
+    assert not any(type(module) in (nn.BatchNorm2d, BatchNorm) for module in network.modules())

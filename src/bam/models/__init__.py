@@ -23,7 +23,7 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
             towards the first; for networks of torchvision and timm that have it.
 
     Raises:
-        ValueError: for an unknown name (the message lists similar ones), for less than one class, or for `drop_path` of a
+        ValueError: for an unknown name (the message lists similar ones), less than one class, or `drop_path` for a
             network without it.
         ImportError: for a timm name without timm installed.
     """

@@ -9,7 +9,7 @@ from bam.data.boxes.options import BoxOptions
 from bam.data.dataset import Dataset
 from bam.data.digits import digits
 
-_UNUSED = ("train", "test", "invalid", "classes")
+_UNUSED = ("train", "test", "invalid", "exif", "classes")
 
 
 def digits_boxes(
