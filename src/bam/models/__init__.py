@@ -49,9 +49,8 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):  # with their published weights, they rescale images themselves
-        options = {"init_weights": True, "transform_input": True}
+    rescales = name in ("googlenet", "inception_v3")  # these do with their published weights
+    options: dict[str, Any] = {"init_weights": True, "transform_input": True} if rescales else {}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # by default, detectors and segmentation networks download them
     return get_model(name, **classes, **options)

@@ -78,9 +78,7 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
         except ValueError as error:
             raise ValueError(f"cannot be read as an image: {error}") from None
         if (image.height, image.width) != tuple(size):
-            reading = (
-                'boxes are of the turned image: "exif" is "turn"' if self.turn else "boxes must be of the stored pixels"
-            )
+            reading = "the turned image, as the option exif says" if self.turn else "the stored pixels"
             turned = f" (EXIF turns it for display; boxes must be of {reading})" if is_turned(name) else ""
             raise ValueError(
                 f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}{turned}"
