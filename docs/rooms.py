@@ -13,7 +13,7 @@ PICTURE = Path(__file__).with_suffix(".svg")
 #: Label of a band -> its rooms. A room may import the rooms before it, in its own band and in earlier ones.
 BANDS = {
     "The core, which needs torch alone": (
-        "files objects tensors private kernels attention snapshot dryrun costs placement surgery"
+        "abort files objects tensors private kernels attention snapshot dryrun costs placement surgery"
     ),
     "Networks and data": "pixels models data recipes records",
     "Tasks and training": "explanation tasks training",

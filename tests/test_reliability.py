@@ -1,18 +1,27 @@
 """What files and flags may say: nothing of them runs, none leads out of its folder, none ends in a traceback."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch import distributed, nn
 from torchvision.models import resnet18
 
 import bam
 from bam import cli
+from bam.attention.batchnorm import BatchNorm
 from bam.export.config import NetworkConfig
 from bam.files import inside
 from bam.objects import refuse_code, trusting_code
 from bam.recipes import ClassificationRecipe, Recipe
 from bam.records import Record
+from bam.tasks import task_of
+from bam.tasks.task import Classes
 from bam.training.comparison import read_comparison
 
 TINY = ["--data-options", '{"num_train": 64, "num_test": 20, "canvas": 16}', "--epochs", "1", "--batch-size", "32"]
@@ -104,17 +113,38 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--seed", "20000000000"], 1, "seed must be below"),
         (["--epochs", "many"], 2, "bam train: --epochs: expected int, got many; bam train --help explains the flags"),
         (["--data-options", "[1]"], 2, "--help explains the flags"),
+        (["--crop-padding", "1000000"], 1, "crop_padding must be smaller than the images, which have 16 x 16 pixels"),
+        (["--data-options", '{"canvas": 1000000}'], 1, "canvas must be a number of pixels from 16 to 256, got 1000000"),
+        (["--data-options", '{"canvas": "a"}'], 1, "canvas must be a number of pixels"),
+        (["--data-options", '{"num_train": true}'], 1, "num_train must be a whole number, at least 1, got True"),
+        (["--data-options", '{"num_train": 1000000000000}'], 1, "there is not enough memory for 931. TiB at once"),
     ],
 )
 def test_values_of_flags_are_refused_in_a_sentence(flags, status, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
-        left = cli.main(["train", "--recipe", "digits/small", *TINY, *flags])
+        left = cli.main(["train", "--recipe", "digits/small", "--out", "run", *TINY, *flags])
     except SystemExit as stop:
         left = stop.code
     error = capsys.readouterr().err
     assert left == status and told in error and len(error.splitlines()) <= 6 and "usage" not in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cost", "--model", "resnet18", "--num-classes", "-1"], "num_classes must be at least 1, got -1"),
+        (["sites", "--model", "resnet18", "--num-classes", "0"], "num_classes must be at least 1, got 0"),
+        (["cost", "--model", "ssd300_vgg16", "--num-classes", "-1"], "num_classes must be at least 1, got -1"),
+        (["export", "--model", "resnet18", "--num-classes", "-1", "--out", "x.onnx"], "num_classes must be at least 1"),
+        (["sites", "--model", "resnet18", "--image", "1000000"], "not enough memory for 16000000000000 bytes at once"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_a_sentence(words, told, capsys):
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert told in error and len(error.splitlines()) == 1
 
 
 def test_too_many_seeds(capsys):
@@ -200,3 +230,36 @@ def test_odd_files_are_read_or_refused(tmp_path):
             except (ValueError, OSError) as error:
                 assert str(error)
         path.unlink()
+
+
+def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(bam.__file__).parents[1]}"}
+    command = subprocess.run([sys.executable, "-m", "bam", "models"], env=environment, capture_output=True, text=True)
+    assert (command.returncode, command.stderr) == (130, "bam: stopped\n")
+    library = subprocess.run([sys.executable, "-c", "import bam"], env=environment, capture_output=True, text=True)
+    assert "KeyboardInterrupt" in library.stderr
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 0), (KeyboardInterrupt, 130)])
+def test_the_process_group_ends_with_the_command(error, status, tmp_path, monkeypatch):
+    def models() -> None:
+        """Join a group."""
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        if error:
+            raise error
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models"]) == status and not distributed.is_initialized()
+
+
+def test_batchnorms_of_a_classifier_are_synchronised_on_gpus_alone(monkeypatch):
+    task = task_of(ClassificationRecipe(batchnorm="sync", attention="bam"))
+    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=1))
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in task.network(Classes(10, (16, 16))).modules())
+    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: torch has none for CPUs"):
+        task.network(Classes(10, (16, 16)))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    network = task.network(Classes(10, (16, 16)))
+    assert not any(type(module) in (nn.BatchNorm2d, BatchNorm) for module in network.modules())

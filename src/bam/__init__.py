@@ -3,6 +3,7 @@
 Everything here needs torch alone; training, comparing and reporting live in their own rooms and extras.
 """
 
+from bam.abort import restore
 from bam.attention import (
     ATTENTION,
     BAM,
@@ -33,6 +34,8 @@ from bam.surgery import (
     save_attention,
     without_attention,
 )
+
+restore()
 
 __version__ = "0.1.0"
 __all__ = [

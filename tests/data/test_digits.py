@@ -49,7 +49,7 @@ def test_training_and_test_digits_are_disjoint():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="at least 16"):
+    with pytest.raises(ValueError, match="from 16 to 256, got 8"):
         digits(canvas=8)
     with pytest.raises(ValueError, match="unknown data set 'digit'; known: digits, cifar100"):
         data.load("digit")

@@ -234,10 +234,10 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
     ("options", "told"),
     [
         ({"canvas": 40, "sise": 3}, "no option canvas, sise; the options are size, resize, scale.*--data-options"),
-        ({"size": 0}, "size must be a number of pixels; got 0"),
+        ({"size": 0}, "size must be a number of pixels, at most 8192; got 0"),
         ({"size": 32.0}, "size must be"),
         ({"size": True}, "size must be"),
-        ({"resize": 15}, "resize must be a number of pixels, at least size, which is 16; got 15"),
+        ({"resize": 15}, "resize must be a number of pixels, at most 8192, and at least size, which is 16; got 15"),
         ({"scale": [0, 1]}, "scale must be"),
         ({"scale": [0.5, 0.2]}, "scale must be"),
         ({"scale": 0.5}, "scale must be.*e.g. \\[0.08, 1\\]; got 0.5"),

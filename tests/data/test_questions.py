@@ -60,7 +60,7 @@ def test_the_same_arguments_give_the_same_data_and_parts_share_no_digit(digits):
     assert torch.equal(digits[0].images.images, again[0].images.images)
     other = digits_questions.__wrapped__(**SMALL, seed=1)
     assert other[0].fingerprint != digits[0].fingerprint
-    for options, message in (({"canvas": 40}, "at least 48 pixels"), ({"num_test": 0}, "at least 1, got")):
+    for options, message in (({"canvas": 40}, "from 48 to 256, got 40"), ({"num_test": 0}, "at least 1, got 0")):
         with pytest.raises(ValueError, match=message):
             digits_questions(**options)
 

@@ -161,11 +161,30 @@ def test_images_that_exif_turns_are_told(tmp_path):
     Image.new("RGB", (40, 50)).save(path, exif=exif)
     train, test = load_boxes("voc2007", tmp_path, workers=0)
     assert train.notes == (
-        f"EXIF turns some images for display, e.g. {path}; their boxes must be of the stored pixels",
+        f"EXIF turns some images for display, e.g. {path}; their boxes must be of the stored pixels, or else: "
+        """--data-options '{"exif": "turn"}'""",
     )
     assert test.notes == ()
     with pytest.raises(ValueError, match="says 50 x 40 .EXIF turns it for display; boxes must be of the"):
         list(train.batches(1).test())
+    for size in ((50, 40), None):
+        (tmp_path / "VOCdevkit/VOC2007/Annotations/000002.xml").write_text(
+            voc_xml(voc_object("dog", (1, 1, 50, 40)), size=size)
+        )
+        train, _ = load_boxes("voc2007", tmp_path, workers=0, exif="turn")
+        assert train.notes == () and train.sizes == [(40, 50)] * 2
+        assert [images[0].shape for images, _ in train.batches(1).test()] == [(3, 40, 50)] * 2
+    with pytest.raises(ValueError, match='exif must be "ignore" or "turn"'):
+        load_boxes("voc2007", tmp_path, exif="other")
+
+
+@pytest.mark.parametrize("name", ["../JPEGImages/000001", "/etc/000001", "a/../../000001"])
+def test_lists_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    plant(tmp_path)
+    path = tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/test.txt"
+    path.write_text(f"{name}\n")
+    with pytest.raises(ValueError, match=f"{path} names the file '{name}.xml', which is not below"):
+        load_boxes("voc2007", tmp_path)
 
 
 def test_boxes_without_area_can_be_dropped(tmp_path):

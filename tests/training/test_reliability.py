@@ -1,8 +1,10 @@
 """What a run does when something goes wrong around it: divergence, locks, signals, another environment."""
 
+import hashlib
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -271,3 +273,65 @@ def test_nohup_keeps_hangups_ignored():
             assert received == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: [1], "it holds a list"),
+        (lambda state: {}, "it has no "),
+        (lambda state: state | {"progress": {"step": 1}}, "it has no "),
+        (lambda state: state | {"progress": state["progress"] | {"step": "1"}}, "step must be of type int, got '1'"),
+        (lambda state: state | {"progress": state["progress"] | {"add": 1}}, "nothing in it is called 'add'"),
+        (lambda state: state | {"model": {}}, "does not fit this network .Error"),
+        (
+            lambda state: state | {"optimizer": {"state": {}, "param_groups": []}},
+            "does not fit this network .loaded state",
+        ),
+        (lambda state: state | {"history": "[1]"}, "history must be of type"),
+        (lambda state: state | {"recipe": "[" * 9999}, "is damaged or from elsewhere"),
+        (lambda state: state | {"stretches": "[1]"}, "is damaged or from elsewhere"),
+        (
+            lambda state: state | {"model": {name: value[..., None] for name, value in state["model"].items()}},
+            "fit this",
+        ),
+        (lambda state: _reshaped(state), "momentum_buffer of the optimizer has another shape"),
+    ],
+)
+def test_foreign_states_with_a_right_digest_are_refused(change, told, finished, tmp_path):
+    (tmp_path / "recipe.yaml").write_text((finished / "recipe.yaml").read_text())
+    save_state(tmp_path, 1, change(load_state(finished)))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"training state.*{told}"):
+        run(TINY.replace(epochs=1), tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def _reshaped(state):
+    for values in state["optimizer"]["state"].values():
+        values["momentum_buffer"] = values["momentum_buffer"][..., None]
+    return state
+
+
+def test_hostile_states_run_nothing(finished, tmp_path):
+    content = pickle.dumps(Hostile(str(tmp_path / "mark")))
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    (tmp_path / f"state-000000001-{digest}.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a training state of bam .UnpicklingError.: remove it"):
+        load_state(tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(TINY.replace(epochs=1), folder)
+    return folder

@@ -1,6 +1,7 @@
 """The command itself: runs a verb, and reports errors in one sentence."""
 
 import inspect
+import re
 import shlex
 import signal
 import sys
@@ -89,6 +90,10 @@ def _sentence(error: Exception) -> str:
     own = type(error).__module__.split(".")[0] in ("builtins", "bam") and not isinstance(error, UnicodeError)
     if isinstance(error, OSError | ImportError) or (isinstance(error, ValueError | TypeError) and own):
         return str(error)
+    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
+        size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+        needed = f" for {size[1]} at once" if size else ""
+        return f"there is not enough memory{needed}: choose smaller images, batches or networks"
     what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
     return f"unexpected error, {what}; if the files and flags are right, report it with what --traceback adds"
 

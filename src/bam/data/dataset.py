@@ -96,6 +96,9 @@ class Batches:
         normalization: mean and deviation of each channel (0 to 255), those of the training set.
         device: where the images are kept and the batches made.
         augmentation: of training images.
+
+    Raises:
+        ValueError: for padding as wide as the images, of which a crop might show nothing.
     """
 
     def __init__(
@@ -112,6 +115,11 @@ class Batches:
         self.after_cropping = augmentation.after_cropping(mean.tolist())
         images = dataset.images
         if padding := self.padding:
+            if padding >= min(dataset.image_size):
+                sides = " x ".join(map(str, dataset.image_size))
+                raise ValueError(
+                    f"crop_padding must be smaller than the images, which have {sides} pixels; got {padding}"
+                )
             height, width = (side + 2 * padding for side in images.shape[1:3])
             padded = mean.round().to(torch.uint8).expand(len(images), height, width, 3).contiguous()
             padded[:, padding:-padding, padding:-padding] = images

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bam.data.dataset import Dataset
+from bam.data.files.options import is_whole
 
 _NUM_TRAIN_DIGITS = 1297  # of 1,797; the others are for testing
 _NUM_PIECES = 8
@@ -25,24 +26,30 @@ def digits(
 
     Args:
         root: ignored; every loader takes it.
-        canvas: side of the images in pixels, at least 16.
+        canvas: side of the images in pixels, from 16 to 256.
         num_train: training images.
         num_test: test images.
         seed: of position, scale and clutter.
 
     Raises:
-        ValueError: for a canvas below 16 pixels or a part without images.
+        ValueError: for another canvas, a part without images, or a negative seed.
     """
-    if canvas < 16:
-        raise ValueError(f"digits: canvas must be at least 16 pixels, got {canvas}")
-    if min(num_train, num_test) < 1:
-        raise ValueError(f"digits: num_train and num_test must be at least 1, got {num_train} and {num_test}")
+    check_sizes(canvas, 16, num_train, num_test, seed)
     seeds = 2 * seed, 2 * seed + 1
     train, test = (
         _compose(*source, canvas, count, np.random.default_rng(part_seed))
         for source, count, part_seed in zip(handwritten(), (num_train, num_test), seeds, strict=True)
     )
     return train, test
+
+
+def check_sizes(canvas: int, least: int, num_train: int, num_test: int, seed: int) -> None:
+    """Raise a ValueError unless these options of data sets made of digits make sense; `least` is of the canvas."""
+    if not (is_whole(canvas, least) and canvas <= 256):  # beyond that, the scaled digits fill the memory
+        raise ValueError(f"digits: canvas must be a number of pixels from {least} to 256, got {canvas!r}")
+    for name, value, smallest in (("num_train", num_train, 1), ("num_test", num_test, 1), ("seed", seed, 0)):
+        if not is_whole(value, smallest):
+            raise ValueError(f"digits: {name} must be a whole number, at least {smallest}, got {value!r}")
 
 
 def handwritten() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -23,9 +23,12 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
             towards the first; for networks of torchvision and timm that have it.
 
     Raises:
-        ValueError: for an unknown name (the message lists similar ones), or `drop_path` for a network without it.
+        ValueError: for an unknown name (the message lists similar ones), less than one class, or `drop_path` for a
+            network without it.
         ImportError: for a timm name without timm installed.
     """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     classes: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if drop_path:
         return _build_with_drop_path(name, classes, drop_path)
@@ -46,9 +49,8 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):  # with their published weights, they rescale images themselves
-        options = {"init_weights": True, "transform_input": True}
+    rescales = name in ("googlenet", "inception_v3")  # these do with their published weights
+    options: dict[str, Any] = {"init_weights": True, "transform_input": True} if rescales else {}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # by default, detectors and segmentation networks download them
     return get_model(name, **classes, **options)

@@ -28,6 +28,8 @@ class ClassificationRecipe(Recipe):
         freeze_backbone: train only the attention and the classifier.
         validation: share of the training images that is held out to choose the best epoch, whose weights are saved;
             0: the last epoch's are. Test images never choose.
+        batchnorm: statistics of BatchNorms in training: "batch" takes those of each process's part of the batch; "sync"
+            those of all GPUs together, so that several GPUs train as one does, to rounding.
         label_smoothing: share of the target spread over all classes.
         compile: use torch.compile (takes minutes; pays off in long runs).
         compile_mode: mode of torch.compile; "reduce-overhead" uses CUDA graphs, which speeds up small networks on a
@@ -38,6 +40,7 @@ class ClassificationRecipe(Recipe):
     """
 
     task: ClassVar[str] = "classification"
+    RENAMED: ClassVar[dict[str, str]] = {"batchnorm": "normalization"}
     LEAST: ClassVar[dict[str, float]] = Recipe.LEAST | {"crop_padding": 0, "mixup": 0, "cutmix": 0}
 
     crop_padding: int = 0
@@ -51,6 +54,7 @@ class ClassificationRecipe(Recipe):
     frozen_statistics: bool = False
     freeze_backbone: bool = False
     validation: float = 0.0
+    batchnorm: Literal["batch", "sync"] = "batch"
     label_smoothing: float = 0.0
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"

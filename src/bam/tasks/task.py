@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from bam.costs import Cost
@@ -258,6 +259,19 @@ def seed_network(recipe: Recipe) -> None:
 def seed_attention(recipe: Recipe) -> None:
     """Seed torch for the initial weights of the attention, on which no others depend: variants stay paired."""
     torch.manual_seed(recipe.seed + 1)
+
+
+def synchronized(network: nn.Module) -> nn.Module:
+    """The network with BatchNorms that compute their statistics over all processes; itself where there is one process.
+
+    Raises:
+        ValueError: on several CPU processes, which torch does not support.
+    """
+    if PartialState().num_processes == 1:
+        return network
+    if not torch.cuda.is_available():
+        raise ValueError("batchnorm sync is for several GPUs: torch has none for CPUs; choose another batchnorm")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def count_classes(subject: Subject) -> int:

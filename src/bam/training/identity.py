@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from bam.data.interface import Images
+from bam.files import check_types
 from bam.recipes import Recipe
 from bam.records import Record
 
@@ -20,14 +23,52 @@ def check_sites(record: Record, sites: Sequence[str], out: Path) -> None:
         )
 
 
+_STATE = {
+    "model": dict[str, Tensor], "optimizer": dict[str, Any], "scaler": dict[str, Any], "progress": dict[str, Any],
+    "history": str, "average": dict[str, Tensor], "best": dict[str, Any], "recipe": str, "stretches": str,
+}  # fmt: skip
+_PROGRESS = {
+    "epoch": int, "step": int, "step_in_epoch": int, "seconds": float, "images": int, "sums": Tensor,
+    "names": list[str], "unreadable": dict[str, Any],
+}  # fmt: skip
+_NEEDED = {
+    "model",
+    "optimizer",
+    "progress",
+    "history",
+    "epoch",
+    "step",
+    "step_in_epoch",
+    "sums",
+}  #: states of before too
+
+
 def check_state(state: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
-    """Raise ValueError if the training state in `out` is of another recipe, or seed."""
+    """Raise ValueError if the training state in `out` is of another recipe or seed, or no training state at all."""
+    source = f"the training state in {out}"
+    for content, types in ((state, _STATE), (state.get("progress", {}), _PROGRESS)):
+        check_types(content, types, source)
+        for name in (_NEEDED & types.keys()) - content.keys():
+            raise ValueError(f"{source} is damaged or from elsewhere: it has no {name}; remove it")
+        for name in content.keys() - types.keys():
+            raise ValueError(f"{source} is damaged or from elsewhere: nothing in it is called {name!r}; remove it")
     if "recipe" not in state:  # states of before have none
         return
-    differences = recipe.differences(Recipe.from_dict(json.loads(state["recipe"])))
+    differences = recipe.differences(Recipe.from_dict(_parsed(state, "recipe", dict[str, Any], out)))
     listed = [f"{name} is {there!r} there, not {here!r}" for name, (here, there) in differences.items()]
     if set(differences) - {"data_options"}:  # `run` compares those, and lets some of them change
         raise ValueError(f"{out} holds a training state of another run ({'; '.join(listed)}): remove it")
+
+
+def _parsed(state: Mapping[str, Any], name: str, kind: Any, out: Path) -> Any:
+    """The entry `name` of a state, which is JSON; states of before may have none."""
+    source = f"the training state in {out}"
+    try:
+        content = json.loads(state.get(name, "[]"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{source} is damaged or from elsewhere: its {name} is no JSON; remove it") from None
+    check_types({name: content}, {name: kind}, source)
+    return content
 
 
 def stretches_of(
@@ -38,17 +79,17 @@ def stretches_of(
     Raises:
         ValueError: if it began with another number of processes, without `allow_mixed`.
     """
-    earlier = json.loads(state.get("stretches", "[]"))  # states of before have none
+    earlier = _parsed(state, "stretches", list[dict[str, Any]], out)
     here = {"from_step": state["progress"]["step"]} | dict(environment)
     if earlier and not allow_mixed:
         _refuse_mixed(out, earlier[-1], here)
-    return [*(each for each in earlier if each["from_step"] < here["from_step"]), here]
+    return [*(each for each in earlier if each.get("from_step", 0) < here["from_step"]), here]
 
 
 def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    if before["processes"] != here["processes"]:
+    if before.get("processes") != here["processes"]:
         raise ValueError(
-            f"{out} holds a run that began with another number of processes ({before['processes']} there, "
+            f"{out} holds a run that began with another number of processes ({before.get('processes')} there, "
             f"{here['processes']} here), which gives other weights: go on as it began, choose another --out, or add "
             "--allow-mixed"
         )

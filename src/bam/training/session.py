@@ -6,7 +6,9 @@ import json
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from bam.data import BatchSource
 from bam.data.interface import Images
-from bam.files import strict_json, write_atomically
+from bam.files import check_types, strict_json, write_atomically
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
@@ -101,15 +103,29 @@ class Session:
             return
         check_state(state, self.recipe, self.out)
         self.record.stretches = stretches_of(state, self.record.environment, self.out, allow_mixed=allow_mixed)
+        try:
+            self._load(state)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"the training state in {self.out} does not fit this network ({reason}); remove it"
+            ) from None
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.plain.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of the optimizer has another shape than its parameter")
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress.load(state["progress"])
         self.best.load(state.get("best", {}))  # states of before have none
         self.record.history = json.loads(state["history"])
+        check_types(vars(self.record), {"history": list[dict[str, Any]]}, self.out)
 
     def save(self) -> None:
         """Save the current state, and the figures of the steps so far; nothing if it holds what is not finite.

@@ -24,15 +24,32 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest undamaged state, or None; warns of each damaged file it skips."""
+    """The newest undamaged state, or None; warns of each damaged file it skips.
+
+    Raises:
+        ValueError: if its digest is right, but it is none of `save_state`; no code in it is executed.
+    """
     paths = _states(folder)
     for path in reversed(paths):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:
-            return torch.load(io.BytesIO(content), weights_only=True)
+            return _read(path, content)
         rest = "falling back to the previous state" if path != paths[0] else "no state is left: starting at step 0"
         warnings.warn(f"{path} is damaged; {rest}", stacklevel=2)
     return None
+
+
+def _read(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # old formats are foreign too
+            state = torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:  # a foreign file may raise any exception
+        problem = type(error).__name__
+    else:
+        if isinstance(state, dict):
+            return state
+        problem = f"it holds a {type(state).__name__}"
+    raise ValueError(f"{path} is not a training state of bam ({problem}): remove it")
 
 
 def set_aside_after(folder: Path, step: int) -> None:

@@ -291,12 +291,12 @@ def test_statistics_over_several_processes_want_gpus(monkeypatch):
     network = build("cifar/resnet8")
     model = DETECTORS["ssd_resnet8"].assemble(network, 11)
     assert apply_batchnorm_policy(model, network, "sync") is model
-    monkeypatch.setattr("bam.tasks.detection.backbone.PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
     assert apply_batchnorm_policy(model, network, "batch") is model
     if torch.cuda.is_available():
         converted = apply_batchnorm_policy(model, network, "sync")
         kinds = {type(module) for module in converted.modules() if isinstance(module, _NormBase)}
         assert kinds == {nn.SyncBatchNorm}
         return
-    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: .*choose batch or frozen"):
+    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: .*choose another batchnorm"):
         apply_batchnorm_policy(model, network, "sync")

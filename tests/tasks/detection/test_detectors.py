@@ -344,8 +344,9 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"min_size": []}, "min_size must be a number of pixels, got []"),
-        ({"size": 0}, "size must be a number of pixels, got 0"),
+        ({"min_size": []}, "min_size must be a number of pixels, at most 8192, got []"),
+        ({"size": 0}, "size must be a number of pixels, at most 8192, got 0"),
+        ({"min_size": 1000000}, "min_size must be a number of pixels, at most 8192, got 1000000"),
         ({"image_mean": [0.5]}, "image_mean must be three numbers, got [0.5]"),
         ({"head": 3}, "there is no option head"),
     ],

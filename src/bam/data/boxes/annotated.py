@@ -27,13 +27,16 @@ class AnnotatedImages(NamedTuple):
     image_ids: list[int]
 
 
-def turned_note(paths: list[str]) -> tuple[str, ...]:
-    """A note if EXIF turns one of some images: their boxes are taken to be of the pixels as they are stored."""
+def turned_note(paths: list[str], exif: str) -> tuple[str, ...]:
+    """A note if EXIF turns one of some images, unless `exif` is "turn": boxes are taken to be of the stored pixels."""
+    if exif == "turn":
+        return ()
     step = max(1, len(paths) // _NUM_OPENED)
     turned = next(filter(is_turned, paths[::step][:_NUM_OPENED]), None)
     if turned is None:
         return ()
-    return (f"EXIF turns some images for display, e.g. {turned}; their boxes must be of the stored pixels",)
+    note = f"EXIF turns some images for display, e.g. {turned}; their boxes must be of the stored pixels"
+    return (f"""{note}, or else: --data-options '{{"exif": "turn"}}'""",)
 
 
 def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:

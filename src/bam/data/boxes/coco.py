@@ -59,7 +59,7 @@ def _dataset(images: AnnotatedImages, categories: Categories, options: BoxOption
         images.image_ids[part],
         category_ids=list(categories.ids),
         protocol="coco",
-        notes=turned_note(images.paths[part]),
+        notes=turned_note(images.paths[part], options.exif),
     )
 
 

@@ -156,7 +156,7 @@ class BoxBatches(StreamedBatches[BoxRequest, BoxDecoded, BoxBatch]):
         if in_memory is not None and options.workers is None:
             options = dataclasses.replace(options, workers=0)  # there is nothing to decode
         names = dataset.file_names if isinstance(dataset.images, Tensor) else dataset.images
-        decoder = BoxDecoder(options.augmentation, in_memory)
+        decoder = BoxDecoder(options.augmentation, in_memory, turn=options.exif == "turn")
         super().__init__(names, decoder, options, plan, device, augment=augment)
         self.dataset = dataset
 

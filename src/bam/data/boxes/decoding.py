@@ -23,10 +23,11 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
     Args:
         augmentation: "none", "flip" or "ssd", see `BoxOptions`.
         images: uint8 (n, H, W, 3); None to read files.
+        turn: turn images as EXIF says.
     """
 
-    def __init__(self, augmentation: str, images: Tensor | None) -> None:
-        self.images = images
+    def __init__(self, augmentation: str, images: Tensor | None, *, turn: bool = False) -> None:
+        self.images, self.turn = images, turn
         self.augment = v2.Compose(
             {
                 "none": [v2.Identity()],
@@ -73,11 +74,12 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
         if self.images is not None:
             return Image.fromarray(self.images[number].numpy())
         try:
-            image = read_rgb(name)
+            image = read_rgb(name, turn=self.turn)
         except ValueError as error:
             raise ValueError(f"cannot be read as an image: {error}") from None
         if (image.height, image.width) != tuple(size):
-            turned = " (EXIF turns it for display; boxes must be of the stored pixels)" if is_turned(name) else ""
+            reading = "the turned image, as the option exif says" if self.turn else "the stored pixels"
+            turned = f" (EXIF turns it for display; boxes must be of {reading})" if is_turned(name) else ""
             raise ValueError(
                 f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}{turned}"
             )

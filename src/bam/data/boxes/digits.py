@@ -9,7 +9,7 @@ from bam.data.boxes.options import BoxOptions
 from bam.data.dataset import Dataset
 from bam.data.digits import digits
 
-_UNUSED = ("train", "test", "invalid", "classes")
+_UNUSED = ("train", "test", "invalid", "exif", "classes")
 
 
 def digits_boxes(
@@ -25,7 +25,7 @@ def digits_boxes(
 
     Args:
         root: ignored; every loader takes it.
-        canvas: side of the images in pixels, at least 16.
+        canvas: side of the images in pixels, from 16 to 256.
         num_train: training images.
         num_test: test images.
         seed: of position, scale and clutter.

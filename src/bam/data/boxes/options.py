@@ -19,6 +19,8 @@ class BoxOptions(ReadingOptions):
         num_train: train on this many images, the first ones, to try things out; default: all.
         num_test: test on this many images, the first ones, to try things out; default: all.
         invalid: "stop" at a box without area in its image, or "drop" it; COCO's train2017 has a few.
+        exif: "ignore" what EXIF says about turning an image for display: boxes are of the stored pixels; or "turn" the
+            image: boxes are of the turned one.
         classes: names of the classes in the order of their labels; default: VOC's 20, or those that COCO's file lists.
     """
 
@@ -28,6 +30,7 @@ class BoxOptions(ReadingOptions):
     num_train: int | None = None
     num_test: int | None = None
     invalid: str = "stop"
+    exif: str = "ignore"
     classes: Sequence[str] | None = None
 
     TITLE: ClassVar[str] = "boxes"
@@ -45,6 +48,7 @@ class BoxOptions(ReadingOptions):
             value = getattr(self, name)
             self._check(name, value is None or is_whole(value, 1), "a number of images, at least 1")
         self._check("invalid", is_one_of(self.invalid, ("stop", "drop")), '"stop" or "drop"')
+        self._check("exif", is_one_of(self.exif, ("ignore", "turn")), '"ignore" or "turn"')
         valid = self.classes is None or _are_distinct_names(self.classes)
         self._check("classes", valid, 'a list of distinct names, e.g. ["cat", "dog"]')
 

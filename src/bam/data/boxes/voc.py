@@ -12,6 +12,7 @@ from bam.data.boxes.dataset import BoxDataset
 from bam.data.boxes.options import BoxOptions
 from bam.data.boxes.voc_file import read_annotation
 from bam.data.files.places import first_folder
+from bam.files import inside
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -57,7 +58,9 @@ def _read(folders: list[Path], part: str, split: str, count: int | None, options
     for folder in folders:
         ids = _ids(folder, part, split)
         ids = ids if count is None else ids[: count - sum(len(images.paths) for images in years)]
-        years.append(_read_files(folder, ids, classes, options.invalid == "drop", _times(folder)))
+        years.append(
+            _read_files(folder, ids, classes, options.invalid == "drop", options.exif == "turn", _times(folder))
+        )
     together = AnnotatedImages(*(list(itertools.chain(*values)) for values in zip(*years, strict=True)))
     return together._replace(image_ids=list(range(1, len(together.paths) + 1)))
 
@@ -74,7 +77,7 @@ def _dataset(images: AnnotatedImages, options: BoxOptions) -> BoxDataset:
         images.image_ids,
         category_ids=numbers,
         protocol="voc",
-        notes=turned_note(images.paths),
+        notes=turned_note(images.paths, options.exif),
     )
 
 
@@ -104,6 +107,8 @@ def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
     if invalid or not ids:
         problem = f"it has the line {invalid[0]!r}" if invalid else "it is empty"
         raise ValueError(f"{path} is not a list of images, with one name per line: {problem}; choose another split")
+    for name in ids:
+        inside(folder / "Annotations", f"{name}.xml", path)
     return ids
 
 
@@ -118,7 +123,7 @@ def _times(folder: Path) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=6)  # the runs of a comparison share them; voc0712 has three parts
 def _read_files(
-    folder: Path, ids: tuple[str, ...], classes: tuple[str, ...], drop: bool, times: tuple[int, ...]
+    folder: Path, ids: tuple[str, ...], classes: tuple[str, ...], drop: bool, turn: bool, times: tuple[int, ...]
 ) -> AnnotatedImages:
     present = {place: set(os.listdir(folder / place)) for place in ("Annotations", "JPEGImages")}
     pictures: dict[str, list[str]] = {}
@@ -137,7 +142,7 @@ def _read_files(
                     f"{folder} is not a complete copy of VOC"
                 )
         image = folder / "JPEGImages" / picture
-        objects, size = read_annotation(folder / "Annotations" / f"{name}.xml", image, classes, drop)
+        objects, size = read_annotation(folder / "Annotations" / f"{name}.xml", image, classes, drop, turn)
         images.paths.append(str(image))
         images.objects.append(objects)
         images.sizes.append(size)

@@ -7,13 +7,15 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from bam.data.boxes.annotated import clipped, invalid_box
 from bam.data.boxes.objects import Objects
 
 
-def read_annotation(path: Path, image: Path, classes: Sequence[str], drop: bool) -> tuple[Objects, tuple[int, int]]:
+def read_annotation(
+    path: Path, image: Path, classes: Sequence[str], drop: bool, turn: bool = False
+) -> tuple[Objects, tuple[int, int]]:
     """Read the objects in an image, and its height and width in pixels.
 
     VOC counts pixels from 1 and includes the last one: xmin to xmax becomes xmin - 1 to xmax. Boxes are clipped to the
@@ -24,6 +26,7 @@ def read_annotation(path: Path, image: Path, classes: Sequence[str], drop: bool)
         image: path of the image; its size is read from there if the annotation has none.
         classes: names of the classes, in the order of their labels from 1.
         drop: leave out boxes without area in the image, instead of refusing them.
+        turn: the boxes are of the image as EXIF turns it.
 
     Raises:
         ValueError: for a file that is not such an annotation, or a box without area that is not to be dropped.
@@ -38,7 +41,7 @@ def read_annotation(path: Path, image: Path, classes: Sequence[str], drop: bool)
         )
     if not root.findall("object") and root.find(".//object") is not None:
         raise ValueError(f"{path} has objects, but not directly below <annotation>: they would not be read; correct it")
-    size = _size(root, path, image)
+    size = _size(root, path, image, turn)
     entries = [
         _entry(node, f"{path}: object {number}", classes) for number, node in enumerate(root.findall("object"), 1)
     ]
@@ -82,14 +85,15 @@ def _entry(node: ElementTree.Element, where: str, classes: Sequence[str]) -> _En
     return _Entry(where, classes.index(name) + 1, _number(_text(node, "difficult")) == 1, box)
 
 
-def _size(root: ElementTree.Element, path: Path, image: Path) -> tuple[int, int]:
+def _size(root: ElementTree.Element, path: Path, image: Path, turn: bool) -> tuple[int, int]:
     """Height and width as annotated; if these are 0 or absent, from the header of the image."""
     height, width = (_number(_text(root, f"size/{side}")) or 0 for side in ("height", "width"))
     if height >= 1 and width >= 1:
         return int(height), int(width)
     try:
         with Image.open(image) as header:
-            return header.height, header.width
+            lies = turn and header.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # these exchange the sides
+            return (header.width, header.height) if lies else (header.height, header.width)
     except (UnidentifiedImageError, OSError, ImportError) as error:
         raise ValueError(f"{path} gives no size, and {image} cannot be read as an image: {error}") from None
 

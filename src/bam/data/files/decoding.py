@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 #: Formats whose integers Pillow scales to 16 bits.
 _SIXTEEN_BITS = ("PPM", "PNG")
@@ -25,8 +25,8 @@ def seeded_by(seed: int, epoch: int, number: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def read_rgb(path: str) -> Image.Image:
-    """Read the image at `path` as RGB with 8 bits per channel. EXIF orientation is not applied.
+def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
+    """Read the image at `path` as RGB with 8 bits per channel. EXIF orientation is applied only with `turn`.
 
     Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
 
@@ -39,7 +39,7 @@ def read_rgb(path: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
             with open(path, "rb") as file, Image.open(file) as image:
-                return to_rgb(image)
+                return to_rgb(ImageOps.exif_transpose(image) if turn else image)
     except (UnidentifiedImageError, ImportError):  # Ultralytics replaces Image.open by one that asks for a decoder
         raise ValueError("it is empty, or no image of a known format") from None
     except OSError as error:

@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+_LONGEST = 8192  #: a mistyped size shall not fill the memory
+A_SIDE = f"a number of pixels, at most {_LONGEST}"
+
 
 @dataclass(frozen=True)
 class ReadingOptions:
@@ -64,6 +67,11 @@ class ReadingOptions:
 def is_whole(value: Any, least: int) -> bool:
     """Whether `value` is a whole number, not below `least`."""
     return type(value) is int and value >= least
+
+
+def is_side(value: Any, least: int = 1) -> bool:
+    """Whether `value` can be the side of an image that is served, in pixels."""
+    return is_whole(value, least) and value <= _LONGEST
 
 
 def is_one_of(value: Any, values: Collection[str]) -> bool:

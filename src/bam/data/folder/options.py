@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bam.data.files.options import ReadingOptions, are_numbers, is_whole
+from bam.data.files.options import A_SIDE, ReadingOptions, are_numbers, is_side
 from bam.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -39,9 +39,9 @@ class FolderOptions(ReadingOptions):
     def __post_init__(self) -> None:
         """Refuse invalid values."""
         super().__post_init__()
-        self._check("size", is_whole(self.size, 1), "a number of pixels")
-        valid = self.resize is None or (is_whole(self.resize, 1) and self.resize >= self.size)
-        self._check("resize", valid, f"a number of pixels, at least size, which is {self.size}")
+        self._check("size", is_side(self.size), A_SIDE)
+        valid = self.resize is None or is_side(self.resize, self.size)
+        self._check("resize", valid, f"{A_SIDE}, and at least size, which is {self.size}")
         self._check("whole", isinstance(self.whole, bool), "true or false")
         valid = are_numbers(self.scale, 2) and 0 < self.scale[0] <= self.scale[1] <= 1
         self._check("scale", valid, "the least and the greatest share of an image's area, e.g. [0.08, 1]")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bam.data.dataset import Dataset
-from bam.data.digits import handwritten, paste, resized
+from bam.data.digits import check_sizes, handwritten, paste, resized
 from bam.data.questions.dataset import Question, QuestionDataset
 from bam.data.questions.words import Vocabulary
 
@@ -56,18 +56,15 @@ def digits_questions(
 
     Args:
         root: ignored; every loader takes it.
-        canvas: side of the images in pixels, at least 48.
+        canvas: side of the images in pixels, from 48 to 256.
         num_train: training images.
         num_test: test images.
         seed: of everything drawn.
 
     Raises:
-        ValueError: for a canvas below 48 pixels or a part without images.
+        ValueError: for another canvas, a part without images, or a negative seed.
     """
-    if canvas < 48:
-        raise ValueError(f"digits: canvas must be at least 48 pixels, got {canvas}")
-    if min(num_train, num_test) < 1:
-        raise ValueError(f"digits: num_train and num_test must be at least 1, got {num_train} and {num_test}")
+    check_sizes(canvas, 48, num_train, num_test, seed)
     parts = [
         _compose(*source, canvas, count, np.random.default_rng([seed, part]))
         for part, (source, count) in enumerate(zip(handwritten(), (num_train, num_test), strict=True))

@@ -29,7 +29,17 @@ from bam.tasks.classification.looking import look, view
 from bam.tasks.classification.network import build_model, class_logits, normalization_note, pixel_normalization
 from bam.tasks.classification.predict import classify, table, write_predictions
 from bam.tasks.classification.probe import linear_probe, start_at_probe
-from bam.tasks.task import Classes, Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
+from bam.tasks.task import (
+    Classes,
+    Evaluation,
+    PredictOptions,
+    Price,
+    Subject,
+    Task,
+    Trained,
+    count_classes,
+    synchronized,
+)
 
 
 class Classification(Task):
@@ -51,7 +61,7 @@ class Classification(Task):
         if to_train and self.recipe.new_classifier == "probe" and not isinstance(subject, Record | Classes):
             train = cast(LabelledImages, subject)
             start_at_probe(network.get_submodule(classifier_name(network, num_classes)), self.recipe, train)
-        return network
+        return synchronized(network) if to_train and self.recipe.batchnorm == "sync" else network
 
     def hold_out(self, train: LabelledImages) -> tuple[LabelledImages, LabelledImages | None]:
         """Hold out the recipe's share of each class, drawn by its seed."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from bam.attention import AttentionSpec
@@ -18,6 +17,7 @@ from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
 from bam.surgery.insertion import attended_modules
 from bam.tasks.detection.detectors import DetectorModule
+from bam.tasks.task import synchronized
 from bam.tensors import check_fit, listed
 
 
@@ -114,13 +114,7 @@ def apply_batchnorm_policy(detector: DetectorModule, network: nn.Module, policy:
                 if module not in attention_parts:
                     for parameter in module.parameters():
                         parameter.requires_grad_(False)
-    if policy == "sync" and PartialState().num_processes > 1:
-        if not torch.cuda.is_available():
-            raise ValueError(
-                "batchnorm sync is for several GPUs: torch does not support it on CPUs; choose batch or frozen"
-            )
-        return nn.SyncBatchNorm.convert_sync_batchnorm(detector)
-    return detector
+    return synchronized(detector) if policy == "sync" else detector
 
 
 def _names_in(detector: DetectorModule, network: nn.Module) -> dict[str, str]:

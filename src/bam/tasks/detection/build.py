@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from bam.data.files.options import A_SIDE, is_side
 from bam.models import build
 from bam.recipes import DetectionRecipe
 from bam.surgery import attach
@@ -40,6 +41,8 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
     Raises:
         ValueError: if the recipe cannot be built, or weights do not fit.
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     seed_network(recipe)
     detector, network = _assemble(recipe, num_classes)
     predict_in_float32(detector)
@@ -85,8 +88,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in options.keys() & {"min_size", "max_size", "size"}:
         value = options[name]
         sides = value if isinstance(value, list | tuple) and name == "min_size" else [value]
-        if not sides or not all(type(side) is int and side > 0 for side in sides):
-            raise ValueError(f"model_options: {name} must be a number of pixels, got {value!r}")
+        if not sides or not all(is_side(side) for side in sides):
+            raise ValueError(f"model_options: {name} must be {A_SIDE}, got {value!r}")
     for name in options.keys() & {"image_mean", "image_std"}:
         value = options[name]
         if not isinstance(value, list | tuple) or [type(v) in (int, float) for v in value] != [True] * 3:
