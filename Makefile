@@ -16,7 +16,7 @@ demo: setup ## the main job on the embedded digits: a network without and with B
 	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3
 
 test: lint ## lint, then the tests (a few minutes, no network, no GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

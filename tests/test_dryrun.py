@@ -107,3 +107,15 @@ def test_whatever_the_forward_pass_does_is_undone():
     bam.find_bottlenecks(model, 16)
     assert not model.seen and not hasattr(model, "extra") and model.conv.weight.requires_grad
     assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+
+
+def test_normalisation_costs_nothing_and_is_still_checked(monkeypatch):
+    with pytest.raises(ValueError, match="cannot run on an image"):
+        bam.cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)), 16)
+
+    def torchs_own(*_):
+        raise AssertionError("a millisecond on the meta device")
+
+    monkeypatch.setattr(torch, "batch_norm", torchs_own)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3))
+    assert [(site.name, site.channels) for site in bam.find_bottlenecks(model, 16)] == [("1", 4)]

@@ -16,13 +16,22 @@ ROWS = [row for rows in TABLES.values() for row in rows]
 #: Images of an epoch, by the folder of the recipe.
 IMAGES = {"cifar100": 50_000, "imagenet": 1_281_167, "voc2007": 16_551, "coco": 118_287}
 DIFFERENT = {(row.recipe, row.variant): row for row in ROWS}
+#: Networks that differ from another row's in depth or width alone.
+LARGER = {"cifar100/resnet101", "cifar100/wide_resnet28_10", "cifar100/resnext29_16x64d", "imagenet/resnet101"}
+LARGER |= {"imagenet/wide_resnet18_2.0", "imagenet/mobilenet_0.7", "imagenet/mobilenet_192"}
 PAGE = Path(__file__).parents[2] / "docs" / "reproducing.md"
 
 
-def test_the_page_shows_what_is_counted():
-    assert markdown() in PAGE.read_text(), "write it anew: bam paper --out docs/reproducing.md"
+QUICK = ("ImageNet-1K", "Ablation: one more block in the place of BAM (CIFAR-100)", "VOC 2007 (detection)")
 
 
+@pytest.mark.parametrize("titles", [QUICK, pytest.param(tuple(TABLES), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_the_page_shows_what_is_counted(titles):
+    for title in titles:
+        assert markdown([title]) in PAGE.read_text(), "write it anew: bam paper --out docs/reproducing.md"
+
+
+@pytest.mark.slow
 def test_every_printed_count_is_met_or_explained():
     missed = {(row.recipe, row.variant, printed) for row in ROWS for printed in unmet(row, count(row))}
     assert missed == set(NOTES)
@@ -85,7 +94,11 @@ def test_a_page_without_marks_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [(name, text) for name, text in DIFFERENT if text != "block" and RECIPES[name]().task == "classification"],
+    [
+        pytest.param(name, text, marks=[] if text != "none" and name not in LARGER else pytest.mark.slow)
+        for name, text in DIFFERENT
+        if text != "block" and RECIPES[name]().task == "classification"
+    ],
 )
 def test_a_step_of_every_row(name, text):
     """Build the row's network, attach, and take one optimisation step on small images."""

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(shapes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_request_to_stop_that_reaches_the_workers_too_saves_the_state(shapes, tmp_path, number):
     options = json.dumps({"size": 16, "workers": 2})
     command = [

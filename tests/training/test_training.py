@@ -64,7 +64,7 @@ def test_resume_after_sigkill_is_bit_equal(tmp_path):
     assert errors[0] == errors[1] and len(errors[0]) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path, number):
     process = subprocess.Popen(
         bam_command(tmp_path / "run", epochs=1000), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
