@@ -12,6 +12,25 @@ setup: .venv/.installed ## set up .venv with everything (about half a minute)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	@touch $@
 
+docs: setup ## the documentation as a site in site/; broken links are errors
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+package: setup ## a wheel and an sdist in dist/, installed into empty environments: alone and with [all] (downloads torch)
+	rm -rf dist
+	$(BIN)/python -m build --installer uv
+	for file in dist/*.tar.gz dist/*.whl; do \
+		$(BIN)/uv venv --quiet --clear build/empty && \
+		$(BIN)/uv pip install --quiet --python build/empty/bin/python $$file && \
+		build/empty/bin/python -I -c 'import bam; print(bam.__version__, bam.BAM(64))' && build/empty/bin/bam doctor || exit 1; done
+	$(BIN)/uv pip install --quiet --python build/empty/bin/python "$$(ls dist/*.whl)[all]"
+	build/empty/bin/bam doctor && build/empty/bin/bam cost resnet50 --attention bam
+
+test-lowest: setup ## the tests with the lowest versions of the dependencies that pyproject.toml allows
+	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' python -m pytest -n auto
+
+test-newest: setup ## the tests with the newest versions
+	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' python -m pytest -n auto
+
 demo: setup ## the main job on the embedded digits: a network without and with BAM, three paired seeds, a report
 	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3
 
@@ -48,6 +67,6 @@ audit: setup ## known vulnerabilities in what is installed (asks a service), and
 	$(BIN)/pip-audit --local --skip-editable --strict
 
 clean: ## remove what the other targets made, except your runs
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup demo test test-slow lint format bench coverage audit clean
+.PHONY: help setup docs package test-lowest test-newest demo test test-slow lint format bench coverage audit clean

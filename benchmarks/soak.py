@@ -50,7 +50,15 @@ def sample(process: psutil.Process, runs: Path, writer, every: float) -> None:  
         grown = {run: count - before.get(run, 0) for run, count in now.items() if count != before.get(run, 0)}
         minute = (time.monotonic() - start) / 60
         writer.writerow(
-            (f"{minute:.1f}", f"{memory:.0f}", descriptors, threads, f"{cpu_now - cpu:.1f}", sum(grown.values()), "+".join(grown))
+            (
+                f"{minute:.1f}",
+                f"{memory:.0f}",
+                descriptors,
+                threads,
+                f"{cpu_now - cpu:.1f}",
+                sum(grown.values()),
+                "+".join(grown),
+            )
         )
         cpu, before = cpu_now, now
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from bam import cli
 from bam.attention import AttentionSpec
+from bam.cli.main import EXAMPLES
 from bam.cli.training import _compare_command, _compare_commands, compare, train
 from bam.flags import parse_flags
 from bam.recipes import ClassificationRecipe
@@ -304,3 +306,54 @@ def test_sites_of_detectors(capsys):
     assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
     told = capsys.readouterr().out
     assert "ssd_resnet8 is built on cifar/resnet8" in told and "layer2" in told
+
+
+def test_help_ends_with_examples_that_are_understood(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, examples in EXAMPLES.items():
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        shown = capsys.readouterr().out
+        assert shown.endswith("".join(f"  {line}\n" for line in examples)) and "<class '" not in shown
+        for line in examples:
+            parse_flags(cli.VERBS[name], shlex.split(line)[2:])
+
+
+def test_doctor_says_what_is_missing_and_how_to_install_it(capsys, monkeypatch):
+    from bam.cli import installation
+
+    assert cli.main(["doctor"]) == 0
+    assert "extra train    ok" in capsys.readouterr().out
+    monkeypatch.setattr(installation, "_is_installed", lambda requirement: not requirement.startswith("timm"))
+    assert cli.main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "extra timm     missing: timm>=1.0.20" in shown
+    assert shown.splitlines()[-1] == "to install what is missing: pip install 'timm>=1.0.20'"
+
+
+def test_versions_are_compared_by_their_numbers():
+    from bam.cli.installation import _is_installed, _release
+
+    assert _release("2.15.0+cu132") == [2, 15, 0] and _release("1.9") < _release("1.10")
+    assert _is_installed("jsonargparse[signatures]>=4.40") and not _is_installed("torch>=99")
+    assert not _is_installed("no-such-package>=1")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion(shell, capsys):
+    pytest.importorskip("shtab", reason="it comes with the extra train")
+    assert cli.main(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(name in script for name in (*cli.VERBS, "--data-options", "--trust-code"))
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert cli.main(["--completion", "fish"]) == 1 and "bash or zsh, got 'fish'" in capsys.readouterr().err
+
+
+def test_a_reader_that_left_ends_the_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bam", "recipes"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert ended.stderr == "" and ended.returncode == 141

@@ -1,9 +1,12 @@
-"""The README's blocks are run, and what they print is what the README says."""
+"""The blocks of README and the guides are run, and print what the page says."""
 
 import contextlib
 import io
 import re
 import shlex
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,25 +18,30 @@ from tests.conftest import SHARED_DATA
 from tests.ecosystem.table import HEADING
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BLOCKS = {page: re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL) for page in PAGES}
 
 
-def test_python_blocks_print_the_text_after_them(tmp_path, monkeypatch):
+def pages_with(language):
+    pages = [page for page in PAGES if any(language == other for other, _ in BLOCKS[page])]
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)
+
+
+@pages_with("python")
+def test_python_blocks_print_the_text_after_them(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
-    checked = 0
-    for (language, code), (following, expected) in zip(BLOCKS, BLOCKS[1:], strict=False):
+    for (language, code), (following, expected) in pairwise([*BLOCKS[page], ("", "")]):
         if language == "python":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(code, namespace)
             assert following == "text" and printed.getvalue() == expected
-            checked += 1
-    assert checked == 5
 
 
-def test_console_blocks(capsys):
-    (console,) = [text for language, text in BLOCKS if language == "console"]
+@pages_with("console")
+def test_console_blocks(page, capsys):
+    (console,) = [text for language, text in BLOCKS[page] if language == "console"]
     for call in console.split("$ ")[1:]:
         command, _, expected = call.partition("\n")
         assert cli.main(shlex.split(command)[1:]) == 0
@@ -56,17 +64,17 @@ def test_the_table_of_modules_is_current(capsys):
 
 
 def shell_commands():
-    for language, text in BLOCKS:
+    for language, text in [block for blocks in BLOCKS.values() for block in blocks]:
         if language == "sh":
             yield from (line.partition("  #")[0].strip() for line in text.splitlines())
 
 
-@pytest.mark.parametrize("command", list(shell_commands()))
+@pytest.mark.parametrize("command", list(dict.fromkeys(shell_commands())))
 def test_shell_commands_exist(command, tmp_path, monkeypatch):
-    """make targets are there, and every call of `bam` is understood (without running it)."""
+    """Every call of `bam` is understood (without running it)."""
     program, *words = shlex.split(command)
-    if program == "make":
-        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    if program == "pip":
+        assert words == ["install", ".[all]"]
         return
     assert program == "bam"
     monkeypatch.chdir(tmp_path)
@@ -74,6 +82,40 @@ def test_shell_commands_exist(command, tmp_path, monkeypatch):
     mine.parent.mkdir(parents=True)
     mine.write_text("epochs: 8\n")
     assert isinstance(parse_flags(cli.VERBS[words[0]], words[1:]), dict)  # leaves with 2 if a flag is unknown
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"`make ([\w-]+)`|^    make ([\w-]+)", page.read_text(), re.MULTILINE):
+            assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE), (page.name, target)
+
+
+def test_the_version_is_the_same_everywhere():
+    assert f"\nversion: {bam.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {bam.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_site_builds_without_broken_links_and_without_network(tmp_path, looks_right):
+    pytest.importorskip("mkdocs", reason="the extra docs builds the site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for page in ("index.html", "guides/attach.html", "reference/bam.html"):
+        looks_right(tmp_path / "site" / page, Path(page).stem)
+
+
+def test_readme_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 7000
+    assert all(picture.stat().st_size < 150_000 for picture in (ROOT / "docs").glob("*.png"))
+
+
+def test_files_that_pages_name_exist():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
+        for path in re.findall(r"`((?:examples|benchmarks|src|docs)/[\w./]+)`", page.read_text()):
+            assert "NAME" in path or (ROOT / path).exists(), (page.name, path)
 
 
 EXAMPLES = {
@@ -128,4 +170,4 @@ def test_the_coverage_page_is_that_of_its_survey(tmp_path):
     assert (tmp_path / "coverage.md").read_text().strip() == page.partition(HEADING)[0].strip()
     for library, counts in re.findall(r"^## (\w+)\n\n(\d+ networks, of which \d+ count; \d+)", page, re.MULTILINE):
         _, count, passed = re.findall(r"\d+", counts)
-        assert f"{passed} of {count} " in (ROOT / "README.md").read_text(), library
+        assert f"{passed} of {count} " in (ROOT / "docs" / "guides" / "attach.md").read_text(), library

@@ -5,8 +5,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,29 +26,23 @@ _PARTS = {
 }
 
 
-def parse_flags(verb: Callable[..., None], words: list[str]) -> dict[str, Any]:
+def parse_flags(verb: Callable[..., None], words: list[str], *, examples: Sequence[str] = ()) -> dict[str, Any]:
     """The keyword arguments for `verb`.
 
     Of a `Recipe`, every field of its task is a flag that changes the recipe named by --recipe. An `AttentionSpec` may
     be given whole, 'bam(reduction=8, sites=layer2)', or in parts. A dataclass stands for a flag for each of its fields.
-    Paths, texts and lists without a default may also be given by their position, without their flags.
+    Paths, texts and lists without a default may also be given by their position, without their flags. The help ends
+    with `examples`.
     """
-    try:
-        from docstring_parser import parse
-        from jsonargparse import ArgumentError, ArgumentParser
-    except ImportError as error:
-        raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
-    described = parse(inspect.getdoc(verb) or "")
     parameters = inspect.signature(verb).parameters
+    if not parameters and not words:
+        return {}  # without a parser, which needs the extra train
     if "--out=" in words or ("--out", "") in pairwise(words):
         raise ValueError("out: give the name of a folder or a file, got nothing")
     words, placed = _by_position(words, parameters)
-    description = _description(described.description, parameters)
-    parser = ArgumentParser(prog=f"bam {verb.__name__}", description=description, exit_on_error=False)
-    recipe = _named_recipe(words) if "recipe" in parameters else None
-    _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
-    if recipe is not None:
-        _add_recipe_flags(parser, recipe, without={"name", *parameters})
+    parser, recipe = _parser(verb, words, placed, examples)
+    from jsonargparse import ArgumentError
+
     try:
         given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
     except ArgumentError as error:
@@ -78,8 +71,42 @@ def _cross(given: dict[str, Any], recipe: Recipe, variants: str) -> None:
         if len(values) > 1:
             del given[field]
             specs = [AttentionSpec.parse(text) for text in split_specs(given.get("attention", variants))]
-            crossed = [replace(spec, options=spec.options | {field: value}) for spec in specs for value in values]
+            crossed = [
+                dataclasses.replace(spec, options=spec.options | {field: value}) for spec in specs for value in values
+            ]
             given["attention"] = ", ".join(map(str, crossed))
+
+
+def flags_of(verb: Callable[..., None]) -> list[str]:
+    """All flags of `verb`; of a recipe's fields, those of the task classification."""
+    parser, _ = _parser(verb, [], {}, ())
+    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+
+
+def _parser(
+    verb: Callable[..., None], words: list[str], placed: Mapping[str, Any], examples: Sequence[str]
+) -> tuple[Any, Recipe | None]:
+    """The parser of a verb's flags, and the recipe that `words` name, if the verb takes one."""
+    try:
+        from docstring_parser import parse
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
+
+    class Parser(ArgumentParser):
+        def format_help(self, *formatter: Any) -> str:
+            """Help with plain names of types, and the examples at its end."""
+            text = re.sub(r"<class\s+'(\w+)'>", lambda kind: kind[1].lower(), super().format_help(*formatter))
+            return text + "".join(["\nexamples:\n", *(f"  {line}\n" for line in examples)] if examples else [])
+
+    described, parameters = parse(inspect.getdoc(verb) or ""), inspect.signature(verb).parameters
+    description = _description(described.description, parameters)
+    parser = Parser(prog=f"bam {verb.__name__}", description=description, exit_on_error=False)
+    recipe = _named_recipe(words) if "recipe" in parameters else None
+    _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
+    if recipe is not None:
+        _add_recipe_flags(parser, recipe, without={"name", *parameters})
+    return parser, recipe
 
 
 def _add_flags(

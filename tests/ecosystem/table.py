@@ -551,8 +551,8 @@ def section(table: dict[str, dict[str, str]]) -> str:
         lines.append(f"| {name} | {' | '.join(texts)} |")
     about = (
         "Written by `python -m tests.ecosystem.table docs/coverage.md`: a ResNet-8 with BAM, SE and a module of a "
-        "user's own at each kind of site (a stage, a block, a layer, before a module); each cell is all three. The "
-        "[code](../tests/ecosystem/table.py) says what is checked."
+        "user's own at each kind of site (a stage, a block, a layer, before a module); each cell is all three. "
+        "`tests/ecosystem/table.py` says what is checked."
     )
     numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     return "\n".join([*lines[:1], "", about, *lines[1:], "", *numbered]) + "\n"

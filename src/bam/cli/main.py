@@ -1,7 +1,9 @@
 """The command itself: runs a verb, and reports errors in one sentence."""
 
 import inspect
+import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -9,31 +11,50 @@ from collections.abc import Callable, Sequence
 
 from bam.cli.explaining import examine, explain
 from bam.cli.exporting import export
+from bam.cli.installation import completion, doctor
 from bam.cli.networks import cost, coverage, models, modules, paper, sites
 from bam.cli.results import evaluate, predict
 from bam.cli.training import compare, recipes, report, train
-from bam.flags import parse_flags
+from bam.flags import flags_of, parse_flags
 from bam.objects import trusting_code
 
-VERBS: dict[str, Callable[..., None]] = {
-    function.__name__: function
-    for function in (
-        compare,
-        train,
-        report,
-        evaluate,
-        predict,
-        explain,
-        examine,
-        sites,
-        cost,
-        export,
-        models,
-        modules,
-        recipes,
-        paper,
-        coverage,
-    )  # fmt: skip
+#: Heading -> its verbs.
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "train and compare": (compare, train, report, recipes),
+    "use and explain what was trained": (evaluate, predict, explain, examine, export),
+    "look at networks": (sites, cost, models, modules, paper, coverage),
+    "look at the installation": (doctor,),
+}
+VERBS = {verb.__name__: verb for verbs in GROUPS.values() for verb in verbs}
+#: Verb -> commands at the end of its help.
+EXAMPLES = {
+    "compare": [
+        "bam compare --recipe digits/small --attention none,bam --seeds 3",
+        "bam compare --recipe folder/finetune --data folder:photos --attention 'none,bam,se(sites=bottlenecks)'",
+    ],
+    "train": [
+        "bam train --recipe digits/small --attention 'bam(reduction=8)' --epochs 8 --out runs/mine",
+        "bam train --recipe digits/small --attention 'bam(reduction=8)' --epochs 8 --out runs/mine --resume",
+    ],
+    "report": ["bam report comparisons/digits-small"],
+    "evaluate": ["bam evaluate runs/mine", "bam evaluate my-model --data folder:photos --part all"],
+    "predict": [
+        "bam predict runs/mine photos more/cat.jpg --out predictions",
+        "bam predict runs/questions photos --question 'how many 3s are there'",
+    ],
+    "explain": [
+        "bam explain runs/mine photos",
+        "bam explain resnet50 photos --pretrained DEFAULT --adapter attention.safetensors",
+    ],
+    "examine": ["bam examine runs/mine --limit 64"],
+    "export": [
+        "bam export --run runs/mine --out model.onnx",
+        "bam export --model resnet50 --attention bam --out model.pt2 --dynamic batch",
+    ],
+    "sites": ["bam sites resnet50", "bam sites mobilenet_v2 --attention 'bam(sites=stride 8)' --no-latency"],
+    "cost": ["bam cost resnet50 --attention 'se(sites=bottlenecks)'"],
+    "paper": ["bam paper --table SE"],
+    "coverage": ["bam coverage --library torchvision"],
 }
 #: Flags of every verb -> what they do.
 COMMON = {
@@ -56,16 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"bam {__version__}")
         return 0
+    if words[0] == "--completion":
+        return _complete(words[1] if len(words) > 1 else "")
     if words[0] not in VERBS:
         print(f"bam: unknown verb {words[0]!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     try:
         with trusting_code("--trust-code" in common):
             verb = VERBS[words[0]]
-            verb(**parse_flags(verb, words[1:]))
+            verb(**parse_flags(verb, words[1:], examples=EXAMPLES.get(words[0], ())))
+        sys.stdout.flush()
         _leave_process_group()
         return 0
     except Exception as error:  # whatever is wrong, users get a sentence; --traceback shows where
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
         if "--traceback" in common:
             raise
         print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
@@ -77,12 +103,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + getattr(stop, "signal", signal.SIGINT)
 
 
+def _nobody_reads() -> bool:
+    """Whether the reader of our output has left, as in `bam recipes | head`; nothing more is written then."""
+    watcher = select.poll()
+    watcher.register(sys.stdout.fileno(), 0)
+    if not watcher.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def _leave_process_group() -> None:
     """End torchrun's process group: threads that are left at the end of a process may abort it."""
-    import torch.distributed
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    distributed = sys.modules.get("torch.distributed")  # else there is no group
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _sentence(error: Exception) -> str:
@@ -98,9 +133,27 @@ def _sentence(error: Exception) -> str:
     return f"unexpected error, {what}; if the files and flags are right, report it with what --traceback adds"
 
 
+def _complete(shell: str) -> int:
+    try:
+        flags = {name: [*flags_of(verb), *COMMON] for name, verb in VERBS.items()}
+        print(completion(shell, flags, {name: _summary(verb) for name, verb in VERBS.items()}))
+    except (ImportError, ValueError) as error:
+        print(f"bam --completion: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _summary(verb: Callable[..., None]) -> str:
+    return (inspect.getdoc(verb) or "").splitlines()[0]
+
+
 def _overview() -> str:
     width = max(map(len, VERBS))
-    lines = (f"  {name:<{width}}  {(inspect.getdoc(verb) or '').splitlines()[0]}" for name, verb in VERBS.items())
-    common = (f"  {flag:<{width + 4}}  {meaning}" for flag, meaning in COMMON.items())
-    title = "usage: bam VERB [--flags]   (bam VERB --help explains a verb)"
-    return "\n".join([title, "", *lines, "", "flags of every verb:", *common])
+    lines = ["usage: bam VERB [--flags]   (bam VERB --help explains a verb, with examples)"]
+    for heading, verbs in GROUPS.items():
+        lines += ["", f"{heading}:", *(f"  {verb.__name__:<{width}}  {_summary(verb)}" for verb in verbs)]
+    common = {"--version": "print the version", "--completion SHELL": "print a completion script, for bash or zsh"}
+    for heading, flags in (("flags of every verb", COMMON), ("instead of a verb", common)):
+        lines += ["", f"{heading}:", *(f"  {flag:<20}{meaning}" for flag, meaning in flags.items())]
+    examples = ["bam sites resnet50", *EXAMPLES["compare"][:1], *EXAMPLES["explain"][:1]]
+    return "\n".join([*lines, "", "examples:", *(f"  {line}" for line in examples)])

@@ -1,0 +1,124 @@
+"""What is installed here: the verb doctor; and the completion of shells."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = "bottleneck-attention"
+#: Extras that are sums of others, or for working on the package itself.
+_NOT_SHOWN = ("all", "dev", "docs")
+
+
+def doctor() -> None:
+    """Show what works here: versions, devices, kernels and extras, and the command that installs what is missing."""
+    import torch
+
+    from bam import __version__
+
+    print(f"bam {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    for line in (*_devices(), _kernel(), _data()):
+        print(line)
+    missing: dict[str, None] = {}
+    for extra, packages in sorted(_extras().items()):
+        lacking = [package for package in packages if not _is_installed(package)]
+        print(f"extra {extra:8} {'ok' if not lacking else 'missing: ' + ', '.join(lacking)}")
+        missing |= dict.fromkeys(lacking)
+    if missing:
+        print(f"to install what is missing: pip install {shlex.join(missing)}")
+
+
+def _devices() -> list[str]:
+    import torch
+
+    names = [
+        f"GPU {number}: {torch.cuda.get_device_name(number)}, "
+        f"{torch.cuda.get_device_properties(number).total_memory / 2**30:.0f} GiB"
+        for number in range(torch.cuda.device_count())
+    ]
+    if torch.backends.mps.is_available():
+        names.append("GPU: Apple (mps)")
+    return names or ["GPU: none that torch can use"]
+
+
+def _kernel() -> str:
+    import torch
+
+    from bam.kernels.backend import named
+
+    chosen, triton = named(None), importlib.util.find_spec("triton") is not None
+    state = "needs a GPU" if triton else "is not installed"
+    usable = "can be chosen" if triton and torch.cuda.is_available() else state
+    return f"kernel: {'torch' if chosen == 'auto' else chosen} (BAM_KERNEL chooses; triton {usable})"
+
+
+def _data() -> str:
+    folder = Path(os.environ.get("BAM_DATA") or "data")
+    return f"data: {folder} ({'exists' if folder.is_dir() else 'does not exist'}; BAM_DATA or --data-root chooses)"
+
+
+def _extras() -> dict[str, list[str]]:
+    """Extra -> its requirements, those of the extras that it includes left out: 'timm>=1.0.20'.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    try:
+        requirements = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ValueError(f"{_PACKAGE} is not installed here, only imported: pip install PATH_OF_ITS_CLONE") from None
+    extras: dict[str, list[str]] = {}
+    for requirement in requirements:
+        package, _, condition = requirement.partition(";")
+        extra = re.search(r"""extra == ["']([\w-]+)["']""", condition)
+        if extra and extra[1] not in _NOT_SHOWN and not package.startswith(_PACKAGE):
+            extras.setdefault(extra[1], []).append(package.strip())
+    return extras
+
+
+def _is_installed(requirement: str) -> bool:
+    """Whether a package is installed in the least version that `requirement` asks for."""
+    name, _, least = re.sub(r"\[.*?\]", "", requirement).partition(">=")
+    try:
+        return _release(importlib.metadata.version(name)) >= _release(least)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _release(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3]]
+
+
+def completion(shell: str, flags: Mapping[str, Iterable[str]], helps: Mapping[str, str]) -> str:
+    """The completion script of the command for "bash" or "zsh".
+
+    Args:
+        shell: "bash" or "zsh".
+        flags: verb -> its flags.
+        helps: verb -> what it does.
+
+    Raises:
+        ValueError: for another shell.
+        ImportError: if shtab is not installed.
+    """
+    if shell not in ("bash", "zsh"):
+        raise ValueError(f"shell must be bash or zsh, got {shell!r}")
+    try:
+        import shtab
+    except ImportError:
+        raise ImportError("completion needs shtab: pip install shtab") from None
+    parser = ArgumentParser(prog="bam")
+    verbs = parser.add_subparsers()
+    for name, names in flags.items():
+        verb = verbs.add_parser(name, help=helps[name], add_help=False)
+        for word in (*names, "files"):
+            action: Any = verb.add_argument(word, nargs=None if word.startswith("-") else "*")
+            action.complete = shtab.FILE
+    return shtab.complete(parser, shell)
