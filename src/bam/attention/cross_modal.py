@@ -7,7 +7,7 @@ Padded words and regions have a mask, and change nothing, whatever they hold.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class Fused(NamedTuple):
 
 class CrossModal(nn.Module):
     """The base: question and image, both as vectors of D numbers, become one vector."""
+
+    #: Whether the result depends on the image.
+    sees: ClassVar[bool] = True
 
     def forward(
         self,
@@ -93,6 +96,8 @@ class AveragePooling(CrossModal):
 
 class QuestionAlone(CrossModal):
     """No image: u = v_Q. Whatever this answers, the language of the questions gives away."""
+
+    sees: ClassVar[bool] = False
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -117,8 +117,8 @@ def test_explain_shows_regions_words_and_the_image_networks_attention(trained, p
 )
 def test_what_is_wrong_is_said(trained, picture, tmp_path, capsys, words, message):
     verb, *flags = words
-    given = [] if verb == "export" else [str(picture)]
-    assert main([verb, str(trained), *given, "--out", str(tmp_path / "out.onnx"), *flags]) == 1
+    given = ["--run", str(trained)] if verb == "export" else [str(trained), str(picture)]
+    assert main([verb, *given, "--out", str(tmp_path / "out.onnx"), *flags]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -154,3 +154,14 @@ def test_a_comparison_crosses_both_kinds_of_attention(tmp_path, capsys):
     assert json.loads((tmp_path / "comparison.json").read_text())["attention"] == names
     page = (tmp_path / "report.html").read_text()
     assert "counting" in page and "gallery.html" in page
+
+
+def test_what_answers_do_not_depend_on_is_not_trained():
+    subject = Classes(5, (48, 48), tuple("abcde"))
+    for cross_modal, frozen in (("dual", {"image.fc.weight", "image.fc.bias"}), ("question", None)):
+        network = task_of(tiny(attention="bam", cross_modal=cross_modal)).network(subject).train()
+        seen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        seeing = {name for name, _ in network.named_parameters() if name.split(".")[0] in ("image", "regions", "place")}
+        assert seen == (seeing if frozen is None else frozen)
+        network(torch.randn(2, 3, 48, 48)).logits.sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)

@@ -12,6 +12,7 @@ from bam.models import build
 from bam.models.pretrained import load_pretrained
 from bam.placement import Site, find_last_map
 from bam.recipes import VqaRecipe
+from bam.snapshot import Snapshot
 from bam.surgery import attach
 from bam.tasks.vqa.text import READERS
 
@@ -59,8 +60,6 @@ class VqaNetwork(nn.Module):
         )
         torch.manual_seed(recipe.seed + 2)  # variants share all other weights
         self.cross_modal = build_cross_modal(recipe.cross_modal, width)
-        for parameter in _unused(image, self.site, size):
-            parameter.requires_grad_(False)
 
     def forward(self, images: Tensor, words: Tensor | None = None, place: Tensor | None = None) -> Answered:
         """Answer Q questions about N images.
@@ -74,9 +73,11 @@ class VqaNetwork(nn.Module):
             words = torch.full((len(images), 1), UNKNOWN, device=images.device)
         if place is None:
             place = torch.arange(len(words), device=images.device)
+        read, question = self.text(words)
+        if not self.cross_modal.sees:
+            return Answered(self.answer(question), (), ())
         features = last_map(self.image, self.site, images)
         regions = torch.tanh(self.regions(features.flatten(2).mT) + self.place(_places(features)))
-        read, question = self.text(words)
         fused = self.cross_modal(regions[place], read, question, (None, words != PADDING))
         maps = (weights.unflatten(1, features.shape[2:]) for weights in fused.regions)
         return Answered(self.answer(fused.features), tuple(maps), fused.words)
@@ -122,6 +123,8 @@ def build_network(
     if not recipe.attention.is_none:
         sites = [label.replace("image.", "", 1) for label in recipe.attention.placed()]  # a run's record has them so
         attach(image, recipe.attention, sites=sites, image=size)
+    for parameter in _unused(network, size):
+        parameter.requires_grad_(False)
     return network
 
 
@@ -132,12 +135,15 @@ def _places(features: Tensor) -> Tensor:
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2).flatten(0, 1)
 
 
-def _unused(network: nn.Module, site: Site, size: tuple[int, int]) -> list[nn.Parameter]:
-    """The parameters that the last feature map does not depend on."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    training = network.training
-    with torch.enable_grad():
-        total = last_map(network.eval(), site, torch.zeros(1, 3, *size)).sum()
+def _unused(network: VqaNetwork, size: tuple[int, int]) -> list[nn.Parameter]:
+    """The parameters that no answer depends on: those after the last feature map, or all that see the image."""
+    if not network.cross_modal.sees:
+        return [p for module in (network.image, network.regions, network.place) for p in module.parameters()]
+    parameters = [parameter for parameter in network.image.parameters() if parameter.requires_grad]
+    before = Snapshot(network.image)
+    try:
+        total = last_map(network.image.eval(), network.site, torch.zeros(1, 3, *size)).sum()
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    network.train(training)
+    finally:
+        before.restore()
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]
