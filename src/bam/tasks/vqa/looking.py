@@ -1,5 +1,6 @@
 """What a network attends to for a question: regions, words, and the image network's own attention."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from bam.tasks.task import Trained
 from bam.tasks.vqa.network import Answered, VqaNetwork
 
 _SHOWN, _PICTURES = 24, 3  # questions in the gallery, and of these as pictures in the report
-_LOOKED_AT, _BATCH = 256, 32  # images, for where attention points; and in a batch of them
+_LOOKED_AT, _BATCH = 64, 32  # images, for where attention points; and in a batch of them
 
 
 def attends(network: VqaNetwork) -> bool:
@@ -58,7 +59,10 @@ def ranked(trained: Trained, answered: Answered, count: int = 5) -> list[tuple[s
 
 def view(trained: Trained, name: str, image: Any, question: str) -> ImageView:
     """The attention in a PIL image for a question: the image network's own, then the regions and words of each step."""
-    with record(trained.network) as passes:
+    passes: list[dict[str, AttentionMaps]] = []
+    with contextlib.ExitStack() as stack:
+        if attended(trained.network):
+            passes = stack.enter_context(record(trained.network))
         pixels, answered = ask(trained, image, question)
     sites = site_views(passes[0], 0) if passes else []
     for number, regions in enumerate(answered.regions):
