@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bam.recipes import ClassificationRecipe
+from bam.recipes import ClassificationRecipe, VqaRecipe
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5, ClassResult, Measure, Record
 from bam.reports import summarize, summarize_classes, write_report
 
@@ -46,6 +46,20 @@ def test_summary(records):
     assert bam["images_per_second"] == 1001 and bam["latency_ms"] == 2.5
     (comparison,) = summary["comparisons"]
     assert comparison["differences"] == pytest.approx([-1, -2, -1]) and comparison["seeds"] == [0, 1, 2]
+
+
+def test_variants_that_cross_two_axes_have_a_table_of_both(records, tmp_path):
+    names = ["none(cross_modal=none)", "none(cross_modal=dual)", 'bam(reduction=8, cross_modal="dual(hops=1)")']
+    crossed = {name: [record("none", 0, 0.1 * k)] for k, name in enumerate(names, start=1)}
+    for (run,) in crossed.values():
+        run.recipe = VqaRecipe().as_dict()
+    write_report(tmp_path, summarize(crossed), "bam compare")
+    text = (tmp_path / "report.md").read_text()
+    assert "| test error by cross_modal | none | bam(reduction=8) |" in text.replace("\\", "")
+    assert "| none | 10.00 % | - |" in text and "| dual(hops=1) | - | 30.00 % |" in text.replace("\\", "")
+    assert "test error by cross_modal" in (tmp_path / "report.html").read_text()
+    write_report(tmp_path, summarize(records), "bam compare")
+    assert "test error by" not in (tmp_path / "report.html").read_text()
 
 
 def test_top5_error(records, tmp_path):
