@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bam.explanation.views import GAIN, SPATIAL, ImageView, SiteView
+from bam.explanation.views import GAIN, REGIONS, SPATIAL, ImageView, SiteView
 from bam.reports.gallery import write_gallery
 
 MARKUP = "<img src=x onerror=alert(1)></script>&"
@@ -16,11 +16,12 @@ def gallery(tmp_path_factory):
         SiteView("layer1", {SPATIAL: ramp, GAIN: ramp.flip(0, 1)}, torch.linspace(0.1, 0.9, 16)),
         SiteView("layer2", {GAIN: torch.full((1, 1), 0.25)}, None),
     ]
+    asked = SiteView("question", {REGIONS: ramp}, None, (("how", 0.25), ("many", 0.75)))
     pixels = torch.randint(256, (3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     views = [
         ImageView("first", pixels, [("cat", 0.75), (MARKUP, 0.25)], sites),
         ImageView(MARKUP, pixels.flip(2), [("dog", 1.0)], sites),
-        ImageView("third", pixels[:, :32, :32], [("cat", 0.5)], sites),
+        ImageView("third", pixels[:, :32, :32], [("cat", 0.5)], [*sites, asked]),
     ]
     out = tmp_path_factory.mktemp("gallery")
     return write_gallery(out, f"What a network attends to {MARKUP}", [view.as_plain() for view in views], [MARKUP])
@@ -62,6 +63,15 @@ def test_images_by_mouse_list_and_keyboard(gallery, visit):
     assert shown() == MARKUP
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement !== document.body")
+
+
+def test_a_question_shows_its_regions_and_words(gallery, visit):
+    page = visit(gallery)
+    assert page.is_hidden("#question")
+    page.select_option("#image", "2")
+    page.locator("body").press("3")
+    assert page.text_content("#words").startswith("regions, 4 x 3 places")
+    assert page.locator("#question-words tr").all_text_contents() == ["how25.0 %", "many75.0 %"]
 
 
 def test_sites_maps_opacity_and_colours(gallery, visit):

@@ -44,7 +44,7 @@ function words(map) {
   values.forEach((value, k) => { if (value > values[best]) best = k; });
   const across = Math.round(100 * ((best % map.width) + 0.5) / map.width), down = Math.round(100 * (Math.floor(best / map.width) + 0.5) / map.height);
   const gain = images[number].sites[site].maps.find((each) => each.name === "gain");
-  const effect = gain === map ? "" : ` The module strengthens places by ${(100 * gain.low).toFixed(1)} to ${(100 * gain.high).toFixed(1)} %.`;
+  const effect = !gain || gain === map ? "" : ` The module strengthens places by ${(100 * gain.low).toFixed(1)} to ${(100 * gain.high).toFixed(1)} %.`;
   if (map.high === map.low) return `${map.name}: ${map.low.toFixed(3)} everywhere.${effect}`;
   return `${map.name}, ${map.width} x ${map.height} places, from ${map.low.toFixed(3)} to ${map.high.toFixed(3)}; strongest ${across} % from the left and ${down} % from the top.${effect}`;
 }
