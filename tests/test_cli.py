@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bam
 from bam import cli
 from bam.attention import AttentionSpec
 from bam.cli.main import EXAMPLES
@@ -215,7 +216,8 @@ def test_wrong_flags_leave_with_two(capsys):
 
 def test_the_command_is_installed():
     command = Path(sys.executable).with_name("bam")
-    assert subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout == "bam 0.1.0\n"
+    called = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert called.stdout == f"bam {bam.__version__}\n"
 
 
 def test_data_options_are_added_to_those_of_the_recipe():

@@ -37,7 +37,7 @@ from bam.surgery import (
 
 restore()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "ATTENTION", "BAM", "CBAM", "ECA", "GC", "SCSE", "SE", "AttentionMaps", "AttentionModule", "AttentionSpec",
     "BAMChannel", "BAMSpatial", "Coordinate", "Cost", "SimAM", "Site", "Sites", "attach", "attended",

@@ -18,8 +18,8 @@ class ExaminedData(LabelledData):
     """The labelled data to look at, and how much of them.
 
     Attributes:
-        limit: number of images, drawn at random but the same in every call; 0 for all. Deleting and inserting takes
-            longest: 64 small images take about 14 seconds on one core.
+        limit: number of images, drawn at random but the same in every call; 0 for all. Deletion and insertion take
+            longest: about 14 seconds for 64 small images on one core.
     """
 
     limit: int = 256
@@ -37,16 +37,16 @@ def explain(
 
     Writes gallery.html, a page to step through images and sites; for each image a PNG with all its sites side by side;
     and for each site a PNG of its own, IMAGE/SITE.png. They show the network's own attention: the spatial attention of
-    modules that have it, and the gain, which says how much stronger a module leaves each place. Of a network that
-    answers questions, also the regions and the words that a question attends to.
+    modules that have it, and the gain, which says how much stronger a module makes each place. For a network that
+    answers questions, they also show the regions and words that the question attends to.
 
-    A network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
+    To use a network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
         images: files or folders, separated by commas.
         out: folder for the page and the pictures.
-        question: to answer about each image, of networks that answer questions: "how many 3s are there".
+        question: question about each image, for networks that answer questions: "how many 3s are there".
         device: cpu or cuda (default: a GPU if there is one).
     """
     from bam.data.files.listing import find_files
@@ -95,14 +95,15 @@ def examine(
 ) -> None:
     """Find out whether the attention of a trained network is evidence or decoration, on labelled images.
 
-    Statistics of the maps; where the attention points, against chance, the centre of the image and Grad-CAM (for images
-    with boxes); whether deleting the places it points at hurts more than deleting others; accuracy without each site,
-    and with each branch alone. Of a detector: where it points, without Grad-CAM. All with 95 % intervals over images.
+    It reports statistics of the maps; where the attention points, against chance, the centre of the image and Grad-CAM
+    (for images with boxes); whether deleting the places it points at hurts more than deleting others; and the accuracy
+    without each site, and with each branch alone. For a detector it reports where the attention points, without
+    Grad-CAM. All figures have 95 % intervals over images.
 
     Writes examination.json, and for each site with channel attention the channels that tell classes apart, as
     figures/channels-SITE.svg and .csv.
 
-    A network by name: bam examine resnet50 --pretrained DEFAULT --adapter attention.safetensors --data folder:PATH
+    To use a network by name: bam examine resnet50 --pretrained DEFAULT --adapter FILE --data folder:PATH
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.

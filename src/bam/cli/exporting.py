@@ -28,7 +28,7 @@ class FileOptions:
 
     Attributes:
         image: image size in pixels for tracing (default: the run's, or the network's own, or 224).
-        dynamic: axes that may vary from call to call, out of batch, height and width; "" for none.
+        dynamic: axes whose size may vary from call to call: any of batch, height and width; "" for none.
         precision: fp32; for .onnx also fp16, or int8, which calibrates on 256 training images of the run.
         latency: measure the latency of the file and of the network, eager and compiled.
         data_root: folder of the calibration data for int8 (default: $BAM_DATA, or data).
@@ -52,9 +52,9 @@ def export(
     Give either a run (its network and weights) or a model. The file takes batches of normalised images.
 
     Args:
-        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted); or,
-            without a suffix, a folder with weights, classes and normalisation (ImageNet's for a --model whose weights
-            do not say theirs) for bam.export.from_pretrained or --model.
+        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted).
+            Without a suffix: a folder with weights, classes and normalisation, for bam.export.from_pretrained or
+            --model (with ImageNet's normalisation if the weights of a --model do not record theirs).
         run: folder of a complete run.
     """
     if (run is None) == (network.model is None):
@@ -65,7 +65,9 @@ def export(
             raise ValueError("int8 calibrates on training images: give --run, or call bam.export.export_model")
         net, description = _named(network, options.image)
     elif network != NamedModel():
-        raise ValueError("--attention and what else says what is in a network go with --model: a run has its own")
+        raise ValueError(
+            "a run has its own attention, weights and classes: flags for them, such as --attention, need --model"
+        )
     else:
         from bam.training import training_images
 

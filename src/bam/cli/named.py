@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """What a network given by its name is put together from.
+    """The parts of a network given by name: attention, weights, classes.
 
     Attributes:
         attention: attention module of a network by name, with its options and sites in brackets: 'bam(sites=layer2)'
@@ -22,7 +22,8 @@ class NamedNetwork:
         pretrained: weights of the network without attention: a file, or a tag of torchvision or timm such as DEFAULT
             (default: random weights).
         adapter: file of bam.save_attention with the attention, its sites and its weights.
-        weights: a .safetensors file for the whole network, including its attention, instead of these two.
+        weights: a .safetensors file for the whole network, including its attention, instead of --pretrained and
+            --adapter.
         num_classes: outputs of the network (default: its own).
         class_names: file with one class name per line, or folder with a subfolder for each class (default: ImageNet's
             names for networks of torchvision and timm with its 1000 classes, else numbers).
@@ -56,7 +57,7 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
         raise ValueError(f"{model} is a {task.name} network: {task.not_named}")
     check_named(options.attention)
     if options.weights and (options.pretrained or options.adapter):
-        raise ValueError("--weights has the whole network: give it alone, or --pretrained and --adapter")
+        raise ValueError("--weights holds the whole network: give it alone, or give --pretrained and --adapter")
     network = build(model, options.num_classes)
     count = options.num_classes or _num_outputs(network)
     if options.pretrained:
@@ -90,7 +91,7 @@ def _load_backbone(network: "nn.Module", model: str, options: NamedNetwork, coun
     load_pretrained(network, model, options.pretrained, count)
     if any(torch.equal(old, new) for old, new in zip(before, heads, strict=True)):
         raise ValueError(
-            f"{options.pretrained} has no classifier of {count} classes for {model}: give the number of its classes, "
+            f"{options.pretrained} has no classifier of {count} classes for {model}: give its number of classes with "
             "--num-classes"
         )
 

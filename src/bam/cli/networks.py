@@ -26,8 +26,8 @@ def sites(
         image: image size in pixels (default: the network's own, or 224).
         attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
             "bottlenecks", "every block" (each residual branch), names (layer1), inputs (before layer2), patterns
-            (layer?.*), positions (-1), strides (stride 8), "input" (the image) or what enters "3x3 convolutions of the
-            last stage" ("... of stride 16"), whose place deformable takes; by default those of the module's paper.
+            (layer?.*), positions (-1), strides (stride 8), "input" (the image), or "3x3 convolutions of the last stage"
+            ("... of stride 16"), which deformable replaces; default: where the module's paper puts it.
         keep: number of bottlenecks to keep, counted from the deepest.
         latency: also measure the forward pass of each module.
         num_classes: outputs of the network (default: its own).
@@ -101,7 +101,7 @@ def models() -> None:
 def modules(model: str = "resnet50") -> None:
     """List the attention modules: paper, where each usually goes, and what it costs there in a network.
 
-    Parameters and multiply-adds are those that `bam cost` counts: simple arithmetic such as pooling is not counted.
+    Parameters and multiply-adds are counted as by `bam cost`, without simple arithmetic such as pooling.
 
     Args:
         model: network, see `bam models`.

@@ -21,10 +21,10 @@ class LabelledData:
     """The labelled data to evaluate on.
 
     Attributes:
-        data: data set of the run's task, e.g. folder:PATH (default: the run's own).
-        data_options: options of the data set as JSON; the run's own apply to its own data. Folders are resized and
-            cropped as the network expects it.
-        part: test images, training images or all of them.
+        data: data set for the run's task, e.g. folder:PATH (default: the run's own).
+        data_options: options of the data set as JSON, added to the run's own options if the data are the run's own.
+            Images from folders are resized and cropped as the network expects.
+        part: measure on the test images, the training images or all of them.
         data_root: folder of the data (default: $BAM_DATA, or data).
     """
 
@@ -36,11 +36,11 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a network besides images.
+    """What a prediction needs besides images.
 
     Attributes:
         score: minimum score of a detection (default: 0.3).
-        question: to answer about each image, of networks that answer questions: "how many 3s are there".
+        question: question about each image, for networks that answer questions: "how many 3s are there".
     """
 
     score: float | None = None
@@ -61,7 +61,7 @@ def predict(
     detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's
     test images were; EXIF orientation is not applied. Those that cannot be read are named and left out.
 
-    A network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
+    To use a network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
@@ -92,9 +92,9 @@ def evaluate(
     """Measure a trained network on labelled data: in total with intervals, and class by class.
 
     Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors carry
-    Wilson's 95 % intervals. The data may lack classes of the network, but must not have others. Computes in float32.
+    Wilson's 95 % intervals. The data may lack classes of the network, but must not have others. Runs in float32.
 
-    A network by name: bam evaluate resnet50 --pretrained DEFAULT --data folder:PATH
+    To use a network by name: bam evaluate resnet50 --pretrained DEFAULT --data folder:PATH
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
@@ -145,7 +145,7 @@ def measured(run: Path, network: Opened, data: LabelledData) -> "tuple[Task, Ima
 
     trained, record = network.trained, network.record
     if record is None and data.data is None:
-        raise ValueError(f"{run} is no run, and has no data of its own: give --data, e.g. folder:PATH")
+        raise ValueError(f"{run} is not a run, so it has no data of its own: give --data, e.g. folder:PATH")
     task = network.task.on_data(data.data, data.data_options, trained.preprocessing)
     train, test = task.load(data.data_root)
     images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()

@@ -28,11 +28,10 @@ def compare(
     Args:
         recipe: name (see `bam recipes`) or YAML file; the fields below change it.
         attention: variants, starting with the baseline; each may have options (of the module, sites, identity) in
-            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=bottlenecks)'. Modules: bam, bam_channel,
-            bam_spatial, se, cbam, eca, gc, simam, coordinate, scse, or <module>:<class> of your own; each goes where
-            its paper puts it unless sites are named.
-        seeds: number of seeds (3 or more for meaningful intervals), or numbers to add to those that --out has: 5:8 for
-            5, 6 and 7.
+            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=bottlenecks)'. `bam modules` lists the modules;
+            your own is <module>:<class>. Each goes where its paper puts it unless you name sites.
+        seeds: number of seeds (3 or more for meaningful intervals); or a range to add to a comparison, e.g. 5:8 for
+            seeds 5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).
     """
     from bam import training
@@ -54,7 +53,7 @@ def _seeds(text: str) -> int | range:
     """ "3" -> 3, "5:8" -> range(5, 8)."""
     parts = str(text).split(":")
     if not all(part.isdigit() and len(part) < 10 for part in parts) or len(parts) > 2:
-        raise ValueError(f"seeds: a number of seeds, or the first and the end of a range, e.g. 5:8; got {text!r}")
+        raise ValueError(f"seeds: give a number of seeds, or a range such as 5:8 for 5, 6 and 7; got {text!r}")
     seeds = int(text) if len(parts) == 1 else range(int(parts[0]), int(parts[1]))
     if (seeds if isinstance(seeds, int) else len(seeds)) > _MOST_SEEDS:
         raise ValueError(f"seeds: at most {_MOST_SEEDS} runs of each variant, got {text!r}")

@@ -49,7 +49,7 @@ class Recipe:
         nesterov: use Nesterov momentum.
         weight_decay: weight decay.
         decay_weights_only: no weight decay for biases, normalisation layers and scalars.
-        new_lr: factor of the learning rate for new parts of a pretrained network: the attention and the classifier.
+        new_lr: factor on the learning rate for the new parts of a pretrained network: attention and classifier.
         layer_decay: factor of the learning rate from each layer to the one before it (timm's grouping); 1 for none.
         ema: decay of the moving average of the weights, which is then evaluated and saved; 0 for none. It is lower in
             the first steps: at most (1 + step) / (10 + step).
