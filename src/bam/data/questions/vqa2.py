@@ -89,16 +89,14 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
     test_paths, test_questions = _read(folder, root, read.test, read.num_test)
     texts = [question for questions in train_questions for question in questions]
     counts = Counter(next(iter(question.answers)) for question in texts)
-    classes = tuple(answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])))[
-        : read.num_answers
-    ]
-    answered = [[q for q in questions if q.answers.keys() & set(classes)] for questions in train_questions]
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    classes = tuple(answer for answer, _ in frequent[: read.num_answers])
+    known = set(classes)
+    answered = [[q for q in questions if q.answers.keys() & known] for questions in train_questions]
     kept = [k for k, questions in enumerate(answered) if questions]
     vocabulary = Vocabulary.of((question.text for question in texts), read.least_words)
     left_out = len(texts) - sum(map(len, answered))
-    note = (
-        f"{len(texts)} training questions; left out, because their answer is not among the {len(classes)}: {left_out}"
-    )
+    note = f"{len(texts)} training questions; left out, because none of the {len(known)} answers is theirs: {left_out}"
     train = _dataset([train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, read, (note,))
     return train, _dataset(test_paths, test_questions, classes, vocabulary, read)
 
@@ -126,9 +124,7 @@ def _read(folder: Path, root: Path, split: str, count: int | None) -> tuple[list
         if number not in annotations:
             raise ValueError(f"{annotations_file} has no answers to question {number} of {questions_file.name}")
         if annotations[number]["image_id"] != image:
-            raise ValueError(
-                f"{annotations_file}: question {number} is about another image than in {questions_file.name}"
-            )
+            raise ValueError(f"{annotations_file}: question {number} has another image than in {questions_file.name}")
         by_image.setdefault(image, []).append(_question(entry, annotations[number], annotations_file))
     if not by_image:
         raise ValueError(f"{questions_file} holds no questions; {_ADVICE}")
