@@ -1,6 +1,8 @@
-"""Pages of the site that lie beside docs/: README is its home, with the changelog and how to contribute."""
+"""Pages of the site that are no Markdown in docs/: README is its home; changelog, how to contribute, notebooks."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,12 +16,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, with links as the site has them."""
     for name, page in PAGES.items():
         files.append(File.generated(config, page, content=_inside((ROOT / name).read_text())))
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        content = "\n\n".join(_cells(json.loads(path.read_text())))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Links from docs/ to README lead to the home page."""
-    return markdown.replace("](../../README.md", "](../index.md")
+    """Links to README lead to the home page, links to notebooks to their pages."""
+    return markdown.replace("](../../README.md", "](../index.md").replace(".ipynb)", ".md)")
+
+
+def _cells(notebook: dict) -> Iterator[str]:
+    """The cells of a notebook, and what they printed and drew, as Markdown."""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                yield f'<img alt="output" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">'
+            else:
+                yield f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```"
 
 
 def _inside(text: str) -> str:

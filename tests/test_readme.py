@@ -50,7 +50,11 @@ def test_console_blocks(page, capsys):
 
 def table_of_modules():
     _, _, rest = (ROOT / "README.md").read_text().partition("<!-- made by: bam modules -->\n\n")
-    return rest.partition("\n<!-- end of what bam modules makes -->")[0]
+    return rest.partition("<!-- end of what bam modules makes -->")[0]
+
+
+def without_padding(table):
+    return re.sub(r" {2,}", " ", re.sub(r"-{3,}", "---", table))
 
 
 def test_the_table_of_modules_has_them_all():
@@ -60,7 +64,7 @@ def test_the_table_of_modules_has_them_all():
 @pytest.mark.slow
 def test_the_table_of_modules_is_current(capsys):
     assert cli.main(["modules"]) == 0
-    assert capsys.readouterr().out == table_of_modules()
+    assert without_padding(capsys.readouterr().out) == table_of_modules()
 
 
 def shell_commands():

@@ -17,7 +17,7 @@ from bam.data.augmentation import Augmentation
 from bam.recipes import ClassificationRecipe
 from bam.tasks.classification import task as classification
 from bam.tasks.classification.network import build_model
-from bam.training.display import Display
+from bam.training.display import Display, track
 from bam.training.loop import Progress, Trainer
 from bam.training.optimization import optimizer
 from bam.training.run import settings
@@ -195,3 +195,10 @@ def test_kept_memory_does_not_fault_again():
         for keep in (False, True)
     )
     assert kept < default / 10
+
+
+def test_no_bar_is_drawn_where_colours_are_forced_without_a_terminal(monkeypatch, capsys):
+    """Jupyter sets FORCE_COLOR, which makes rich see a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert list(track(range(3), 3, "counting")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""

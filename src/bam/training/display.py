@@ -25,7 +25,7 @@ class Display:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not (visible and self.console.is_terminal),
+            disable=not (visible and self.console.file.isatty()),
         )
         self.title = title
         self.task = self.progress.add_task(title, total=total_steps, completed=done, status="")
@@ -68,5 +68,5 @@ def track(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
     """Pass on `items`, of which there are `total`; on a terminal, with a progress bar."""
     console = Console(highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as progress:
         yield from progress.track(items, total, description=title)
