@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +14,12 @@ from torchvision.models import resnet18
 import bam
 from bam import cli
 from bam.attention.batchnorm import BatchNorm
-from bam.export.config import NetworkConfig
 from bam.files import inside
 from bam.objects import refuse_code, trusting_code
-from bam.recipes import ClassificationRecipe, Recipe
-from bam.records import Record
+from bam.recipes import ClassificationRecipe
 from bam.tasks import task_of
 from bam.tasks.task import Classes
-from bam.training.comparison import read_comparison
+from tests import reliability
 
 TINY = ["--data-options", '{"num_train": 64, "num_test": 20, "canvas": 16}', "--epochs", "1", "--batch-size", "32"]
 
@@ -111,6 +108,8 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--device", "cpu:7"], 1, "device 'cpu:7' is not available"),
         (["--out", ""], 1, "out: give the name of a folder"),
         (["--seed", "20000000000"], 1, "seed must be below"),
+        (["--epochs", "1" + 20 * "0"], 1, "epochs must be below 2**32, got 100000000000000000000"),
+        (["--warmup-epochs", "1e20"], 1, "warmup_epochs must be below 2**32, got 1e+20"),
         (["--epochs", "many"], 2, "bam train: --epochs: expected int, got many; bam train --help explains the flags"),
         (["--data-options", "[1]"], 2, "--help explains the flags"),
         (["--crop-padding", "1000000"], 1, "crop_padding must be smaller than the images, which have 16 x 16 pixels"),
@@ -180,56 +179,8 @@ def test_functions_are_no_networks():
             call(resnet18)
 
 
-ODD = [None, True, -1, 10**400, 1e308, float("nan"), "", "..", "a:b", [], [1], {}, {"a": []}, [[[]]], "\0"]
-
-
-def _changed(content, chance):
-    """A copy with one odd value somewhere, or a key less."""
-    copy = json.loads(json.dumps(content))
-    place = copy
-    while isinstance(place, dict | list) and place:
-        key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if not isinstance(place[key], dict | list) or not place[key] or chance.random() < 0.5:
-            break
-        place = place[key]
-    if chance.random() < 0.2:
-        del place[key]
-    else:
-        place[key] = chance.choice(ODD)
-    return copy
-
-
-def test_odd_files_are_read_or_refused(tmp_path):
-    """Every reader of our own files raises ValueError, or reads what is of the right type."""
-    chance, recipe = random.Random(0), ClassificationRecipe().as_dict()
-    record = {"recipe": recipe, "cost": {"params": 1}, "sites": ["a"], "history": [{"epoch": 1.0}], "format": 1}
-    record["final"] = {"test_error": 0.5}
-    record["measures"] = [{"key": "test_error", "label": "a", "meaning": "b"}]
-    plan = {"recipe": recipe, "attention": ["none"], "seeds": [0], "latency_ms": {"none": 1.0}, "probe": None}
-    plan["pictures"] = [{"file": "a.png"}]
-    config = {"backbone": "resnet18", "num_classes": 2, "classes": ["a", "b"], "mean": [0.5], "std": [0.5]}
-    config |= {"sites": {"a": {"attention": "bam", "channels": 8, "options": {}}}, "image_size": [8, 8], "resize": 8}
-    config |= {"bam_version": "0.1.0", "bam_format": 1}
-    readers = {
-        "record.json": (record, lambda path: Record.read(path.parent)),
-        "comparison.json": (plan, lambda path: read_comparison(path.parent)),
-        "config.json": (config, NetworkConfig.read),
-        "recipe.yaml": (recipe, Recipe.from_yaml),
-    }
-    for name, (content, read) in readers.items():
-        path = tmp_path / name
-        for text in [json.dumps(_changed(content, chance)) for _ in range(100)] + [
-            "[" * 3000,
-            "\x01",
-            "[1]",
-            "1" * 9999,
-        ]:
-            path.write_text(text)
-            try:
-                read(path)
-            except (ValueError, OSError) as error:
-                assert str(error)
-        path.unlink()
+def test_the_page_says_what_the_command_says():
+    assert reliability.page() == reliability.PAGE.read_text(), "run python -m tests.reliability, and read what changed"
 
 
 def test_ctrl_c_while_torch_is_imported_shows_no_traceback(tmp_path):

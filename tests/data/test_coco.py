@@ -151,6 +151,9 @@ LAST = "annotations", 2
         (having([1, 2, 3, "4"], *LAST, "bbox"), "its bbox must be four numbers"),
         (having([1, 2, 3, float("nan")], *LAST, "bbox"), "its bbox must be four numbers"),
         (having("large", *LAST, "area"), "annotation 3 of the list: its area is not a number: 'large'"),
+        (having(10**400, *LAST, "area"), "annotation 3 of the list: its area is not a number: 1000"),
+        (having([1, 2, 10**400, 3], *LAST, "bbox"), "its bbox must be four numbers"),
+        (having(10**400, "images", 0, "width"), r"its 'width' must be a whole number below 2\*\*63, but is 1000"),
         (
             having([4, 5, 0, 6], *LAST, "bbox"),
             r"annotation 3 \(cat\) of image 20 \(002.jpg\) has a box without area in its image of 50 x 40 pixels: "

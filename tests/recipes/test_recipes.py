@@ -37,6 +37,7 @@ def test_partial_yaml(tmp_path):
         ("task: detection\nnormalization: frozen\nbatchnorm: batch", "former name of batchnorm: give one"),
         ("task: detection\nlabel_smoothing: 0.1", "label_smoothing 0.1 means nothing for the task detection"),
         ("schedule: linear", "schedule must be one of cosine, step"),
+        ("lr: 1" + 400 * "0", "lr must be finite"),
         ("epochs: ten", "epochs must be of type int, got 'ten'"),
         ("- 1", "is not a recipe"),
         ("a: [", "not valid YAML"),

@@ -32,7 +32,7 @@ def test_a_run_of_the_version_before_goes_on_bit_for_bit(task, tmp_path):
     shutil.copytree(EARLIER / task, folder)
     recipe = ["--recipe", str(folder / "recipe.yaml"), "--out", str(folder), "--resume"]
     command = [sys.executable, "-m", "bam", "train", *recipe, "--device", "cpu", "--trust-code"]
-    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT / "src")}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "epoch 1/2" not in run.stdout and "epoch 2/2" in run.stdout

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import math
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,15 +123,15 @@ class Recipe:
             if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
                 raise ValueError(f"recipe: {name} must be one of {', '.join(typing.get_args(kind))}, got {value!r}")
             for number in (value if isinstance(value, list) else [value]) if kind in (float, list[float]) else ():
-                if isinstance(number, float) and not math.isfinite(number):
+                if isinstance(number, float | int) and not abs(number) <= sys.float_info.max:
                     raise ValueError(f"recipe: {name} must be finite, got {value!r}")
+            if (kind is int or name == "warmup_epochs") and value >= 2**32:
+                raise ValueError(f"recipe: {name} must be below 2**32, got {value}")
         for name, least in self.LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"recipe: {name} must be at least {least}, got {getattr(self, name)}")
         if not all(type(share) in (int, float) and 0 <= share <= 1 for share in self.milestones):
             raise ValueError(f"recipe: milestones must be shares of the epochs, from 0 to 1, got {self.milestones}")
-        if self.seed >= 2**32:
-            raise ValueError(f"recipe: seed must be below 2**32, got {self.seed}")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("recipe: lr must be positive and weight_decay not negative")
         if self.new_lr <= 0 or not 0 < self.layer_decay <= 1 or self.ema >= 1:

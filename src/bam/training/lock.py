@@ -29,7 +29,7 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     if not wanted:
         yield
         return
-    is_new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path, ended = folder / NAME, threading.Event()
     _take(path)
@@ -42,8 +42,8 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if path.read_text() == mine:
                 path.unlink()
-                if is_new:
-                    folder.rmdir()  # if nothing was written
+                for created in new:
+                    created.rmdir()  # if nothing was written
 
 
 def _take(path: Path) -> None:

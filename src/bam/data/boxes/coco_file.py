@@ -1,7 +1,7 @@
 """Reading one file of instances in COCO's format."""
 
 import json
-import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,12 +129,14 @@ def _annotations(
         if category_id not in labels:
             raise ValueError(f"{where} is of a category that is not listed, category_id {category_id}; correct it")
         box = _value(entry, "bbox", list, where)
-        if len(box) != 4 or not all(type(value) in (int, float) and math.isfinite(value) for value in box):
-            raise ValueError(f"{where}: its bbox must be four numbers, x, y, width, height, but is {box!r}; correct it")
-        x, y, width, height = box
+        if len(box) != 4 or not all(map(_is_number, box)):
+            raise ValueError(
+                f"{where}: its bbox must be four numbers, x, y, width, height, but is {box!r:.60}; correct it"
+            )
+        x, y, width, height = map(float, box)
         area = entry.get("area", width * height)
-        if type(area) not in (int, float) or not math.isfinite(area):
-            raise ValueError(f"{where}: its area is not a number: {area!r}; correct it")
+        if not _is_number(area):
+            raise ValueError(f"{where}: its area is not a number: {area!r:.60}; correct it")
         corners = [x, y, x + width, y + height]
         crowd = entry.get("iscrowd", 0) == 1
         annotations.append(_Annotation(entry.get("id", number), image_id, labels[category_id], corners, area, crowd))
@@ -175,7 +177,14 @@ def _value(entry: Any, key: str, kind: type, where: str) -> Any:
         (isinstance(value, float) and value.is_integer())
         or (isinstance(value, str) and value.isdecimal() and len(value) < _MOST_DIGITS)
     ):
-        return int(value)
-    if type(value) is not kind:
-        raise ValueError(f"{where}: its {key!r} must be a {_KINDS[kind]}, but is {value!r:.60}; correct it")
+        value = int(value)
+    too_large = type(value) is int and abs(value) >= 2**63
+    if type(value) is not kind or too_large:
+        expected = f"{_KINDS[kind]}{' below 2**63' if too_large else ''}"
+        raise ValueError(f"{where}: its {key!r} must be a {expected}, but is {value!r:.60}; correct it")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
