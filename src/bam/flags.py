@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from bam.attention.spec import AttentionSpec, split_specs
 from bam.objects import refuse_code
+from bam.private import option_strings
 from bam.recipes import Recipe, load, variant
 
 #: What may also be said beside --attention.
@@ -80,7 +81,7 @@ def _cross(given: dict[str, Any], recipe: Recipe, variants: str) -> None:
 def flags_of(verb: Callable[..., None]) -> list[str]:
     """All flags of `verb`; of a recipe's fields, those of the task classification."""
     parser, _ = _parser(verb, [], {}, ())
-    return [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
+    return [flag for flag in option_strings(parser) if flag.startswith("--")]
 
 
 def _parser(

@@ -1,4 +1,4 @@
-"""The one file that touches private APIs of torch, torchvision, timm and Accelerate, each with its reason.
+"""The one file that touches private APIs of torch, torchvision, timm, Accelerate and argparse, each with its reason.
 
 Only torch is imported at the top. The carrier of attention (`attention/attended.py`) is the exception: it has hooks
 into `nn.Module` of its own.
@@ -6,6 +6,7 @@ into `nn.Module` of its own.
 
 import contextlib
 import copy
+from argparse import ArgumentParser
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
-    "functorch_is_active", "is_batched_by_autograd", "is_dispatched", "own_buffers", "own_modules", "own_parameters",
+    "functorch_is_active", "is_batched_by_autograd", "is_dispatched", "option_strings", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
     "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip
@@ -162,3 +163,8 @@ def accelerate_without_state() -> Iterator[None]:
         for kind, state in zip(kinds, before, strict=True):
             kind._shared_state.clear()
             kind._shared_state.update(state)
+
+
+def option_strings(parser: ArgumentParser) -> list[str]:
+    """All flags of a parser, in every spelling; argparse has no public list of them."""
+    return [flag for action in parser._actions for flag in action.option_strings]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bam.attention.spec import AttentionSpec, split_specs
+from bam.cli.grid import grid
 from bam.files import inside
 from bam.recipes import RECIPES, Recipe, RunOptions
 
@@ -97,6 +98,7 @@ def report(out: Path) -> None:
     summary = summarize(records, plan["latency_ms"])
     summary["recipe"] = plan.get("recipe", summary["recipe"])
     summary["probe"] = plan.get("probe")
+    summary["grid"] = grid(summary)
     names = [variant["name"] for variant in summary["variants"]]
     summary["classes"] = summarize_classes(class_results(out, plan | {"attention": names}))
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]

@@ -10,7 +10,6 @@ from bam.costs import format_count
 from bam.files import strict_json, write_atomically
 from bam.reports import wording
 from bam.reports.figures import CHANNELS, FOLDER, NAMES, channel_figures, figures_of
-from bam.reports.grid import grid
 from bam.reports.markdown import fenced, in_markdown, indented
 from bam.reports.svg import STYLE
 from bam.reports.templates import environment
@@ -58,7 +57,6 @@ def _content(summary: dict[str, Any], command: str) -> dict[str, Any]:
     measure, comparisons = summary["measures"][0], summary["comparisons"]
     return {
         "s": summary,
-        "grid": grid(summary),
         "heading": wording.heading(summary),
         "label": measure["label"],
         "command": command,

@@ -50,6 +50,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "pictures": [],
         "attention": [],
         "probe": None,
+        "grid": None,
     }
 
 

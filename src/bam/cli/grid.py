@@ -11,7 +11,7 @@ def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
     """The results by attention and by a field that variants set, e.g. cross_modal; None if these are not crossed.
 
     Returns: "field", "columns" (the attention of each), and "rows": for each value of the field "value" and "cells",
-    the variants in the order of the columns, None where there is none.
+    mean and std of the variants in the order of the columns, None where there is none.
     """
     for field in Recipe.TASKS[summary["recipe"].get("task", "classification")].VARIANT_FIELDS:
         cells: dict[tuple[str, str], dict[str, Any]] = {}
@@ -19,7 +19,10 @@ def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
             spec = AttentionSpec.parse(variant["name"])
             rest = {name: value for name, value in spec.options.items() if name != field}
             attention = str(dataclasses.replace(spec, options=rest))
-            cells[str(spec.options.get(field, summary["recipe"].get(field))), attention] = variant
+            cells[str(spec.options.get(field, summary["recipe"].get(field))), attention] = {
+                "mean": variant["mean"],
+                "std": variant["std"],
+            }
         values, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
         if len(values) > 1 and len(columns) > 1:
             rows = [{"value": v, "cells": [cells.get((v, column)) for column in columns]} for v in values]
