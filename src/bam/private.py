@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
-    "functorch_is_active", "is_batched_by_autograd", "is_dispatched", "option_strings", "own_buffers", "own_modules", "own_parameters",
+    "functorch_is_active", "is_batched_by_autograd", "is_dispatched",
+    "option_strings", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
     "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip

@@ -19,7 +19,8 @@ def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
             spec = AttentionSpec.parse(variant["name"])
             rest = {name: value for name, value in spec.options.items() if name != field}
             attention = str(dataclasses.replace(spec, options=rest))
-            cells[str(spec.options.get(field, summary["recipe"].get(field))), attention] = {
+            value = str(spec.options.get(field, summary["recipe"].get(field)))
+            cells[value, attention] = {"mean": variant["mean"], "std": variant["std"]}
                 "mean": variant["mean"],
                 "std": variant["std"],
             }
