@@ -21,9 +21,6 @@ def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
             attention = str(dataclasses.replace(spec, options=rest))
             value = str(spec.options.get(field, summary["recipe"].get(field)))
             cells[value, attention] = {"mean": variant["mean"], "std": variant["std"]}
-                "mean": variant["mean"],
-                "std": variant["std"],
-            }
         values, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
         if len(values) > 1 and len(columns) > 1:
             rows = [{"value": v, "cells": [cells.get((v, column)) for column in columns]} for v in values]
