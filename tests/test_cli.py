@@ -253,7 +253,7 @@ def test_the_repeat_command_of_another_task():
 def test_only_fields_of_the_task_are_flags(capsys):
     """`--help` shows no field that means nothing, and --task chooses whose fields there are."""
     own = {"classification": ["--crop-padding", "--freeze-backbone", "--label-smoothing", "--compile-mode"]}
-    own["detection"] = ["--model-options", "--backbone BACKBONE", "--batchnorm"]
+    own["detection"] = ["--model-options", "--backbone BACKBONE"]
     asked = {"classification": ["digits/small"], "detection": ["digits/detection"]}
     for task, words in [*asked.items(), ("detection", ["digits/small", "--task", "detection"])]:
         with pytest.raises(SystemExit):
