@@ -251,7 +251,7 @@ def test_exit_statuses_name_the_signal(number, monkeypatch, capsys):
         raise Interrupted("stopped", number)
 
     monkeypatch.setitem(cli.VERBS, "models", stop)
-    monkeypatch.setattr(sys.modules["bam.cli.main"], "parse_flags", lambda verb, words: {})
+    monkeypatch.setattr(sys.modules["bam.cli.main"], "parse_flags", lambda verb, words, **options: {})
     assert cli.main(["models"]) == 128 + number
     assert "stopped" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from bam.data.dataset import Batches, Dataset
 from bam.data.digits import digits
 from bam.data.interface import BatchSource, LabelledImages, Unreadable
 from bam.data.plan import epoch_generator
-from bam.data.questions import QuestionDataset, digits_questions, vqa2
+from bam.data.questions import QuestionDataset, digits_questions
 
 #: Name -> loader(root, **options) -> (train, test). `load` also takes folders of images, "folder:PATH".
 DATA: dict[str, Callable[..., tuple[LabelledImages, LabelledImages]]] = {"digits": digits, "cifar100": cifar100}
@@ -24,10 +24,17 @@ BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
     "coco": coco,
 }
 
+
+def _vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
+    from bam.data.questions.vqa2 import vqa2  # it needs torchvision; the digits do not
+
+    return vqa2(root, **options)
+
+
 #: Name -> loader(root, **options) -> (train, test), for images with questions.
 QUESTIONS: dict[str, Callable[..., tuple[QuestionDataset, QuestionDataset]]] = {
     "digits": digits_questions,
-    "vqa2": vqa2,
+    "vqa2": _vqa2,
 }
 
 

@@ -255,8 +255,8 @@ def test_where_a_detector_points(tmp_path):
     data = drawn(tmp_path, [[], [[5, 6, 30, 40]], [[0, 0, 10, 10], [5, 6, 30, 40]]])
     trained = Trained(detector(), ("cat", "dog", "elk"), Preprocessing((), (), (64, 64), 64))
     task, calls = task_of(DetectionRecipe()), []
-    results = task.examine(trained, data, None, lambda *call: calls.append(call))
-    assert results["num_images"] == 2 and calls == [("pointing", 1, 2), ("pointing", 2, 2)]
+    results = task.examine(trained, data, None, lambda items, *call: calls.append(call) or items)
+    assert results["num_images"] == 2 and calls == [(2, "pointing")]
     assert list(results["pointing"]) == list(bam.attended(trained.network))
     height, width = data.sizes[1]
     covered = torch.zeros(2, height, width)
@@ -270,4 +270,4 @@ def test_where_a_detector_points(tmp_path):
     look = task.look(trained, data, tmp_path)
     assert look["pointing"] == results["pointing"] and len(look["views"]) == 2
     with pytest.raises(ValueError, match="no images with objects"):
-        task.examine(trained, data.subset(torch.tensor([0])), None, print)
+        task.examine(trained, data.subset(torch.tensor([0])), None, untracked)
