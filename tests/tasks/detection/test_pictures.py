@@ -11,6 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 import bam
 from bam.data.boxes import Objects
 from bam.data.files.preprocessing import Preprocessing
+from bam.data.interface import untracked
 from bam.explanation import overlay, save_png, side_by_side
 from bam.explanation.views import GAIN
 from bam.recipes import DetectionRecipe
