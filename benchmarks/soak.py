@@ -1,35 +1,38 @@
 """Whether memory, open files and the cost of a step stay flat over hours of training.
 
-    python benchmarks/soak.py --minutes 120 --csv soak.csv --runs runs/c100 \
+    python benchmarks/soak.py --csv soak.csv --runs runs/c100 \\
         -- bam compare --recipe cifar100/resnet20 --epochs 12 --attention none,bam --seeds 3 --out runs/c100
 
-The command runs as it would without this script. Once a minute a row is written: the resident memory of its processes
-(MiB), their open file descriptors and threads, the CPU time they used since the row before (s), and the steps that the
-runs below `--runs` took in it. CPU time per step, unlike wall time, does not depend on what else the machine does. When
-`--minutes` are over, the command goes on, and the rows with it, until it ends.
+The command runs as it would without this script. Once a minute a row is added to the CSV: the resident memory of its
+processes (MiB), their open file descriptors and threads, the CPU time that they used since the row before (s), and the
+steps that the runs below `--runs` took in it. CPU time per step, unlike wall time, hardly depends on what else the
+machine does. The script ends with the command, and with its exit status. It needs psutil, which Accelerate brings.
 """
 
 import argparse
 import csv
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-COLUMNS = ("minute", "memory_mib", "descriptors", "threads", "cpu_s", "steps", "run")
+COLUMNS = ("minute", "memory_mib", "descriptors", "threads", "cpu_s", "steps", "runs")
 
 
-def usage(process: psutil.Process) -> tuple[float, int, int, float]:
+def usage(process: psutil.Process) -> list[float]:
     """Memory (MiB), descriptors, threads and CPU time (s) of a process and its children."""
-    family = [process, *process.children(recursive=True)]
-    times = [member.cpu_times() for member in family]
-    return (
-        sum(member.memory_info().rss for member in family) / 2**20,
-        sum(member.num_fds() for member in family),
-        sum(member.num_threads() for member in family),
-        sum(t.user + t.system for t in times),
-    )
+    totals = [0.0, 0.0, 0.0, 0.0]
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            times = member.cpu_times()
+            values = member.memory_info().rss / 2**20, member.num_fds(), member.num_threads(), times.user + times.system
+        except psutil.NoSuchProcess:  # a worker that has just ended
+            continue
+        totals = [total + value for total, value in zip(totals, values, strict=True)]
+    return totals
 
 
 def steps_of(runs: Path) -> dict[str, int]:
@@ -37,36 +40,27 @@ def steps_of(runs: Path) -> dict[str, int]:
     return {file.parent.name: sum(1 for _ in file.open()) - 1 for file in sorted(runs.glob("*/steps.csv"))}
 
 
-def sample(process: psutil.Process, runs: Path, writer, every: float) -> None:  # noqa: ANN001
-    """A row every `every` seconds until the process ends."""
-    start, (_, _, _, cpu), before = time.monotonic(), usage(process), steps_of(runs)
+def rows(child: subprocess.Popen, runs: Path, every: float) -> Iterator[tuple]:
+    """A row every `every` seconds until the child ends."""
+    process, start = psutil.Process(child.pid), time.monotonic()
+    cpu, before = usage(process)[3], steps_of(runs)
     while True:
-        time.sleep(every)
         try:
-            memory, descriptors, threads, cpu_now = usage(process)
-        except psutil.NoSuchProcess:
+            child.wait(every)
             return
+        except subprocess.TimeoutExpired:
+            memory, descriptors, threads, cpu_now = usage(process)
         now = steps_of(runs)
-        grown = {run: count - before.get(run, 0) for run, count in now.items() if count != before.get(run, 0)}
-        minute = (time.monotonic() - start) / 60
-        writer.writerow(
-            (
-                f"{minute:.1f}",
-                f"{memory:.0f}",
-                descriptors,
-                threads,
-                f"{cpu_now - cpu:.1f}",
-                sum(grown.values()),
-                "+".join(grown),
-            )
-        )
+        taken = {run: count - before.get(run, 0) for run, count in now.items() if count != before.get(run, 0)}
+        minute, used = f"{(time.monotonic() - start) / 60:.2f}", f"{cpu_now - cpu:.1f}"
+        yield minute, round(memory), int(descriptors), int(threads), used, sum(taken.values()), "+".join(taken)
         cpu, before = cpu_now, now
 
 
-def main() -> None:
+def main() -> int:
     """Start the command and sample it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, required=True, help="where the rows go; rows are added to an existing file")
+    parser.add_argument("--csv", type=Path, required=True, help="where the rows go; an existing file grows")
     parser.add_argument("--runs", type=Path, required=True, help="the folder whose */steps.csv grow")
     parser.add_argument("--every", type=float, default=60, help="seconds between rows")
     parser.add_argument("command", nargs="+", help="after --")
@@ -76,8 +70,9 @@ def main() -> None:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
-        sample(psutil.Process(child.pid), args.runs, writer, args.every)
+        writer.writerows(rows(child, args.runs, args.every))
+    return child.returncode
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

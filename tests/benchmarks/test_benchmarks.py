@@ -43,6 +43,22 @@ def test_the_page_is_made_from_the_rows(monkeypatch, tmp_path):
     assert (tmp_path / "performance.svg").read_text().startswith("<?xml")
 
 
+def test_a_soak_samples_a_command_and_ends_as_it_does(tmp_path):
+    """A command that takes three steps, with a child of its own, and fails."""
+    code = (
+        "import pathlib, subprocess, sys, time; steps = pathlib.Path('runs/a/steps.csv'); time.sleep(1)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'])\n"
+        "steps.write_text('step\\n0\\n1\\n2\\n'); time.sleep(1); child.kill(); sys.exit(3)"
+    )
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    words = [str(BENCHMARKS / "soak.py"), "--csv", "soak.csv", "--runs", "runs", "--every", "0.2", "--"]
+    assert subprocess.run([sys.executable, *words, sys.executable, "-c", code], cwd=tmp_path).returncode == 3
+    with open(tmp_path / "soak.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["steps"]) for row in rows) == 3 and {row["runs"] for row in rows} == {"", "a"}
+    assert int(rows[-1]["descriptors"]) > int(rows[0]["descriptors"]) > 0 and int(rows[0]["memory_mib"]) > 0
+
+
 @pytest.mark.slow
 def test_the_gpu_script_does_everything_at_a_small_size(tmp_path):
     variables = {"SMALL": "1", "DEVICE": "cpu", "SEEDS": "1", "PYTHON": sys.executable, "WORK": str(tmp_path / "work")}

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1611.00471), and two baselines without attention. The plac
 Padded words and regions have a mask, and change nothing, whatever they hold.
 """
 
+import abc
 from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ class Fused(NamedTuple):
     words: tuple[Tensor, ...] = ()
 
 
-class CrossModal(nn.Module):
+class CrossModal(nn.Module, abc.ABC):
     """The base: question and image, both as vectors of D numbers, become one vector."""
 
     #: Whether the result depends on the image.
@@ -58,9 +59,9 @@ class CrossModal(nn.Module):
         regions, words = _cleared(regions, region_mask), _cleared(words, word_mask)
         return self.fuse(_Side(regions, region_mask), _Side(words, word_mask), question)
 
+    @abc.abstractmethod
     def fuse(self, image: "_Side", text: "_Side", question: Tensor) -> Fused:
         """The module's own equations; what the masks exclude is 0 here."""
-        raise NotImplementedError
 
 
 class _Side(NamedTuple):
@@ -125,8 +126,7 @@ class QuestionGuided(CrossModal):
 
     def __init__(self, width: int, hops: int = 2, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = width if hidden is None else hidden
-        check_counts("question_guided", width=width, hops=hops, hidden=hidden)
+        hidden = _hidden_width("question_guided", width, hidden, hops=hops)
         self.of_regions = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(hops))
         self.of_query = nn.ModuleList(nn.Linear(width, hidden) for _ in range(hops))
         self.score = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(hops))
@@ -167,8 +167,7 @@ class CoAttention(CrossModal):
         self, width: int, order: Literal["parallel", "alternating"] = "parallel", hidden: int | None = None
     ) -> None:
         super().__init__()
-        hidden = width if hidden is None else hidden
-        check_counts("co_attention", width=width, hidden=hidden)
+        hidden = _hidden_width("co_attention", width, hidden)
         if order not in ("parallel", "alternating"):
             raise ValueError(f"co_attention: order must be parallel or alternating, got {order!r}")
         self.order = order
@@ -220,8 +219,7 @@ class DualAttention(CrossModal):
 
     def __init__(self, width: int, hops: int = 2, hidden: int | None = None) -> None:
         super().__init__()
-        hidden = width if hidden is None else hidden
-        check_counts("dual", width=width, hops=hops, hidden=hidden)
+        hidden = _hidden_width("dual", width, hidden, hops=hops)
         self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(hops + 1))
         self.region_scores = nn.ModuleList(_MemoryScore(width, hidden) for _ in range(hops))
         self.word_scores = nn.ModuleList(_MemoryScore(width, hidden) for _ in range(hops))
@@ -252,6 +250,13 @@ class _MemoryScore(nn.Module):
         """Scores (N, R) of values (N, R, D)."""
         hidden = torch.tanh(self.of_values(values)) * torch.tanh(self.of_memory(memory))[:, None]
         return self.score(hidden)[..., 0]
+
+
+def _hidden_width(module: str, width: int, hidden: int | None, **counts: int) -> int:
+    """`hidden`, by default `width`; all numbers must be at least 1."""
+    hidden = width if hidden is None else hidden
+    check_counts(module, width=width, hidden=hidden, **counts)
+    return hidden
 
 
 def _cleared(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """What modules share that multiply the features by a map."""
 
+import abc
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Weights(NamedTuple):
     spatial_logits: Tensor | None = None  #: (N, 1, H, W)
 
 
-class Reweighting(AttentionModule):
+class Reweighting(AttentionModule, abc.ABC):
     """F' = F * M(F), (N, C, H, W) in and out; a subclass computes M in `weights`.
 
     With `identity`, F' = F * (1 + w * (M - 1)), with a learned scalar w that starts at 0: at construction the output is
@@ -46,9 +47,9 @@ class Reweighting(AttentionModule):
         for name, value in counts.items():
             setattr(self, name, value)
 
+    @abc.abstractmethod
     def weights(self, features: Tensor) -> Weights:
         """The map M of features (N, C, H, W)."""
-        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
         """Refine features (N, C, H, W) into the same shape, type and layout."""

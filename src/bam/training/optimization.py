@@ -34,6 +34,19 @@ def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimiser, which torch does not hold against the parameters.
+
+    Raises:
+        ValueError: if it is of other parameters.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} of the optimizer has another shape than its parameter")
+
+
 def _groups(parameters: Sequence[nn.Parameter], scales: dict[nn.Parameter, float], recipe: Recipe) -> list[Any]:
     """Parameters that share their weight decay and their factor of the learning rate."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

@@ -25,7 +25,7 @@ from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
 from bam.training.identity import check_state, fingerprint, stretches_of
 from bam.training.loop import Progress, Trainer
-from bam.training.optimization import moving_average, optimizer
+from bam.training.optimization import load_optimizer, moving_average, optimizer
 from bam.training.states import load_state, newest_step, save_state, set_aside_after
 from bam.training.steps import append_steps, keep_steps_before
 from bam.training.stopping import Diverged, Interrupted, stop_request
@@ -115,11 +115,7 @@ class Session:
         self.plain.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, values in self.optimizer.state.items():
-            for name, value in values.items():
-                if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                    raise ValueError(f"{name} of the optimizer has another shape than its parameter")
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress.load(state["progress"])

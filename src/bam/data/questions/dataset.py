@@ -128,8 +128,8 @@ class QuestionDataset:
 
     def joined(self, other: "QuestionDataset") -> "QuestionDataset":
         """These images, then those of `other`."""
-        images: Any = self.images.joined(other.images)  # type: ignore[arg-type]  # both parts are of one kind
-        images = dataclasses.replace(images, targets=torch.arange(len(self) + len(other)))
+        images: Any = self.images
+        images = dataclasses.replace(images.joined(other.images), targets=torch.arange(len(self) + len(other)))
         return dataclasses.replace(self, images=images, questions=self.questions + other.questions)
 
     def batches(

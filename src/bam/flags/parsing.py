@@ -1,0 +1,111 @@
+"""Words of a command become the arguments of its verb."""
+
+import dataclasses
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from bam.attention.spec import AttentionSpec, split_specs
+from bam.flags.parser import PARTS, parser_of
+from bam.flags.positions import by_position, names_flag
+from bam.objects import refuse_code
+from bam.recipes import Recipe, variant
+
+
+def parse_flags(verb: Callable[..., None], words: list[str], *, examples: Sequence[str] = ()) -> dict[str, Any]:
+    """The keyword arguments for `verb`.
+
+    Of a `Recipe`, every field of its task is a flag that changes the recipe named by --recipe. An `AttentionSpec` may
+    be given whole, 'bam(reduction=8, sites=layer2)', or in parts. A dataclass stands for a flag for each of its fields.
+    Paths, texts and lists without a default may also be given by their position, without their flags. The help ends
+    with `examples`.
+    """
+    parameters = inspect.signature(verb).parameters
+    if not parameters and not words:
+        return {}  # without a parser, which needs the extra train
+    if "--out=" in words or ("--out", "") in pairwise(words):
+        raise ValueError("out: give the name of a folder or a file, got nothing")
+    words, placed = by_position(words, parameters)
+    parser, recipe = parser_of(verb, words, placed, examples)
+    from jsonargparse import ArgumentError
+
+    try:
+        given = vars(parser.parse_args(words, defaults=False))  # without what nobody said, whatever it would be
+    except ArgumentError as error:
+        _leave(verb.__name__, str(error))
+    given |= placed
+    if recipe is not None and given.get("task", recipe.task) != recipe.task:
+        raise ValueError("write --task in full: it decides which other flags there are")
+    if recipe is not None and not names_flag(words, "--recipe"):
+        raise ValueError("write --recipe in full: its values are the defaults of all other flags")
+    kinds = {name: (each.annotation, each.default) for name, each in parameters.items() if name != "recipe"}
+    if recipe is not None and "attention" in parameters:
+        _cross(given, recipe, parameters["attention"].default)
+    arguments = {name: _argument(*kind, name, given) for name, kind in kinds.items()}
+    if recipe is None:
+        return arguments
+    recipe = _changed(recipe, given, without={"name", *parameters})
+    said = {given.get("model"), *(AttentionSpec.parse(text).name for text in _split_attention(given))}
+    refuse_code((name for name in recipe.named_code if name not in said), given["recipe"])
+    return arguments | {"recipe": recipe}
+
+
+def _cross(given: dict[str, Any], recipe: Recipe, variants: str) -> None:
+    """Where a field that variants may set has several values, make each variant one for every value of it."""
+    for field in recipe.VARIANT_FIELDS:
+        values = split_specs(given[field]) if isinstance(given.get(field), str) else []
+        if len(values) > 1:
+            del given[field]
+            specs = [AttentionSpec.parse(text) for text in split_specs(given.get("attention", variants))]
+            crossed = [
+                dataclasses.replace(spec, options=spec.options | {field: value}) for spec in specs for value in values
+            ]
+            given["attention"] = ", ".join(map(str, crossed))
+
+
+def _split_attention(given: dict[str, Any]) -> list[str]:
+    """The variants that --attention names."""
+    return split_specs(given["attention"]) if "attention" in given else []
+
+
+def _leave(verb: str, message: str) -> NoReturn:
+    """End the command for wrong usage, without the usage of all flags before the message."""
+    message = re.sub(r'Parser key "([^"]+)":\s+', lambda key: f"--{key[1].replace('_', '-')}: ", message)
+    message = re.sub(r"Expected an? (?:<class '(.+?)'>|typing\.Literal\[(.+?)\])\. Got value: ", _expected, message)
+    print(f"bam {verb}: {message}; bam {verb} --help explains the flags", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _expected(match: re.Match[str]) -> str:
+    choices = match[2].replace("'", "") if match[2] else ""
+    return f"expected {f'one of {choices}' if choices else match[1]}, got "
+
+
+def _argument(kind: Any, default: Any, name: str, given: dict[str, Any]) -> Any:
+    """The value of one parameter of a verb, or of one field of a parameter."""
+    if kind is AttentionSpec:
+        recipe = Recipe(attention=default)
+        return recipe.replace(**{part: given[part] for part in (name, *PARTS) if part in given}).attention
+    if dataclasses.is_dataclass(kind):
+        fields = typing.get_type_hints(kind).items()
+        changes = {field: _argument(hint, getattr(default, field), field, given) for field, hint in fields}
+        return dataclasses.replace(default, **changes)
+    return given.get(name, default)
+
+
+def _changed(recipe: Recipe, given: dict[str, Any], without: set[str]) -> Recipe:
+    """The recipe with what the flags say of its fields."""
+    names = [name for name in (*recipe.types(), *PARTS) if name not in without and name in given]
+    changes = {name: given[name] for name in names}
+    data = changes.get("data", recipe.data)
+    if data.partition(":")[0] == recipe.data.partition(":")[0]:
+        changes["data_options"] = recipe.data_options | changes.get("data_options", {})
+    else:  # data options carry over only if the data set is of the same kind
+        changes.setdefault("data_options", {})
+    attention = changes.pop("attention", None)
+    recipe = recipe.replace(**changes)
+    return recipe if attention is None else variant(recipe, attention)
