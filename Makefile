@@ -63,7 +63,7 @@ coverage: setup ## docs/coverage.md again, from networks not tried yet (half an 
 	$(BIN)/python -m tests.ecosystem.table docs/coverage.md
 
 audit: setup ## known vulnerabilities in what is installed (asks a service), and its licences
-	$(BIN)/python -c "from importlib.metadata import distributions as all; print(*sorted({f'{d.name} {d.version}: ' + (d.metadata.get('License-Expression') or ', '.join(c[11:] for c in d.metadata.get_all('Classifier', []) if c[:7] == 'License') or (d.metadata.get('License') or 'unknown').splitlines()[0]) for d in all()}, key=str.lower), sep='\\n')"
+	$(BIN)/pip-licenses
 	$(BIN)/pip-audit --local --skip-editable --strict
 
 clean: ## remove what the other targets made, except your runs

@@ -20,9 +20,10 @@ from bam.models import build, classifier_names
 from bam.recipes import ClassificationRecipe
 from bam.reports.wording import probe_notes
 from bam.tasks import task_of
-from bam.tasks.classification.network import build_model, normalization_note
+from bam.tasks.classification.network import build_model
 from bam.tasks.classification.probe import fit_probe, linear_probe
 from bam.tasks.classification.task import Classification
+from bam.tasks.pixels import normalization_note
 from bam.training import Interrupted, run
 from bam.training.best import Best
 from bam.training.optimization import moving_average, optimizer

@@ -143,7 +143,7 @@ class QuestionGuided(CrossModal):
 
 
 class CoAttention(CrossModal):
-    """Image and question attend to each other at once, or in turn (arXiv 1606.00061, equations 3 to 5).
+    """Image and question attend to each other at once, or in turn (arXiv 1606.00061, equations 3 to 6).
 
     "parallel": the affinity C = tanh(Q W_b V^T) carries each side's features over to the other:
 
@@ -207,6 +207,8 @@ class DualAttention(CrossModal):
 
     h_v = tanh(W_v v_i) * tanh(W_vm m_(k-1)), v_k = tanh(P_k sum_i softmax(w_v h_v)_i v_i),
     h_u = tanh(W_u u_t) * tanh(W_um m_(k-1)), u_k = sum_t softmax(w_u h_u)_t u_t, m_k = m_(k-1) + v_k * u_k
+
+    Each W, w and P has a bias.
 
     Args:
         width: D.

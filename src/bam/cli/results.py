@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from bam.data.interface import Images
     from bam.tasks import Task
 
-_NUM_SHOWN = 5  # names in a message
 _LARGEST_BATCH = 64
 
 
@@ -153,26 +152,12 @@ def measured(run: Path, network: Opened, data: LabelledData) -> "tuple[Task, Ima
     own = record is not None and task.recipe.data == record.recipe["data"]
     if own and record is not None and record.data and record.data != fingerprint(train, test):
         notes.append("these are not the images of the run: files, classes or options have changed since")
-    if not trained.classes:
-        return task, images, notes
-    unknown = [name for name in images.classes if name not in trained.classes]
-    if unknown:
-        raise ValueError(
-            f"{task.recipe.data} has classes that the network does not know, {_names(unknown)}; it knows "
-            f"{_names(trained.classes)}: rename them, or leave them out"
-        )
-    return task, images.renumbered(trained.classes), notes
+    return task, task.numbered(images, trained) if trained.classes else images, notes
 
 
 def _part_in_words(part: str, details: str) -> str:
     words = {"test": "test images", "train": "training images", "all": "all images"}[part]
     return f"{words} ({details})" if details else words
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_SHOWN} more" if len(listed) > _NUM_SHOWN else ""
-    return ", ".join(map(repr, listed[:_NUM_SHOWN])) + more
 
 
 def say(lines: Iterable[str]) -> None:

@@ -76,7 +76,7 @@ def pointing(network: nn.Module, batches: Batches, boxes: Tensor) -> dict[str, P
                 kept.setdefault(site, {}).setdefault(name, []).append(score)
     if count != len(boxes):
         raise ValueError(f"there are {len(boxes)} boxes for {count} images: every image needs one")
-    return _pointing(kept, kinds, count)
+    return _pointing(kept, kinds)
 
 
 def pointing_at_objects(
@@ -106,16 +106,17 @@ def pointing_at_objects(
                 kept.setdefault(site, {}).setdefault(name, []).append(score)
     if not count:
         raise ValueError("there are no images with objects to look at")
-    return _pointing(kept, kinds, count)
+    return _pointing(kept, kinds)
 
 
-def _pointing(kept: dict[str, dict[str, "list[_Score]"]], kinds: dict[str, str], count: int) -> dict[str, Pointing]:
+def _pointing(kept: dict[str, dict[str, "list[_Score]"]], kinds: dict[str, str]) -> dict[str, Pointing]:
     hits, energy = {}, {}
     for site, lists in kept.items():
         hits[site] = {name: torch.cat([score.hits for score in scores]) for name, scores in lists.items()}
         energy[site] = {name: torch.cat([score.energy for score in scores]) for name, scores in lists.items()}
     all_hits, all_energy = _summaries(hits, "hit"), _summaries(energy, "energy")
-    return {site: Pointing(count, kinds[site], all_hits[site], all_energy[site]) for site in kept}
+    counts = {site: len(each["attention"]) for site, each in hits.items()}
+    return {site: Pointing(counts[site], kinds[site], all_hits[site], all_energy[site]) for site in kept}
 
 
 class _Score(NamedTuple):

@@ -89,11 +89,13 @@ def find_last_map(model: nn.Module, image: Image | None = None) -> Site:
         image: as for `find_bottlenecks`.
 
     Raises:
-        ValueError: if no module returns it.
+        ValueError: if no module returns it, or the network does not down-sample (`NoDownSampling`).
     """
     flow = trace(model, image)
     cut_maps = cuts(flow)
-    site, reason = _outermost(flow, cut_maps) if cut_maps else (None, "there are no feature maps")
+    if not _findings(flow):
+        raise _no_sites(model, flow, ())
+    site, reason = _outermost(flow, cut_maps)
     if site is None:
         raise ValueError(f"{type(model).__name__}: no module returns the last feature map: {reason}")
     return site

@@ -48,8 +48,8 @@ def san() -> VqaRecipe:
     """VQA v2, train2014 to val2014: stacked attention on an ImageNet-pretrained ResNet-50 at 448 pixels.
 
     The papers measured on VQA v1's test-standard set: stacked attention 58.9 % (VGG-19), co-attention 62.1 % (ResNet),
-    dual attention 64.2 % (ResNet-152). The questions of v2 are balanced, and harder. About 40 GPU hours per run
-    (estimated): 20 epochs of 82,783 images at 448 pixels.
+    dual attention 64.2 % (ResNet-152). The questions of v2 are balanced, and harder. About 0.8 GPU hours per run
+    (estimated): 20 epochs of 82,783 images at 448 pixels; decoding them takes longer.
 
     bam compare --recipe vqa2/san --attention none,bam --cross-modal none,question_guided,co_attention --seeds 3
     """

@@ -33,6 +33,8 @@ class Classes:
     classes: tuple[str, ...] = ()
 
 
+_NUM_NAMED = 5  # classes in a message
+
 #: What a network is built for: a data set, the record of a run, or a number of classes.
 Subject = Images | Record | Classes
 
@@ -200,6 +202,20 @@ class Task(abc.ABC):
         """
         raise ValueError(f"bam examine is for classifiers, and this is a {self.name} network")
 
+    def numbered(self, images: Any, trained: Trained) -> Any:
+        """The images of a data set with classes numbered as the network numbers them.
+
+        Raises:
+            ValueError: if they have classes that the network lacks.
+        """
+        unknown = [name for name in images.classes if name not in trained.classes]
+        if unknown:
+            raise ValueError(
+                f"{self.recipe.data} has classes that the network does not know, {_names(unknown)}; it knows "
+                f"{_names(trained.classes)}: rename them, or leave them out"
+            )
+        return images.renumbered(trained.classes)
+
     def attends(self, network: nn.Module) -> bool:
         """Whether the network has attention that `look` can show."""
         return bool(attended(network))
@@ -249,6 +265,11 @@ class Task(abc.ABC):
             ValueError: if the task does not support prediction (see `not_predicted`).
         """
         raise ValueError(self.not_predicted)
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(map(repr, names[:_NUM_NAMED])) + more
 
 
 def seed_network(recipe: Recipe) -> None:

@@ -1,15 +1,17 @@
 """Visual question answering from end to end, in the small."""
 
 import json
+import math
 import signal
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bam import recipes
 from bam.cli.main import main
+from bam.models import build
 from bam.records import Record
 from bam.tasks import Classes, task_of
 from bam.tasks.vqa.task import Vqa
@@ -165,3 +167,60 @@ def test_what_answers_do_not_depend_on_is_not_trained():
         assert seen == (seeing if frozen is None else frozen)
         network(torch.randn(2, 3, 48, 48)).logits.sum().backward()
         assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
+
+
+def test_each_question_is_answered_for_its_own_image():
+    subject = Classes(5, (48, 48), tuple("abcde"))
+    network = task_of(tiny()).network(subject).eval()
+    images, words, place = torch.randn(2, 3, 48, 48), torch.ones(3, 2, dtype=torch.int64), torch.tensor([0, 1, 1])
+    logits = network(images, words, place).logits
+    swapped = network(images.flip(0), words, 1 - place).logits
+    torch.testing.assert_close(swapped, logits)
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("text", ["gru", "transformer"])
+def test_long_questions_are_read_as_far_as_they_can_be(text):
+    network = task_of(tiny(text=text)).network(Classes(5, (48, 48), tuple("abcde"))).eval()
+    assert network(torch.randn(1, 3, 48, 48), torch.ones(1, 90, dtype=torch.int64)).logits.isfinite().all()
+
+
+def test_words_of_other_data_are_numbered_as_the_network_knows_them(trained):
+    task, network, record = opened_run(trained, torch.device("cpu"))
+    _, other = task.on_data(None, {"seed": 1}, network.preprocessing).load(None)
+    assert other.vocabulary.words != network.network.vocabulary.words
+    known = task.numbered(other, network)
+    assert known.vocabulary.words == tuple(record.vocabulary) and known.classes == network.classes
+
+
+def test_a_damaged_network_is_not_measured(trained, tmp_path, monkeypatch, capsys):
+    network = opened_run(trained, torch.device("cpu"))[1].network
+    with torch.no_grad():
+        network.answer[0].weight.fill_(torch.nan)
+    _, test = task_of(tiny()).load(None)
+    batches = test.batches(16, test.normalization())
+    assert not math.isfinite(task_of(tiny()).evaluate(network, batches, test).figures["test_loss"])
+    with pytest.raises(ValueError, match="the network's output is not finite"):
+        task_of(tiny()).break_down(network, batches.test(), test)
+
+
+def test_pretrained_weights_of_another_number_of_classes_fit(tmp_path):
+    save_file(build("cifar/resnet8", 10).state_dict(), tmp_path / "ten.safetensors")
+    network = task_of(tiny(pretrained=str(tmp_path / "ten.safetensors"))).network(Classes(5, (48, 48), tuple("abcde")))
+    weights = load_file(tmp_path / "ten.safetensors")
+    assert torch.equal(network.image.layer3[0].conv1.weight, weights["layer3.0.conv1.weight"])
+
+
+def test_unreadable_images_alone_are_an_error(trained, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    words = [
+        "predict",
+        str(trained),
+        str(tmp_path / "broken.png"),
+        "--question",
+        "is it",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 1
+    assert "none of the 1 images can be read; left out:" in capsys.readouterr().err

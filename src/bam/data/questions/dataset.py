@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bam.data.interface import BatchSource, LabelledImages, Unreadable
+from bam.data.questions.answers import normalized_answer
 from bam.data.questions.words import PADDING, Vocabulary
 
 
@@ -23,14 +24,22 @@ class Question:
         answers: answer -> its score from 0 to 1; the one to learn first.
         kind: of question, for results kind by kind.
         boxes: of what matters for the answer, xyxy in pixels; empty where unknown.
-        number: its number in the annotations.
+        number: its number in the annotations; None where there is none.
+        normalizes: a given answer is compared as `normalized_answer` makes it, if not as it is.
     """
 
     text: str
     answers: dict[str, float]
     kind: str
     boxes: tuple[tuple[int, int, int, int], ...] = ()
-    number: int = 0
+    number: int | None = None
+    normalizes: bool = False
+
+    def score(self, answer: str) -> float:
+        """What an answer scores, from 0 to 1."""
+        if answer in self.answers or not self.normalizes:
+            return self.answers.get(answer, 0.0)
+        return self.answers.get(normalized_answer(answer), 0.0)
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,9 @@ class QuestionDataset:
         """Those of the images, see `LabelledImages.normalization`."""
         return self.images.normalization()
 
-    def renumbered(self, classes: Sequence[str]) -> "QuestionDataset":
-        """The same questions with answers numbered as in `classes`; others cannot be given."""
-        return dataclasses.replace(self, classes=tuple(classes))
+    def renumbered(self, classes: Sequence[str], vocabulary: Vocabulary | None = None) -> "QuestionDataset":
+        """The same questions with answers and words numbered as a network knows them; it gives no other answers."""
+        return dataclasses.replace(self, classes=tuple(classes), vocabulary=vocabulary or self.vocabulary)
 
     def subset(self, chosen: Tensor) -> "QuestionDataset":
         """The images with the numbers `chosen`, int64 (n,), and their questions."""
@@ -158,15 +167,23 @@ class QuestionBatches:
 
     def __init__(self, dataset: QuestionDataset, source: BatchSource, device: torch.device | str) -> None:
         self.source, self.device = source, torch.device(device)
-        flat, answers = dataset.flat, {name: number for number, name in enumerate(dataset.classes)}
-        kinds = dataset.kinds
+        flat, kinds = dataset.flat, dataset.kinds
+        numbers: dict[str, list[int]] = {}  # of the answers that are alike, the one written so itself first
+        for number, name in enumerate(dataset.classes):
+            numbers.setdefault(normalized_answer(name), []).append(number)
+        answers = {name: number for number, name in enumerate(dataset.classes)}
         counts = torch.tensor([len(questions) for questions in dataset.questions])
         self.counts, self.first = counts, counts.cumsum(0) - counts
         self.words = dataset.vocabulary.numbers([question.text for question in flat], dataset.longest)
         self.kind = torch.tensor([kinds.index(question.kind) for question in flat])
-        known = [{answers[text]: score for text, score in q.answers.items() if text in answers} for q in flat]
-        self.goal = torch.tensor([next(iter(scores), -1) for scores in known])
-        self.known, self.num_answers = known, len(answers)
+        self.known: list[dict[int, float]] = []
+        for question in flat:
+            known = {answers[text]: score for text, score in question.answers.items() if text in answers}
+            for text, score in question.answers.items() if question.normalizes else ():
+                known = dict.fromkeys(numbers.get(text, ()), score) | known
+            self.known.append(known)
+        self.goal = torch.tensor([max(scores, key=scores.__getitem__, default=-1) for scores in self.known])
+        self.num_answers = len(answers)
 
     @property
     def steps(self) -> int:

@@ -18,6 +18,7 @@ from bam.data.questions.words import Vocabulary
 _CELLS = 3  # a side of the grid in whose cells the digits stand
 _LEAST, _MOST = 3, 6  # digits in an image
 _PIECES = 6  # of clutter
+_ANSWERS = (*map(str, range(18)), "no", "yes")  # the largest sum is 9 + 8
 _WHERE = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # row, column
 
 
@@ -44,8 +45,8 @@ def digits_questions(
 
     - existence: "is there a 5"
     - counting: "how many 3s are there"
-    - position: "what digit is left of the 7", or right of, above, below
-    - relation: "is there a 5 above the 2"
+    - position: "what digit is left of the 7", or right of, above, below: the one in the next cell
+    - relation: "is there a 5 above the 2"; with "no", there is a 5, and none of them above; as often yes as no
     - order: "which is the largest digit"
     - sum: "what is the sum of the two digits at the top"
 
@@ -71,9 +72,7 @@ def digits_questions(
     ]
     train_questions = [question for questions in parts[0][1] for question in questions]
     vocabulary = Vocabulary.of(question.text for question in train_questions)
-    answers = {answer for question in train_questions for answer in question.answers}
-    classes = tuple(sorted(answers, key=lambda text: (len(text), text)))
-    train, test = (QuestionDataset(images, questions, classes, vocabulary) for images, questions in parts)
+    train, test = (QuestionDataset(images, questions, _ANSWERS, vocabulary) for images, questions in parts)
     return train, test
 
 
@@ -149,12 +148,15 @@ def _ask(digits: list[_Digit], asked: dict[str, Counter[str]], random: np.random
     """A question of each kind that the digits allow."""
     questions = []
     for kind, candidates in _candidates(digits).items():
+        if kind == "relation":  # "yes" is possible more often than "no"
+            candidates = [candidate for candidate in candidates if _lead(asked[kind], candidate.answer) <= 0]
         if not candidates:
             continue
         lead = [_lead(asked[candidate.text], candidate.answer) for candidate in candidates]
         furthest = [candidate for candidate, value in zip(candidates, lead, strict=True) if value == min(lead)]
         chosen = furthest[int(random.integers(len(furthest)))]
         asked[chosen.text][chosen.answer] += 1
+        asked[kind][chosen.answer] += 1
         questions.append(Question(chosen.text, {chosen.answer: 1.0}, kind, chosen.boxes))
     return questions
 
@@ -201,9 +203,14 @@ def _neighbours(digits: list[_Digit]) -> Iterator[_Candidate]:
 
 
 def _relations(digits: list[_Digit]) -> Iterator[_Candidate]:
-    """ "is there a 5 above the 2": yes, or no with a digit that stands elsewhere in the image."""
+    """ "is there a 5 above the 2": yes if it is the next digit there, no if it stands on another side alone."""
     for anchor, where, other in _anchors(digits):
-        for value in {digit.value for digit in digits} - {anchor.value}:
-            right = value == other.value
-            text = f"is there a {value} {where} the {anchor.value}"
-            yield _Candidate(text, "yes" if right else "no", (other.box, anchor.box) if right else (anchor.box,))
+        (down, right), text = _WHERE[where], "is there a {} " + f"{where} the {anchor.value}"
+        yield _Candidate(text.format(other.value), "yes", (other.box, anchor.box))
+        on_that_side = {
+            digit.value
+            for digit in digits
+            if (digit.row - anchor.row) * down > 0 or (digit.column - anchor.column) * right > 0
+        }
+        for value in sorted({digit.value for digit in digits} - on_that_side - {anchor.value}):
+            yield _Candidate(text.format(value), "no", (anchor.box,))

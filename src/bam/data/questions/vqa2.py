@@ -79,7 +79,7 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
         FileNotFoundError: if a file, a folder or an image is missing.
         ValueError: for a file in another format, or an unknown or invalid option.
     """
-    read = QuestionOptions.read(options, unused=("resize", "scale", "ratio", "val_share"))
+    read = QuestionOptions.read(options, unused=("resize", "whole", "scale", "ratio", "val_share"))
     advice = (
         f"unpack questions, annotations and images of VQA v2 (https://visualqa.org/download.html) into "
         f"{root / 'vqa2'}, or give the folder that holds vqa2 as --data-root or BAM_DATA"
@@ -138,7 +138,8 @@ def _question(entry: dict[str, Any], annotation: dict[str, Any], path: Path) -> 
     answers = [answer.get("answer") for answer in annotation["answers"]]
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise ValueError(f"{where} has no list of answers in words; {_ADVICE}")
-    return Question(entry["question"], answer_scores(answers), annotation["answer_type"], (), entry["question_id"])
+    kind, number = annotation["answer_type"], entry["question_id"]
+    return Question(entry["question"], answer_scores(answers), kind, (), number, len(set(answers)) > 1)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from bam.attention.batchnorm import freeze_statistics
-from bam.data import LabelledImages
 from bam.dryrun import dry_run, image_shape
 from bam.models import build
 from bam.models.pretrained import classifier_name, classifier_names, load_pretrained
-from bam.models.weights import normalization
 from bam.private import NormBase
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
@@ -89,35 +87,6 @@ def _start_small(head: nn.Module) -> None:
         nn.init.zeros_(parameter)
     if isinstance(head, nn.Conv2d):
         nn.init.normal_(head.weight, std=0.01)
-
-
-def pixel_normalization(recipe: ClassificationRecipe, train: LabelledImages) -> tuple[Tensor, Tensor]:
-    """Per-channel mean and standard deviation for normalising images, on the scale 0 to 255: float32 (3,) each.
-
-    Uses the values that the recipe's pretrained weights were trained with, if known and not overridden by the data
-    options; otherwise those of the training set.
-    """
-    known = normalization(recipe.model, str(recipe.pretrained)) if _weights_decide(recipe) else None
-    if known is None:
-        return train.normalization()
-    return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
-
-
-def normalization_note(recipe: ClassificationRecipe) -> list[str]:
-    """A line on how images are normalised, if neither the weights nor the recipe say how."""
-    if not _weights_decide(recipe):
-        return []
-    known = normalization(recipe.model, str(recipe.pretrained))
-    guess = "the data set's own values" if known is None else known.source
-    if not guess:
-        return []
-    advice = 'to change it: --data-options \'{"mean": [...], "std": [...]}\''
-    return [f"{recipe.pretrained} does not say how its images were normalised: {guess}; {advice}"]
-
-
-def _weights_decide(recipe: ClassificationRecipe) -> bool:
-    """Whether the normalisation is that of the pretrained weights."""
-    return recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys()
 
 
 def class_logits(output: Any) -> Tensor:

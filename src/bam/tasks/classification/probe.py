@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bam.data import LabelledImages
 from bam.models import classifier_name
 from bam.recipes import ClassificationRecipe
-from bam.tasks.classification.network import build_model, pixel_normalization
+from bam.tasks.classification.network import build_model
+from bam.tasks.pixels import pixel_normalization
 
 LARGEST = 20_000  #: training images; more would take too long for a first look
 _REGULARIZATION = np.logspace(-4, 1, 6)

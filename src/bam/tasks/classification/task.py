@@ -26,9 +26,10 @@ from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record,
 from bam.surgery import attach
 from bam.tasks.classification.breakdown import break_down
 from bam.tasks.classification.looking import look, view
-from bam.tasks.classification.network import build_model, class_logits, normalization_note, pixel_normalization
+from bam.tasks.classification.network import build_model, class_logits
 from bam.tasks.classification.predict import classify, table, write_predictions
 from bam.tasks.classification.probe import linear_probe, start_at_probe
+from bam.tasks.pixels import normalization_note, pixel_normalization
 from bam.tasks.task import (
     Classes,
     Evaluation,

@@ -1,6 +1,7 @@
 """What a network attends to for a question: regions, words, and the image network's own attention."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,6 @@ from bam.attention.contract import AttentionMaps
 from bam.data import QuestionDataset
 from bam.data.files.decoding import to_rgb
 from bam.data.interface import Track, untracked
-from bam.data.questions.dataset import Question
 from bam.data.questions.words import words_of
 from bam.explanation import hierarchy, record, save_png
 from bam.explanation.examination import plain
@@ -29,8 +29,8 @@ _LOOKED_AT, _BATCH = 64, 32  # images, for where attention points; and in a batc
 
 
 def attends(network: VqaNetwork) -> bool:
-    """Whether there is attention of either kind."""
-    return bool(attended(network)) or any(True for _ in network.cross_modal.parameters())
+    """Whether there is attention of either kind that an answer depends on."""
+    return network.cross_modal.sees and (bool(attended(network)) or bool(list(network.cross_modal.parameters())))
 
 
 def ask(trained: Trained, image: Any, question: str) -> tuple[Tensor, Answered]:
@@ -76,9 +76,11 @@ def view(trained: Trained, name: str, image: Any, question: str) -> ImageView:
 
 
 def points(trained: Trained, test: QuestionDataset, limit: int | None, track: Track = untracked) -> dict[str, Any]:
-    """Where the regions of the last step lie, kind of question by kind, for questions with boxes; as plain data.
+    """Where the attention lies, kind of question by kind, for questions with boxes; as plain data.
 
-    The pointing game and the energy of `bam.explanation.pointing`: a hit lies in one of the boxes that matter.
+    The pointing game and the energy of `bam.explanation.pointing`, with verdicts corrected for all kinds and sites: a
+    hit lies in one of the boxes that matter. For each kind, the regions of the last step; and under "KIND, SITE", the
+    image network's own attention, which knows no question.
 
     Raises:
         ValueError: for a limit below 1.
@@ -89,34 +91,37 @@ def points(trained: Trained, test: QuestionDataset, limit: int | None, track: Tr
     shown = test.subset(drawn)
     if not any(question.boxes for question in shown.flat):
         return {}
-    results: dict[str, Any] = {}
-    maps = _region_maps(trained, shown, track)
-    for kind in shown.kinds:
-        chosen = ((maps[k], question) for k, question in enumerate(shown.flat) if question.kind == kind)
-        pairs = [(regions, question) for regions, question in chosen if question.boxes and regions is not None]
-        if pairs:
-            results |= {kind: pointing_at_objects(_targets(pairs, shown.image_size))["question"]}
-    return plain(results)
+    results = pointing_at_objects(_maps(trained, shown, track))
+    kinds = set(shown.kinds)
+    return plain({n: dataclasses.replace(one, place_map=REGIONS) if n in kinds else one for n, one in results.items()})
 
 
-def _region_maps(trained: Trained, shown: QuestionDataset, track: Track) -> list[Tensor | None]:
-    """The regions of the last step for each question; None for a network that attends to none."""
-    maps: list[Tensor | None] = [None] * len(shown.flat)
+def _maps(
+    trained: Trained, shown: QuestionDataset, track: Track
+) -> Iterator[tuple[dict[str, AttentionMaps], Tensor, tuple[int, int]]]:
+    """For each question with boxes its maps by kind and site, the boxes, and the size of the image."""
+    asked = shown.flat
     batches = shown.batches(_BATCH, trained.preprocessing.normalization, trained.device).test()
     for images, questions in track(batches, -(-len(shown) // _BATCH), "pointing"):
-        with torch.no_grad():
+        passes: list[dict[str, AttentionMaps]] = [{}]
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            if attended(trained.network):
+                passes = stack.enter_context(record(trained.network))
             answered = trained.network(images, questions.words, questions.image)
-        for regions in answered.regions[-1:]:
-            for number, values in zip(questions.number.tolist(), regions.float().cpu(), strict=True):
-                maps[number] = values
-    return maps
+        for row, (number, image) in enumerate(zip(questions.number.tolist(), questions.image.tolist(), strict=True)):
+            question = asked[number]
+            maps = {f"{question.kind}, {site}": _of_image(each, image) for site, each in passes[0].items()}
+            for regions in answered.regions[-1:]:
+                maps[question.kind] = AttentionMaps(regions[row : row + 1].float().cpu())
+            if question.boxes:
+                yield maps, torch.tensor(question.boxes), shown.image_size
 
 
-def _targets(
-    pairs: list[tuple[Tensor, Question]], size: tuple[int, int]
-) -> Iterator[tuple[dict[str, AttentionMaps], Tensor, tuple[int, int]]]:
-    for regions, question in pairs:
-        yield {"question": AttentionMaps(regions[None])}, torch.tensor(question.boxes), size
+def _of_image(maps: AttentionMaps, number: int) -> AttentionMaps:
+    """The maps that rank places, of one image of a batch."""
+    spatial = maps.spatial_logits
+    part = slice(number, number + 1)
+    return AttentionMaps(maps.gain[part].cpu(), spatial_logits=None if spatial is None else spatial[part].cpu())
 
 
 def look(trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any]:
@@ -125,10 +130,8 @@ def look(trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any
     for number in torch.linspace(0, len(test) - 1, min(_SHOWN, len(test))).long().tolist():
         one = test.subset(torch.tensor([number]))
         question = one.flat[len(views) % len(one.flat)]
-        image = _image_of(one, trained)
-        views.append(
-            view(trained, f"{len(views) + 1}: {question.text}? {next(iter(question.answers))}", image, question.text)
-        )
+        name = f"{len(views) + 1}: {question.text.rstrip('?')}? {next(iter(question.answers))}"
+        views.append(view(trained, name, _image_of(one, trained), question.text))
     pictures = []
     for number, each in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
         picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
@@ -136,7 +139,12 @@ def look(trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any
         what, share = each.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{each.name}; answered: {what}, {100 * share:.0f} %"})
     parts = {"statistics": {}, "pointing": points(trained, test, _LOOKED_AT) or None, "ablations": None}
-    return {"num_images": len(test), "views": [each.as_plain() for each in views], "pictures": pictures, **parts}
+    return {
+        "num_images": min(_LOOKED_AT, len(test)),
+        "views": [each.as_plain() for each in views],
+        "pictures": pictures,
+        **parts,
+    }
 
 
 def _image_of(one: QuestionDataset, trained: Trained) -> Any:

@@ -14,7 +14,10 @@ from bam.placement import Site, find_last_map
 from bam.recipes import VqaRecipe
 from bam.snapshot import Snapshot
 from bam.surgery import attach
+from bam.tasks.task import seed_attention, seed_network
 from bam.tasks.vqa.text import READERS
+
+_IMAGENET = 1000  #: classes, of weights that are not for this data; what is after the last map is not used
 
 
 class Answered(NamedTuple):
@@ -73,6 +76,7 @@ class VqaNetwork(nn.Module):
             words = torch.full((len(images), 1), UNKNOWN, device=images.device)
         if place is None:
             place = torch.arange(len(words), device=images.device)
+        words = words[:, : self.text.longest]
         read, question = self.text(words)
         if not self.cross_modal.sees:
             return Answered(self.answer(question), (), ())
@@ -109,21 +113,21 @@ def build_network(
         words: the vocabulary.
         num_answers: answers to choose from.
         size: height and width of the images.
-        to_train: read the recipe's pretrained weights for the image network.
+        to_train: read the recipe's pretrained weights for the image network, and freeze what no answer depends on.
 
     Raises:
         ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
     """
-    torch.manual_seed(recipe.seed)
-    image = build(recipe.model)
+    seed_network(recipe)
+    image = build(recipe.model, None if recipe.pretrained is None else _IMAGENET)
     if to_train and recipe.pretrained is not None:
-        load_pretrained(image, recipe.model, recipe.pretrained, 1000)
+        load_pretrained(image, recipe.model, recipe.pretrained, _IMAGENET)
     network = VqaNetwork(image, Vocabulary(words), num_answers, recipe, size)
-    torch.manual_seed(recipe.seed + 1)
+    seed_attention(recipe)
     if not recipe.attention.is_none:
         sites = [label.replace("image.", "", 1) for label in recipe.attention.placed()]  # a run's record has them so
         attach(image, recipe.attention, sites=sites, image=size)
-    for parameter in _unused(network, size):
+    for parameter in _unused(network, size) if to_train else ():
         parameter.requires_grad_(False)
     return network
 

@@ -1,7 +1,9 @@
 """The task of answering questions about images."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,16 +15,16 @@ from bam.costs import Cost, cost
 from bam.data import BatchSource, QuestionDataset, load_questions
 from bam.data.files.decoding import read_rgb
 from bam.data.files.listing import find_files
-from bam.data.interface import Track
+from bam.data.interface import Images, Track
 from bam.data.questions.dataset import QuestionBatch
 from bam.dryrun import Image
 from bam.explanation.views import ImageView
 from bam.files import strict_json, write_atomically
 from bam.models import build
-from bam.models.weights import normalization
 from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import VqaRecipe
 from bam.records import Breakdown, ClassResult, Measure, Record
+from bam.tasks.pixels import normalization_note, pixel_normalization
 from bam.tasks.task import Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 from bam.tasks.vqa.looking import ask, attends, look, points, ranked, view
 from bam.tasks.vqa.network import VqaNetwork, build_network
@@ -67,17 +69,22 @@ class Vqa(Task):
         height, width = subject.image_size
         return build_network(self.recipe, words, count_classes(subject), (height, width), to_train=to_train)
 
+    def numbered(self, images: QuestionDataset, trained: Trained) -> QuestionDataset:
+        """The same questions with answers and words numbered as the network numbers them; it knows no others."""
+        return images.renumbered(trained.classes, cast(VqaNetwork, trained.network).vocabulary)
+
     def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
         """The attention, and all but the image network."""
         parts = [name for name, _ in network.named_children() if name != "image"]
         return [*super().new_parts(network, num_classes), *parts]
 
     def normalization(self, network: nn.Module, train: QuestionDataset) -> tuple[Tensor, Tensor]:
-        """The values that the pretrained weights expect, or those of the training images."""
-        known = normalization(self.recipe.model, self.recipe.pretrained) if self.recipe.pretrained else None
-        if known is None or {"mean", "std"} & self.recipe.data_options.keys():
-            return train.normalization()
-        return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
+        """See `pixel_normalization`."""
+        return pixel_normalization(self.recipe, train)
+
+    def notes(self, train: Images) -> list[str]:
+        """Also how images are normalised, if that is a guess."""
+        return [*super().notes(train), *normalization_note(self.recipe)]
 
     def batches(
         self, data: QuestionDataset, size: int, normalization: tuple[Tensor, Tensor], placement: Any
@@ -95,7 +102,7 @@ class Vqa(Task):
         size = _IMAGE_SIZE if image is None else tuple(image.shape[2:]) if isinstance(image, Tensor) else image
         height, width = (size, size) if isinstance(size, int) else size[-2:]
         count = num_classes or _NUM_ANSWERS
-        conditions = f"{count} answers, {height} x {width}"
+        conditions = f"{count} answers, no words, {height} x {width}"
         plain = build_network(self.recipe.replace(attention="none"), [], count, (height, width), to_train=False)
         priced = cost(plain, (height, width))
         if self.recipe.attention.is_none:
@@ -112,9 +119,13 @@ class Vqa(Task):
         return select_sites(network, selection, image), remark
 
     def loss(self, network: nn.Module, images: Tensor, targets: QuestionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy over the questions of a batch; and figures: it and the accuracy, times the images."""
+        """Mean cross-entropy over images, of each the mean over its questions; and figures: it and the accuracy.
+
+        Figures are times the number of images.
+        """
         logits = network(images, targets.words, targets.image).logits.float()
-        loss = F.cross_entropy(logits, targets.goal, ignore_index=-1)
+        losses = F.cross_entropy(logits, targets.goal, ignore_index=-1, reduction="none")
+        loss = (losses / torch.bincount(targets.image)[targets.image]).sum() / len(targets)
         scores = targets.scores.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss, {"loss": loss.detach() * len(targets), "accuracy": scores * len(targets)}
 
@@ -126,17 +137,20 @@ class Vqa(Task):
     def _evaluation(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Evaluation:
         network.eval()
         device = next(network.parameters()).device
-        by_kind = torch.zeros(len(test.kinds), 2, device=device, dtype=torch.float64)  # sum of scores, questions
+        sums = torch.zeros(len(test.kinds), 3, device=device, dtype=torch.float64)  # of scores, questions, losses
         answers: list[tuple[int, int]] = []
         for images, questions in batches:
-            given = network(images, questions.words, questions.image).logits.argmax(1)
-            scores = questions.scores.gather(1, given[:, None])
-            by_kind.index_add_(0, questions.kind, torch.cat([scores, torch.ones_like(scores)], dim=1).double())
+            logits = network(images, questions.words, questions.image).logits.float()
+            given = logits.argmax(1)
+            scores = questions.scores.gather(1, given[:, None])[:, 0]
+            losses = F.cross_entropy(logits, questions.goal, ignore_index=-1, reduction="none")
+            columns = torch.stack([scores, torch.ones_like(scores), losses], dim=1).double()
+            sums.index_add_(0, questions.kind, columns)
             answers += zip(questions.number.tolist(), given.tolist(), strict=True)
-        sums, counts = reduce(by_kind, "sum").unbind(1)
-        figures = {ACCURACY.key: float(sums.sum() / counts.sum())}
+        scored, counts, losses = reduce(sums, "sum").unbind(1)
+        figures = {"test_loss": float(losses.sum() / counts.sum()), ACCURACY.key: float(scored.sum() / counts.sum())}
         measures = [ACCURACY]
-        for kind, total, count in zip(test.kinds, sums.tolist(), counts.tolist(), strict=True):
+        for kind, total, count in zip(test.kinds, scored.tolist(), counts.tolist(), strict=True):
             if count:
                 measures.append(kind_measure(kind))
                 figures[measures[-1].key] = total / count
@@ -145,14 +159,18 @@ class Vqa(Task):
     def break_down(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Breakdown:
         """The accuracy in total and of each kind of question."""
         evaluation = self._evaluation(network, batches, test)
-        asked, rows = test.flat, []
-        for kind in test.kinds:
-            numbers = [number for number in evaluation.output if asked[number].kind == kind]
-            scores = [asked[k].answers.get(test.classes[evaluation.output[k]], 0.0) for k in numbers]
-            wrong = scores.count(0.0) if set(scores) <= {0.0, 1.0} else None
-            if numbers:
-                figures = {} if wrong is not None else {"accuracy": sum(scores) / len(scores)}
-                rows.append(ClassResult(kind, len(numbers), wrong, figures))
+        if not math.isfinite(evaluation.figures["test_loss"]):
+            raise ValueError("the network's output is not finite: its weights are damaged")
+        scores: dict[str, list[float]] = {kind: [] for kind in test.kinds}
+        asked = test.flat
+        for number, answer in evaluation.output.items():
+            scores[asked[number].kind].append(asked[number].score(test.classes[answer]))
+        exact = {score for values in scores.values() for score in values} <= {0.0, 1.0}  # else some are half right
+        rows = [
+            ClassResult(kind, len(values), values.count(0.0) if exact else None, {"accuracy": fmean(values)})
+            for kind, values in scores.items()
+            if values
+        ]
         figures = {ACCURACY.key: evaluation.figures[ACCURACY.key]}
         return Breakdown(len(test), [ACCURACY], figures, "questions", rows)
 
@@ -162,11 +180,10 @@ class Vqa(Task):
 
     def results(self, evaluation: Evaluation, test: QuestionDataset) -> dict[str, str]:
         """The answers to the test questions, in the format of VQA's results."""
-        asked = test.flat
-        rows = [
-            {"question_id": asked[number].number or number, "answer": test.classes[answer]}
-            for number, answer in sorted(evaluation.output.items())
-        ]
+        rows, asked = [], test.flat
+        for number, answer in sorted(evaluation.output.items()):
+            known = number if asked[number].number is None else asked[number].number
+            rows.append({"question_id": known, "answer": test.classes[answer]})
         return {RESULTS: strict_json(rows, indent=None)}
 
     def attends(self, network: nn.Module) -> bool:
@@ -181,14 +198,16 @@ class Vqa(Task):
             yield view(trained, name, image, question or "")
 
     def examine(self, trained: Trained, test: QuestionDataset, limit: int | None, track: Track) -> dict[str, Any]:
-        """Where the regions lie for each kind of question, see `points`.
+        """Where the attention lies for each kind of question, see `points`.
 
         Raises:
             ValueError: for data without boxes, or a network that attends to no region.
         """
+        if not self.attends(trained.network):
+            raise ValueError(f"this network has no attention: {self.recipe.cross_modal} attends to nothing")
         results = points(trained, test, limit, track)
         if not results:
-            raise ValueError(f"{self.recipe.data} has no boxes, or {self.recipe.cross_modal} attends to no region")
+            raise ValueError(f"{self.recipe.data} has no boxes, so nobody knows what its questions are about")
         count = min(limit or len(test), len(test))
         parts = {"statistics": {}, "pointing": results, "faithfulness": {}, "ablations": None}
         return {"num_images": count, "num_unreadable": 0, **parts}
@@ -201,7 +220,8 @@ class Vqa(Task):
         """Answer a question about the user's own images.
 
         Raises:
-            ValueError: for a score, or a question without words; also the errors of `find_files`.
+            ValueError: for a score, a question without words, or if no image can be read; also the errors of
+                `find_files`.
         """
         if options.score is not None:
             raise ValueError("a score is for detections: answers are written with their probability")
@@ -211,14 +231,15 @@ class Vqa(Task):
         answers, lines = {}, []
         for file in options.track(files, len(files), "answering"):
             try:
-                _, answered = ask(trained, read_rgb(str(file)), question)
+                image = read_rgb(str(file))
             except ValueError as error:
-                lines.append(f"left out: {file} {error}")
+                lines.append(f"left out: {file} cannot be read as an image: {error}")
                 continue
-            answers[str(file)] = ranked(trained, answered)
-            lines.append(
-                f"{file}: " + ", ".join(f"{answer} {100 * share:.1f} %" for answer, share in answers[str(file)])
-            )
+            answers[str(file)] = ranked(trained, ask(trained, image, question)[1])
+            shown = (f"{answer} {100 * share:.1f} %" for answer, share in answers[str(file)])
+            lines.append(f"{file}: {', '.join(shown)}")
+        if not answers:
+            raise ValueError(f"none of the {len(files)} images can be read; {lines[0]}")
         unknown = cast(VqaNetwork, trained.network).vocabulary.unknown(question)
         notes += [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
         content = {"question": question, "answers": answers}

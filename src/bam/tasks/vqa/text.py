@@ -1,11 +1,13 @@
 """Reading a question: its words in their context, and the question as a whole."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from bam.data.questions.words import PADDING
 
-_HEADS, _LAYERS, _LONGEST = 4, 2, 64
+_HEADS, _LAYERS = 4, 2
 
 
 class Recurrent(nn.Module):
@@ -15,6 +17,8 @@ class Recurrent(nn.Module):
         num_words: size of the vocabulary.
         width: numbers per word.
     """
+
+    longest: ClassVar[int | None] = None  #: words that it reads of a question
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
@@ -36,16 +40,17 @@ class SelfAttention(nn.Module):
         width: numbers per word, a multiple of 4.
     """
 
+    longest: ClassVar[int | None] = 64  #: words that it reads of a question
+
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_words, width, padding_idx=PADDING)
-        self.places = nn.Parameter(torch.randn(_LONGEST, width) * 0.02)
+        self.places = nn.Parameter(torch.randn(64, width) * 0.02)
         layer = nn.TransformerEncoderLayer(width, _HEADS, 2 * width, dropout=0.0, batch_first=True)
         self.reader = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers (N, T) of words -> the words (N, T, D), and the question (N, D)."""
-        words = words[:, :_LONGEST]
         real = words != PADDING
         read = self.reader(self.embedding(words) + self.places[: words.shape[1]], src_key_padding_mask=~real)
         return read, (read * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
