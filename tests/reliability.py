@@ -27,7 +27,7 @@ from bam import cli
 from bam.data import load, load_boxes
 from bam.records import environment
 from bam.training import session
-from bam.training.lock import locked
+from bam.training.lock import NAME, _machine, locked
 from bam.training.states import save_state
 from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_voc
 from tests.data.pictures import paint_classes
@@ -122,7 +122,9 @@ def second_run() -> str:
     "The last two states",
 )
 def killed() -> str:
-    stopped()
+    folder = stopped()
+    owner = {"host": "host", "pid": 4711, "started": "2026-01-31T12:00:00", "birth": "0"}
+    (folder / NAME).write_text(json.dumps(owner | _machine() | {"pid": 2**22 + 1}))
     return said(TRAIN)
 
 
@@ -139,7 +141,11 @@ def ctrl_c() -> str:
 
 @row("Runs", "Both states are damaged", "The run starts again", "The damaged files, as `*.damaged`")
 def damaged_states() -> str:
-    for path in stopped().glob("state-*"):
+    folder = stopped()
+    save_state(folder, 2, {})
+    states = list(folder.glob("state-*"))
+    assert len(states) == 2
+    for path in states:
         path.write_bytes(path.read_bytes()[:100])
     return said(f"{TRAIN} --resume", "damaged")
 
@@ -260,7 +266,7 @@ def record_of_other_types() -> str:
     "Files and flags",
     "`--milestones 7,-3`, `--gamma=-1`, `--warmup-epochs=-1`, `--save-minutes=-1`, `--seed 20000000000`, "
     '`--device cpu:7`, `--out ""`',
-    "refused before anything is written",
+    "refused before anything is written; the message is the first one's",
 )
 def values_out_of_range() -> str:
     return said(f"{TRAIN} --milestones 7,-3")
@@ -465,14 +471,18 @@ def foreign_state() -> str:
     return said(f"{TRAIN} --resume")
 
 
-@row("Files and flags", "`--num-classes -1`, `--crop-padding 1000000`, a canvas of 1000000 pixels", "refused")
+@row(
+    "Files and flags",
+    "`--num-classes -1`, `--crop-padding 1000000`, a canvas of 1000000 pixels",
+    "refused; the message is the first one's",
+)
 def impossible_sizes() -> str:
     return said("cost --model resnet18 --num-classes -1")
 
 
 @row("Files and flags", "There is not enough memory", "exit code 1", "what was saved")
 def not_enough_memory() -> str:
-    return said("sites --model resnet18 --image 1000000")
+    return said("sites --model resnet18 --image 10000000")  # more than an address can say
 
 
 by_hand("Files and flags", "Ctrl-C while torch is imported", "exit code 130", ALL, "`bam: stopped`")

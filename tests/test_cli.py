@@ -352,10 +352,19 @@ def test_completion(shell, capsys):
     assert cli.main(["--completion", "fish"]) == 1 and "bash or zsh, got 'fish'" in capsys.readouterr().err
 
 
-def test_a_reader_that_left_ends_the_command_quietly():
+@pytest.mark.parametrize("words", [["recipes"], ["--help"], ["train", "--recipe", "digits/small", "--help"]])
+def test_a_reader_that_left_ends_the_command_quietly(words):
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "bam", "recipes"]
+    command = [sys.executable, "-m", "bam", *words]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert ended.stderr == "" and ended.returncode == 141
+
+
+def test_modules_that_do_not_fit_a_network_have_no_price(monkeypatch, capsys):
+    for name in set(bam.ATTENTION) - {"bam", "se"}:
+        monkeypatch.delitem(bam.ATTENTION, name)
+    assert cli.main(["modules", "--model", "squeezenet1_1"]) == 0  # it has no residual blocks
+    shown = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert shown["`se`"].count(" - ") == 2 and "+" in shown["`bam`"]

@@ -112,6 +112,10 @@ def test_whatever_the_forward_pass_does_is_undone():
 def test_normalisation_costs_nothing_and_is_still_checked(monkeypatch):
     with pytest.raises(ValueError, match="cannot run on an image"):
         bam.cost(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)), 16)
+    normalisation = nn.BatchNorm2d(4)
+    normalisation.weight = nn.Parameter(torch.ones(5))
+    with pytest.raises(ValueError, match="cannot run on an image"):
+        bam.cost(nn.Sequential(nn.Conv2d(3, 4, 3), normalisation), 16)
 
     def torchs_own(*_):
         raise AssertionError("a millisecond on the meta device")

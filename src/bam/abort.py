@@ -18,7 +18,8 @@ def _is_command() -> bool:
     return name in ("bam", "bam.exe") and threading.current_thread() is threading.main_thread()
 
 
-_before = signal.signal(signal.SIGINT, _stop) if _is_command() else None
+_ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # e.g. by a script's background jobs
+_before = signal.signal(signal.SIGINT, _stop) if _is_command() and not _ignored else None
 
 
 def restore() -> None:

@@ -86,16 +86,27 @@ def rehearse(
 
 
 class _QuickBatchNorm(TorchFunctionMode):
-    """BatchNorm by running statistics gives an empty tensor; torch's own takes a millisecond on the meta device."""
+    """BatchNorm by running statistics gives an empty tensor; torch's own runs as slow Python on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is batch_norm and _is_quick(*args, **(kwargs or {})):
+        if func is batch_norm and _is_quick(*args, **(kwargs or {})):  # called as torch's layers do
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _is_quick(x: Tensor, mean: Tensor | None, *_: Any, training: bool = False, **__: Any) -> bool:
-    fits = mean is not None and x.dim() > 1 and mean.shape == x.shape[1:2]
+def _is_quick(
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    *_: Any,
+    **__: Any,
+) -> bool:
+    """Whether nothing can be wrong with these arguments of `batch_norm`, and all are on the meta device."""
+    sizes = {tuple(each.shape) for each in (mean, variance, weight, bias) if each is not None}
+    fits = mean is not None and x.dim() > 1 and sizes == {(x.shape[1],)}
     return fits and not training and x.is_meta and x.is_floating_point()
 
 

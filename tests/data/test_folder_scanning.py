@@ -235,7 +235,7 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
     [
         (
             {"canvas": 40, "sise": 3},
-            "no option canvas, sise; the options are size, resize, whole, scale.*--data-options",
+            "no option canvas, sise; the options are size, resize, scale.*--data-options",
         ),
         ({"size": 0}, "size must be a number of pixels, at most 8192; got 0"),
         ({"size": 32.0}, "size must be"),

@@ -75,3 +75,21 @@ def test_a_damaged_folder_is_told(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"architectures": []}')
     assert cli.main(["export", "--model", str(tmp_path), "--out", str(tmp_path / "net.onnx")]) == 1
     assert "config.json was not written by bam.export.save_pretrained" in capsys.readouterr().err
+
+
+OWN = """
+from torch import nn
+def maps():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+def lenet():
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 10))
+"""
+
+
+@pytest.mark.parametrize("name", ["maps", "lenet"])
+def test_networks_of_any_output_and_size_are_exported(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"own_{name}.py").write_text(OWN)
+    words = ["export", "--model", f"own_{name}:{name}", "--image", "32", "--dynamic", "batch", "--out", "network.pt2"]
+    assert cli.main(words) == 0, capsys.readouterr().err

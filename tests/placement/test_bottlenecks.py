@@ -8,6 +8,7 @@ from torchvision.models import get_model
 
 import bam
 from bam.models import build
+from bam.placement import find_last_map
 
 TABLE = {  # (name, channels, side) of the sites for 224 x 224
     "resnet18": [("layer1", 64, 56), ("layer2", 128, 28), ("layer3", 256, 14)],
@@ -243,3 +244,23 @@ def test_table():
     assert text.splitlines()[0].split() == ["site", "channels", "H", "x", "W", "stride", "feeds", "+params", "+MACs"]
     assert text.splitlines()[1].split() == ["layer1", "256", "56", "x", "56", "4", "layer2", "17,875", "27.35", "M"]
     assert text.splitlines()[-1].split() == ["total", "361,657", "82.15", "M"]
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "channels", "side"),
+    [
+        ("resnet18", "layer4", 512, 7),
+        ("vgg16", "avgpool", 512, 7),
+        ("densenet121", "features", 1024, 7),
+        ("mobilenet_v2", "features", 1280, 7),
+        ("swin_t", "permute", 768, 7),
+    ],
+)
+def test_the_last_map_is_what_a_classifier_pools(network, name, channels, side):
+    site = find_last_map(get_model(network))
+    assert (site.label, site.channels, site.height, site.width) == (name, channels, side, side)
+
+
+def test_a_network_that_does_not_down_sample_has_no_last_map():
+    with pytest.raises(bam.placement.NoDownSampling):
+        find_last_map(get_model("vit_b_16"))

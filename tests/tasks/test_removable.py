@@ -1,18 +1,20 @@
-"""Tasks are equal rooms: with one of them removed, everything else works, and it is said what is missing."""
+"""Tasks are equal rooms: with two of them removed, everything else works, and it is said what is missing."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from bam.tasks import NETWORKS
+import bam.tasks
+from bam.tasks import NETWORKS, TASKS
 from tests.data.pictures import paint
 
 #: The command, verb by verb, in a process in which the room cannot be imported, as if its folder were not there.
 BLOCKED = """
 import contextlib, io, json, sys
-sys.modules["bam.tasks.detection"] = None
+sys.modules["bam.tasks.detection"] = sys.modules["bam.tasks.vqa"] = None
 from bam.cli import main
 results = []
 for words in json.loads(sys.argv[1]):
@@ -44,6 +46,7 @@ REFUSED = [
     ["compare", "--recipe", "coco/small", "--attention", "bam"],
     ["cost", "--model", "ssd300_vgg16"],
     ["sites", "--model", "fasterrcnn_resnet50_fpn"],
+    ["train", "--recipe", "vqa/digits"],
 ]
 
 
@@ -73,4 +76,11 @@ def test_everything_else_works(results, number):
 @pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(words[:3]) for words in REFUSED])
 def test_what_is_missing_is_said_in_a_sentence(results, number):
     status, output = results[len(WORK) + number]
-    assert status == 1 and "the task detection is not available here" in output
+    task = "vqa" if "vqa/digits" in REFUSED[number] else "detection"
+    assert status == 1 and f"the task {task} is not available here" in output
+
+
+def test_tasks_import_none_of_each_other():
+    for folder in (Path(bam.tasks.__file__).parent / name for name in TASKS):
+        source = "\n".join(path.read_text() for path in folder.glob("*.py"))
+        assert not any(f"bam.tasks.{other}" in source for other in TASKS if other != folder.name)

@@ -13,7 +13,7 @@ from bam.training.states import newest_step
 KILLS = 20  # of each verb
 FLAGS = [
     *("--recipe", "digits/small", "--data-options", '{"num_train": 320, "num_test": 100, "canvas": 16}'),
-    *("--epochs", "3", "--batch-size", "16", "--precision", "fp32", "--save-minutes", "0"),
+    *("--epochs", "8", "--batch-size", "16", "--precision", "fp32", "--save-minutes", "0", "--device", "cpu"),
 ]
 SERVER = multiprocessing.get_context("forkserver")  # its processes have everything imported
 SERVER.set_forkserver_preload(["bam.training", "bam.reports", "sklearn.datasets", "bam.tasks.classification"])
@@ -43,7 +43,13 @@ def kill_and_resume(folder, *words):
         process.kill()
         process.join()
         assert process.exitcode == -9
-    started(*words).join()
+    finish(*words)
+
+
+def finish(*words):
+    process = started(*words)
+    process.join()
+    assert process.exitcode == 0
 
 
 def results(folder):
@@ -61,7 +67,7 @@ def results(folder):
     ("verb", "flags"), [("train", ["--attention", "bam"]), ("compare", ["--attention", "none,bam", "--seeds", "2"])]
 )
 def test_twenty_kills_change_nothing(verb, flags, tmp_path):
-    started(verb, *flags, "--out", str(tmp_path / "whole")).join()
+    finish(verb, *flags, "--out", str(tmp_path / "whole"))
     resume = ["--resume"] if verb == "train" else []
     kill_and_resume(tmp_path / "killed", verb, *flags, *resume, "--out", str(tmp_path / "killed"))
     equal, errors = results(tmp_path / "whole")

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from bam import cli
 from bam.files import strict_json
@@ -140,10 +141,12 @@ def test_the_lock_of_another_machine_goes_stale(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["", "\0" * 40, '{"host": "a", "pi', "[]", '{"host": "elsewhere"}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"\0" * 40, b'{"host": "a", "pi', b"[]", b'{"host": "elsewhere"}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_a_damaged_lock_does_not_block_for_ever(tmp_path, text):
     path = other_owner(tmp_path)
-    path.write_text(text)
+    path.write_bytes(text)
     with pytest.raises(ValueError, match="is in use by process"), locked(tmp_path):
         pass
     os.utime(path, (time.time() - 301,) * 2)
@@ -195,7 +198,9 @@ def test_looks_of_before_and_damaged_ones_do_not_stop_the_report(tmp_path):
     path = tmp_path / "attention" / "bam" / "look.json"
     before = json.loads(path.read_text())
     del before["seed"]
-    for content in (before, [1], {"weights": 1}, {"weights": "a", "views": [1]}):
+    harms = {"statistics": 1, "pointing": [1], "views": [{}], "pictures": [{"file": 1}]}
+    damaged = [before | {name: value} for name, value in harms.items()]
+    for content in (before, [1], {"weights": 1}, {"weights": "a", "views": [1]}, *damaged):
         path.write_text(json.dumps(content))
         cli.VERBS["report"](tmp_path)
         assert ("What bam attends to, seed 0" in (tmp_path / "report.md").read_text()) == (content is before)
@@ -313,11 +318,21 @@ def _reshaped(state):
     return state
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_too_little_memory_condemns_no_state(error, finished, monkeypatch):
+    def fail(*_, **__):
+        raise error("out of memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(error):
+        load_state(finished)
+
+
 def test_hostile_states_run_nothing(finished, tmp_path):
     content = pickle.dumps(Hostile(str(tmp_path / "mark")))
     digest = hashlib.sha256(content).hexdigest()[:16]
     (tmp_path / f"state-000000001-{digest}.pt").write_bytes(content)
-    with pytest.raises(ValueError, match="is not a training state of bam .UnpicklingError.: remove it"):
+    with pytest.raises(ValueError, match="is not a training state of bam .UnpicklingError.: move it away"):
         load_state(tmp_path)
     assert not (tmp_path / "mark").exists()
 

@@ -281,7 +281,10 @@ def cross_modal_spec(text: str) -> AttentionSpec:
     Raises:
         ValueError: for an unknown name, or if it is not of this form.
     """
-    spec = AttentionSpec.parse(text)
+    try:
+        spec = AttentionSpec.parse(text)
+    except ValueError as error:
+        raise ValueError(f"cross_modal: {str(error).removeprefix('attention ')}") from None
     if spec.name not in CROSS_MODAL:
         raise ValueError(f"unknown cross-modal module {spec.name!r}; known: {', '.join(CROSS_MODAL)}")
     return spec

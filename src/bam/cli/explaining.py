@@ -58,7 +58,7 @@ def explain(
         check_question(run, task, question)
         notes = [*notes, *([f"question: {question}"] if question else [])]
         files, passed_over = find_files([Path(image) for image in images if image])
-        reading, notes = _Reading(files), [*notes, *passed_over]
+        reading, notes = _Reading(files, turn=task.turns), [*notes, *passed_over]
         views = _draw(task.views(trained, reading, question), reading, out)
     if not views:
         raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")
@@ -146,7 +146,8 @@ class _Reading:
     Each has a name of its own: that of its file, with a number where several are called alike.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, turn: bool) -> None:
+        self.turn = turn
         self.files, self.names, self.unreadable = files, list[str](), list[str]()
         for file in files:
             candidates = (file.stem if k == 1 else f"{file.stem}-{k}" for k in range(1, len(files) + 1))
@@ -158,6 +159,6 @@ class _Reading:
 
         for name, file in track(list(zip(self.names, self.files, strict=True)), len(self.files), "explaining"):
             try:
-                yield name, read_rgb(str(file))
+                yield name, read_rgb(str(file), turn=self.turn)
             except ValueError as error:
                 self.unreadable.append(f"left out: {file} cannot be read as an image: {error}")

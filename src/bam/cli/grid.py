@@ -13,7 +13,7 @@ def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
     Returns: "field", "columns" (the attention of each), and "rows": for each value of the field "value" and "cells",
     mean and std of the variants in the order of the columns, None where there is none.
     """
-    for field in Recipe.TASKS[summary["recipe"].get("task", "classification")].VARIANT_FIELDS:
+    for field in Recipe.from_dict(summary["recipe"]).VARIANT_FIELDS:
         cells: dict[tuple[str, str], dict[str, Any]] = {}
         for variant in summary["variants"]:
             spec = AttentionSpec.parse(variant["name"])

@@ -65,10 +65,32 @@ COMMON = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 128 and the
-    signal's number if interrupted: 130 after Ctrl-C."""
+    signal's number if interrupted: 130 after Ctrl-C; 141 if the reader of its output left."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     common = [word for word in words if word in COMMON]
     words = [word for word in words if word not in COMMON]
+    try:
+        try:
+            status = _about(words)
+            return _run(words, common) if status is None else status
+        finally:
+            sys.stdout.flush()
+    except Exception as error:  # whatever is wrong, users get a sentence; --traceback shows where
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE
+        if "--traceback" in common:
+            raise
+        print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        command = words + common + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
+        print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
+        _leave_process_group()
+        return 128 + getattr(stop, "signal", signal.SIGINT)
+
+
+def _about(words: list[str]) -> int | None:
+    """Print what needs no verb, e.g. the version; returns the exit status, None if the words begin with a verb."""
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -82,25 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in VERBS:
         print(f"bam: unknown verb {words[0]!r}\n\n{_overview()}", file=sys.stderr)
         return 2
-    try:
-        with trusting_code("--trust-code" in common):
-            verb = VERBS[words[0]]
-            verb(**parse_flags(verb, words[1:], examples=EXAMPLES.get(words[0], ())))
-        sys.stdout.flush()
-        _leave_process_group()
-        return 0
-    except Exception as error:  # whatever is wrong, users get a sentence; --traceback shows where
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 128 + signal.SIGPIPE
-        if "--traceback" in common:
-            raise
-        print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stop:
-        command = words + common + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
-        print(f"bam {words[0]}: {str(stop) or 'stopped'}\ncontinue with: bam {shlex.join(command)}", file=sys.stderr)
-        _leave_process_group()
-        return 128 + getattr(stop, "signal", signal.SIGINT)
+    return None
+
+
+def _run(words: list[str], common: list[str]) -> int:
+    with trusting_code("--trust-code" in common):
+        verb = VERBS[words[0]]
+        verb(**parse_flags(verb, words[1:], examples=EXAMPLES.get(words[0], ())))
+    _leave_process_group()
+    return 0
 
 
 def _nobody_reads() -> bool:

@@ -48,6 +48,7 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
     """
     from bam.export.description import describe_named
     from bam.models import build
+    from bam.models.weights import imagenet_classes
     from bam.surgery import attach, load_attention
     from bam.tasks import task_knowing
     from bam.tensors import load_tensors, read_safetensors
@@ -59,8 +60,10 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
     if options.weights and (options.pretrained or options.adapter):
         raise ValueError("--weights holds the whole network: give it alone, or give --pretrained and --adapter")
     network = build(model, options.num_classes)
-    count = options.num_classes or _num_outputs(network)
-    if options.pretrained:
+    count = options.num_classes
+    if count is None and (options.pretrained or options.class_names or imagenet_classes(model)):
+        count = _num_outputs(network, image)
+    if options.pretrained and count is not None:
         _load_backbone(network, model, options, count)
     attach(network, options.attention, image=image)
     if options.adapter:
@@ -96,18 +99,20 @@ def _load_backbone(network: "nn.Module", model: str, options: NamedNetwork, coun
         )
 
 
-def _num_outputs(network: "nn.Module") -> int:
+def _num_outputs(network: "nn.Module", image: int | None) -> int:
     """The number of class logits that a network returns; raises ValueError if it returns something else."""
     from bam.dryrun import dry_run
     from bam.tasks.classification.network import class_logits
 
-    return class_logits(dry_run(network)).shape[1]
+    return class_logits(dry_run(network, image)).shape[1]
 
 
-def _class_names(model: str, count: int, options: NamedNetwork) -> list[str] | None:
+def _class_names(model: str, count: int | None, options: NamedNetwork) -> list[str] | None:
     """The names of the classes, if they are known."""
     from bam.models.weights import imagenet_classes
 
+    if count is None:
+        return None
     if options.class_names is None:
         names = imagenet_classes(model) if options.num_classes is None else None
         return names if names and len(names) == count else None

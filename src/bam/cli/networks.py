@@ -101,7 +101,8 @@ def models() -> None:
 def modules(model: str = "resnet50") -> None:
     """List the attention modules: paper, where each usually goes, and what it costs there in a network.
 
-    Parameters and multiply-adds are counted as by `bam cost`, without simple arithmetic such as pooling.
+    Parameters and multiply-adds are counted as by `bam cost`, without simple arithmetic such as pooling; "-" where the
+    network has no such sites.
 
     Args:
         model: network, see `bam models`.
@@ -118,12 +119,13 @@ def modules(model: str = "resnet50") -> None:
         plain = cost(build(model))
     rows = [["name", "paper", "usual sites", f"parameters on {model}", "MACs"]]
     for name, module in ATTENTION.items():
-        with torch.device("meta"):
-            attended = cost(attach(build(model), name))
-        macs = format_count(attended.macs - plain.macs)
-        rows.append(
-            [f"`{name}`", _papers(module), usual_sites(module), f"+{attended.params - plain.params:,}", f"+{macs}"]
-        )
+        try:
+            with torch.device("meta"):
+                attended = cost(attach(build(model), name))
+            added = [f"+{attended.params - plain.params:,}", f"+{format_count(attended.macs - plain.macs)}"]
+        except ValueError:  # the network has no such sites
+            added = ["-", "-"]
+        rows.append([f"`{name}`", _papers(module), usual_sites(module), *added])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * (width - (k > 2)) + ":" * (k > 2) for k, width in enumerate(widths)])
     for row in rows:

@@ -43,8 +43,11 @@ def examine(
         "ablations" that are in `parts`.
 
     Raises:
-        ValueError: without attention or images, for a limit below 1, boxes that do not fit, or values not finite.
+        ValueError: without attention or images, for an unknown part, a limit below 1, boxes that do not fit, or values
+            not finite.
     """
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"parts: {', '.join(sorted(unknown))} unknown; there are {', '.join(PARTS)}")
     images = sample(images, limit)
     boxes: Tensor | None = getattr(images, "boxes", None)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))

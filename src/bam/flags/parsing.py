@@ -55,14 +55,16 @@ def parse_flags(verb: Callable[..., None], words: list[str], *, examples: Sequen
 
 
 def _cross(given: dict[str, Any], recipe: Recipe, variants: str) -> None:
-    """Where a field that variants may set has several values, make each variant one for every value of it."""
-    for field in recipe.VARIANT_FIELDS:
+    """Where a field has several values, make each variant one for every value of it, if it does not set the field."""
+    for field in recipe.CROSSED:
         values = split_specs(given[field]) if isinstance(given.get(field), str) else []
         if len(values) > 1:
             del given[field]
             specs = [AttentionSpec.parse(text) for text in split_specs(given.get("attention", variants))]
             crossed = [
-                dataclasses.replace(spec, options=spec.options | {field: value}) for spec in specs for value in values
+                spec if field in spec.options else dataclasses.replace(spec, options=spec.options | {field: value})
+                for spec in specs
+                for value in (values[:1] if field in spec.options else values)
             ]
             given["attention"] = ", ".join(map(str, crossed))
 

@@ -69,6 +69,8 @@ class Recipe:
     TASKS: ClassVar[dict[str, type["Recipe"]]] = {}
     #: Fields besides the attention that a variant of a comparison may set.
     VARIANT_FIELDS: ClassVar[tuple[str, ...]] = ()
+    #: Those of them that `bam compare` crosses with the attention if they are given several values.
+    CROSSED: ClassVar[tuple[str, ...]] = ()
     #: Field -> its name in version 0.1.
     RENAMED: ClassVar[dict[str, str]] = {}
     #: Field -> minimum value.

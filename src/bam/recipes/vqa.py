@@ -16,7 +16,8 @@ class VqaRecipe(Recipe):
         data: data set with questions: digits or vqa2.
         model: network for the images, see `bam models`; `attention` goes into it.
         cross_modal: how question and image meet: question_guided, co_attention or dual, with options in brackets, e.g.
-            'question_guided(hops=3)'; without attention: none (all regions count alike), question (no image).
+            'question_guided(hops=3)'; without attention: none (all regions count alike), question (no image). In a
+            comparison, several of these, separated by commas, are crossed with the variants of the attention.
         text: how a question is read: by a recurrent network ("gru") or by self-attention ("transformer").
         width: numbers per word and region.
         dropout: share of the features that are dropped before the classifier.
@@ -27,6 +28,7 @@ class VqaRecipe(Recipe):
 
     task: ClassVar[str] = "vqa"
     VARIANT_FIELDS: ClassVar[tuple[str, ...]] = ("cross_modal",)
+    CROSSED: ClassVar[tuple[str, ...]] = ("cross_modal",)
     LEAST: ClassVar[dict[str, float]] = Recipe.LEAST | {"width": 1, "dropout": 0}
 
     cross_modal: str = "question_guided"

@@ -216,6 +216,11 @@ class Task(abc.ABC):
             )
         return images.renumbered(trained.classes)
 
+    @property
+    def turns(self) -> bool:
+        """Whether photographs are read as EXIF turns them for display, not as they are stored."""
+        return False
+
     def attends(self, network: nn.Module) -> bool:
         """Whether the network has attention that `look` can show."""
         return bool(attended(network))

@@ -134,6 +134,8 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
     for missing in _PLAN_TYPES.keys() - _OPTIONAL - plan.keys():
         raise ValueError(f"{path} is damaged (it lacks {missing}); {advice}")
     check_types(plan, _PLAN_TYPES, path)
+    if not plan["attention"] or not plan["seeds"]:
+        raise ValueError(f"{path} is damaged (it names no variants, or no seeds); {advice}")
     records: dict[str, list[Record]] = {}
     for attention in plan["attention"]:
         folders = (_folder(out, attention, seed) for seed in plan["seeds"])
@@ -215,15 +217,19 @@ def _check(
     sites: dict[str, list[str]] = {}  # of each variant
     for run_recipe, _ in runs:
         if run_recipe.seed == runs[0].recipe.seed:
-            sites[str(run_recipe.attention)] = list(attended(task_of(run_recipe).network(train)))
+            sites[_but_seed(run_recipe)] = list(attended(task_of(run_recipe).network(train)))
     for run_recipe, folder in runs:
         if (folder / FILE_NAME).exists():
             record = Record.read(folder)
             check_data(record, train, test, folder)
-            check_sites(record, sites[str(run_recipe.attention)], folder)
+            check_sites(record, sites[_but_seed(run_recipe)], folder)
     if probe is None and PartialState().is_main_process:
         return task_of(recipe).probe(train, test)
     return probe
+
+
+def _but_seed(recipe: Recipe) -> str:
+    return str(recipe.replace(seed=0).as_dict())
 
 
 def _folder(out: Path, attention: str, seed: int) -> Path:

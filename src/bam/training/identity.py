@@ -18,8 +18,8 @@ def check_sites(record: Record, sites: Sequence[str], out: Path) -> None:
     if record.sites and record.sites != list(sites):
         there, here = (", ".join([*each[:3], *["..."][: len(each) - 3]]) for each in (record.sites, list(sites)))
         raise ValueError(
-            f"{out} holds a run with attention at {there}, and this one would have it at {here}: name the sites, e.g. "
-            "se(sites=bottlenecks), and choose another --out"
+            f"{out} holds a run with attention at {there}, and this one would have it at {here}: choose another --out; "
+            "or for the old places, name them, e.g. se(sites=bottlenecks)"
         )
 
 

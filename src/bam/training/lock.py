@@ -40,7 +40,7 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     finally:
         ended.set()
         with contextlib.suppress(OSError):
-            if path.read_text() == mine:
+            if path.read_text(errors="replace") == mine:
                 path.unlink()
                 for created in new:
                     created.rmdir()  # if nothing was written
@@ -62,7 +62,7 @@ def _take(path: Path) -> None:
 def _remove_stale(path: Path) -> None:
     """Remove the lock if its process is gone; raise ValueError if not."""
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
         owner = _owner(text)
         silence = _now(path) - path.stat().st_mtime
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def _remove_stale(path: Path) -> None:
     aside = path.with_name(f".{NAME}.{os.getpid()}.tmp")
     with contextlib.suppress(FileNotFoundError):  # another process is taking it over, too
         path.rename(aside)
-        if aside.read_text() != text:  # and has done so between reading and renaming
+        if aside.read_text(errors="replace") != text:  # and has done so between reading and renaming
             aside.rename(path)
         aside.unlink(missing_ok=True)
 
@@ -95,7 +95,7 @@ def _owner(text: str) -> dict[str, Any]:
     """Who wrote a lock; empty if it is being written, or damaged."""
     try:
         owner = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     known = isinstance(owner, dict) and owner.keys() >= {"host", "pid", "started", "birth"}
     return owner if known and type(owner["pid"]) is int and isinstance(owner["started"], str) else {}
@@ -127,5 +127,5 @@ def _birth(pid: int) -> str | None:
 def _live(path: Path, mine: str, ended: threading.Event) -> None:
     while not ended.wait(_HEARTBEAT):
         with contextlib.suppress(OSError):
-            if path.read_text() == mine:  # a machine that was suspended may have lost it
+            if path.read_text(errors="replace") == mine:  # a machine that was suspended may have lost it
                 os.utime(path)

@@ -14,7 +14,12 @@ from bam.training.session import WEIGHTS
 from bam.training.trained import opened_run
 
 _FILE = "look.json"
-_TYPES = {"weights": str, "seed": int, "problem": str, "views": list[dict[str, Any]], "pictures": list[dict[str, Any]]}
+_TYPES = {
+    "weights": str, "seed": int, "problem": str, "views": list[dict[str, Any]], "pictures": list[dict[str, Any]],
+    "statistics": dict[str, dict[str, Any]], "pointing": dict[str, dict[str, Any]] | None,
+}  # fmt: skip
+_VIEW = {"name": str, "png": str, "prediction": list[list[Any]], "sites": list[dict[str, Any]]}
+_PICTURE = {"file": str, "caption": str}
 _NEEDED = {"views", "pictures", "statistics", "pointing"}  #: unless there was a problem
 FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
 
@@ -61,6 +66,9 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         content = read_json(folder / _FILE, "")
         check_types(content, _TYPES, folder / _FILE)
+        for name, kinds in (("views", _VIEW), ("pictures", _PICTURE)):
+            for each in content.get(name, []):
+                check_types(dict.fromkeys(kinds) | each, kinds, folder / _FILE)
     except (OSError, ValueError):
         return {}
     return content if "problem" in content or content.keys() >= _NEEDED else {}

@@ -96,7 +96,7 @@ class Session:
         """Load the newest saved state, if any.
 
         Raises:
-            ValueError: if it is of another run, or, without `allow_mixed`, of another number of processes or precision.
+            ValueError: if it is of another run, or, without `allow_mixed`, of another number of processes.
         """
         state = load_state(self.out)
         if state is None:
@@ -105,10 +105,12 @@ class Session:
         self.record.stretches = stretches_of(state, self.record.environment, self.out, allow_mixed=allow_mixed)
         try:
             self._load(state)
+        except torch.OutOfMemoryError:  # the state may be good
+            raise
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"the training state in {self.out} does not fit this network ({reason}); remove it"
+                f"the training state in {self.out} does not fit this network ({reason}); move it away"
             ) from None
 
     def _load(self, state: Mapping[str, Any]) -> None:

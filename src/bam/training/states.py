@@ -42,14 +42,16 @@ def load_state(folder: Path) -> dict[str, Any] | None:
 def _read(path: Path, content: bytes) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # old formats are foreign too
-            state = torch.load(io.BytesIO(content), weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):  # the state may be good
+        raise
     except Exception as error:  # a foreign file may raise any exception
         problem = type(error).__name__
     else:
         if isinstance(state, dict):
             return state
         problem = f"it holds a {type(state).__name__}"
-    raise ValueError(f"{path} is not a training state of bam ({problem}): remove it")
+    raise ValueError(f"{path} is not a training state of bam ({problem}): move it away")
 
 
 def set_aside_after(folder: Path, step: int) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -16,7 +16,7 @@ from bam.explanation import overlay, save_png, side_by_side
 from bam.explanation.views import GAIN
 from bam.recipes import DetectionRecipe
 from bam.reports.wording import examination_lines
-from bam.tasks import Trained, task_of
+from bam.tasks import PredictOptions, Trained, task_of
 from bam.tasks.detection.build import build_detector
 from bam.tasks.detection.gallery import write_gallery
 from bam.tasks.detection.metrics import Detections
@@ -272,3 +272,17 @@ def test_where_a_detector_points(tmp_path):
     assert look["pointing"] == results["pointing"] and len(look["views"]) == 2
     with pytest.raises(ValueError, match="no images with objects"):
         task.examine(trained, data.subset(torch.tensor([0])), None, untracked)
+
+
+def test_photographs_are_predicted_as_they_were_learned(tmp_path, monkeypatch):
+    """With "exif": "turn" boxes are of turned photographs, and so are those of `bam predict`."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    trained = Trained(detector(), ("cat", "dog", "elk"), Preprocessing((), (), (64, 64), 64))
+    for options, size in (({}, (60, 40)), ({"exif": "turn"}, (40, 60))):
+        task = task_of(DetectionRecipe(data="voc2007", data_options=options))
+        out = tmp_path / str(size)
+        task.predict(trained, [tmp_path / "photo.jpg"], out, PredictOptions())
+        with Image.open(out / "photo.png") as picture:
+            assert (picture.width > picture.height) == (size[0] > size[1])

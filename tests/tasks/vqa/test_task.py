@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bam import recipes
-from bam.cli.main import main
+from bam.cli.main import VERBS, main
+from bam.flags import parse_flags
 from bam.models import build
 from bam.records import Record
 from bam.tasks import Classes, task_of
@@ -224,3 +225,19 @@ def test_unreadable_images_alone_are_an_error(trained, tmp_path, capsys):
     ]
     assert main(words) == 1
     assert "none of the 1 images can be read; left out:" in capsys.readouterr().err
+
+
+def test_a_variant_keeps_its_own_way_to_meet():
+    words = [
+        "--recipe",
+        "vqa/digits",
+        "--attention",
+        "none,bam(cross_modal=co_attention)",
+        "--cross-modal",
+        "none,dual",
+    ]
+    assert parse_flags(VERBS["compare"], words)["attention"] == (
+        "none(cross_modal=none), none(cross_modal=dual), bam(cross_modal=co_attention)"
+    )
+    with pytest.raises(ValueError, match="cross_modal: 'none,dual': write NAME"):
+        parse_flags(VERBS["train"], ["--recipe", "vqa/digits", "--cross-modal", "none,dual"])

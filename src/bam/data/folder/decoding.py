@@ -45,7 +45,7 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
         self.size = options.size
         crop: v2.Transform = v2.RandomResizedCrop(options.size, tuple(options.scale), tuple(options.ratio))
         centre = v2.Compose(centre_crop(options.shorter_side, (options.size, options.size)))
-        if options.whole:
+        if options.WHOLE:
             crop = centre = v2.Resize((options.size, options.size))
         self.augment = v2.Compose([crop, v2.RandomHorizontalFlip()]) if augmentation.flip else crop
         self.after_cropping = augmentation.after_cropping(mean)

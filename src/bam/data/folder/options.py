@@ -16,7 +16,6 @@ class FolderOptions(ReadingOptions):
         size: side of the square images served, in pixels.
         resize: length of the shorter side before the centre is cropped for testing, in pixels; default:
             size * 256 / 224.
-        whole: resize the whole image to a square, for training, too, instead of cropping.
         scale: least and greatest share of the image's area that a training crop covers.
         ratio: least and greatest aspect ratio (width / height) of a training crop.
         val_share: share of each class kept for testing, if the folder has no train/ and val/; default: 0.2.
@@ -26,13 +25,14 @@ class FolderOptions(ReadingOptions):
 
     size: int = 224
     resize: int | None = None
-    whole: bool = False
     scale: Sequence[float] = (0.08, 1.0)
     ratio: Sequence[float] = (3 / 4, 4 / 3)
     val_share: float | None = None
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
 
+    #: Whether whole images are resized to squares, for training, too, instead of cropped.
+    WHOLE: ClassVar[bool] = False
     TITLE: ClassVar[str] = "folder"
     EXAMPLE: ClassVar[str] = '{"size": 224}'
 
@@ -42,7 +42,6 @@ class FolderOptions(ReadingOptions):
         self._check("size", is_side(self.size), A_SIDE)
         valid = self.resize is None or is_side(self.resize, self.size)
         self._check("resize", valid, f"{A_SIDE}, and at least size, which is {self.size}")
-        self._check("whole", isinstance(self.whole, bool), "true or false")
         valid = are_numbers(self.scale, 2) and 0 < self.scale[0] <= self.scale[1] <= 1
         self._check("scale", valid, "the least and the greatest share of an image's area, e.g. [0.08, 1]")
         valid = are_numbers(self.ratio, 2) and 0 < self.ratio[0] <= self.ratio[1]

@@ -40,7 +40,6 @@ class QuestionOptions(FolderOptions):
     """
 
     size: int = 224
-    whole: bool = True
     train: str = "train2014"
     test: str = "val2014"
     num_train: int | None = None
@@ -49,6 +48,7 @@ class QuestionOptions(FolderOptions):
     least_words: int = 1
     longest: int = 26
 
+    WHOLE: ClassVar[bool] = True
     TITLE: ClassVar[str] = "vqa2"
     EXAMPLE: ClassVar[str] = '{"num_answers": 1000}'
 
@@ -79,7 +79,7 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
         FileNotFoundError: if a file, a folder or an image is missing.
         ValueError: for a file in another format, or an unknown or invalid option.
     """
-    read = QuestionOptions.read(options, unused=("resize", "whole", "scale", "ratio", "val_share"))
+    read = QuestionOptions.read(options, unused=("resize", "scale", "ratio", "val_share"))
     advice = (
         f"unpack questions, annotations and images of VQA v2 (https://visualqa.org/download.html) into "
         f"{root / 'vqa2'}, or give the folder that holds vqa2 as --data-root or BAM_DATA"

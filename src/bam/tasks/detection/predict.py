@@ -27,7 +27,7 @@ def find(model: DetectorModule, image: Tensor) -> Detections:
 
 
 def predict(
-    trained: Trained, files: Sequence[Path], out: Path, score: float, track: Track = untracked
+    trained: Trained, files: Sequence[Path], out: Path, score: float, track: Track = untracked, *, turn: bool = False
 ) -> tuple[list[tuple[Path, Detections]], list[tuple[Path, str]]]:
     """Write a PNG with boxes for each image, and predictions.json: file, class, score and box (xywh) of each detection.
 
@@ -37,6 +37,7 @@ def predict(
         out: the output folder.
         score: minimum score of a detection.
         track: may show how far it is.
+        turn: read photographs as EXIF turns them.
 
     Returns: each file with its detections, and each file that cannot be read with what is wrong.
 
@@ -51,7 +52,7 @@ def predict(
     pairs = list(zip(files, _picture_paths(files, out), strict=True))
     for file, picture in track(pairs, len(pairs), "predicting"):
         try:
-            pixels = pil_to_tensor(read_rgb(str(file)))
+            pixels = pil_to_tensor(read_rgb(str(file), turn=turn))
         except ValueError as error:
             unreadable.append((file, f"cannot be read as an image: {error}"))
             continue

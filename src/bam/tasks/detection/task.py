@@ -211,6 +211,11 @@ class Detection(Task):
         """See `write_gallery`."""
         return write_gallery(networks, test, folder)
 
+    @property
+    def turns(self) -> bool:
+        """Whether the boxes that it learned from are of turned photographs."""
+        return self.recipe.data_options.get("exif") == "turn"
+
     def views(
         self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
     ) -> Iterator[ImageView]:
@@ -239,7 +244,7 @@ class Detection(Task):
         """Draw detections in the user's own images, see `predict`."""
         score = _LEAST_SCORE if options.score is None else options.score
         files, notes = find_files(images)
-        results, unreadable = predict(trained, files, out, score, options.track)
+        results, unreadable = predict(trained, files, out, score, options.track, turn=self.turns)
         lines = []
         for file, detections in results:
             pairs = zip(detections.labels.tolist(), detections.scores.tolist(), strict=True)
