@@ -1,16 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := python -m pytest -n auto --dist loadfile
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: .venv/.installed ## set up .venv with everything (about half a minute)
+setup: .venv/.installed ## set up .venv with everything (downloads several GB the first time)
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
 	@touch $@
+
+test test-lowest test-newest: export OMP_NUM_THREADS := 1 # the processes share the cores
 
 docs: setup ## the documentation as a site in site/; broken links are errors
 	$(BIN)/python -m mkdocs build --strict --quiet
@@ -23,19 +26,20 @@ package: setup ## a wheel and an sdist in dist/, installed into empty environmen
 		$(BIN)/uv pip install --quiet --python build/empty/bin/python $$file && \
 		build/empty/bin/python -I -c 'import bam; print(bam.__version__, bam.BAM(64))' && build/empty/bin/bam doctor || exit 1; done
 	$(BIN)/uv pip install --quiet --python build/empty/bin/python "$$(ls dist/*.whl)[all]"
-	build/empty/bin/bam doctor && build/empty/bin/bam cost resnet50 --attention bam
+	build/empty/bin/bam doctor
+	cd build && empty/bin/bam compare --recipe digits/small --epochs 1 --seeds 1 --attention none,bam --out ../build/compared
 
 test-lowest: setup ## the tests with the lowest versions of the dependencies that pyproject.toml allows
-	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' python -m pytest -n auto
+	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' $(PYTEST)
 
 test-newest: setup ## the tests with the newest versions
-	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' python -m pytest -n auto
+	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' $(PYTEST)
 
 demo: setup ## the main job on the embedded digits: a network without and with BAM, three paired seeds, a report
 	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3
 
 test: lint ## lint, then the tests (a few minutes, no network, no GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/$(PYTEST)
 
 test-slow: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
@@ -66,7 +70,12 @@ audit: setup ## known vulnerabilities in what is installed (asks a service), and
 	$(BIN)/pip-licenses
 	$(BIN)/pip-audit --local --skip-editable --strict
 
+notebooks: setup ## execute the notebooks again, and keep their outputs
+	rm -rf build/notebooks && mkdir -p build/notebooks && cp docs/notebooks/*.ipynb build/notebooks
+	cd build/notebooks && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter execute --inplace *.ipynb
+	cp build/notebooks/*.ipynb docs/notebooks
+
 clean: ## remove what the other targets made, except your runs
 	rm -rf .venv build dist site src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help setup docs package test-lowest test-newest demo test test-slow lint format bench coverage audit clean
+.PHONY: help setup docs package test-lowest test-newest demo test test-slow lint format bench coverage audit notebooks clean

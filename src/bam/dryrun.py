@@ -1,7 +1,8 @@
 """One forward pass without computing anything, to see which modules run and at which sizes."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,25 +90,20 @@ class _QuickBatchNorm(TorchFunctionMode):
     """BatchNorm by running statistics gives an empty tensor; torch's own runs as slow Python on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is batch_norm and _is_quick(*args, **(kwargs or {})):  # called as torch's layers do
+        if func is batch_norm and _is_quick(_BATCH_NORM.bind(*args, **(kwargs or {})).arguments):
             return torch.empty_like(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _is_quick(
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    *_: Any,
-    **__: Any,
-) -> bool:
-    """Whether nothing can be wrong with these arguments of `batch_norm`, and all are on the meta device."""
-    sizes = {tuple(each.shape) for each in (mean, variance, weight, bias) if each is not None}
-    fits = mean is not None and x.dim() > 1 and sizes == {(x.shape[1],)}
-    return fits and not training and x.is_meta and x.is_floating_point()
+_BATCH_NORM = inspect.signature(batch_norm)
+
+
+def _is_quick(given: Mapping[str, Any]) -> bool:
+    """Whether nothing can be wrong with these arguments of `batch_norm`, and it normalises by running statistics."""
+    x, parts = given["input"], [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+    sizes = {tuple(part.shape) for part in parts if part is not None}
+    fits = parts[0] is not None and x.dim() > 1 and sizes == {(x.shape[1],)}
+    return fits and not given.get("training") and x.is_meta and x.is_floating_point()
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def explain(
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
-        images: files or folders, separated by commas.
+        images: one or more files or folders.
         out: folder for the page and the pictures.
         question: question about each image, for networks that answer questions: "how many 3s are there".
         device: cpu or cuda (default: a GPU if there is one).

@@ -65,7 +65,7 @@ def _data() -> str:
 
 
 def _extras() -> dict[str, list[str]]:
-    """Extra -> its requirements, those of the extras that it includes left out: 'timm>=1.0.20'.
+    """Extra -> its requirements, those of the extras that it includes among them: 'timm>=1.0.20'.
 
     Raises:
         ValueError: if the package is not installed.
@@ -74,13 +74,22 @@ def _extras() -> dict[str, list[str]]:
         requirements = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         raise ValueError(f"{_PACKAGE} is not installed here, only imported: pip install PATH_OF_ITS_CLONE") from None
-    extras: dict[str, list[str]] = {}
+    own: dict[str, list[str]] = {}
     for requirement in requirements:
         package, _, condition = requirement.partition(";")
-        extra = re.search(r"""extra == ["']([\w-]+)["']""", condition)
-        if extra and extra[1] not in _NOT_SHOWN and not package.startswith(_PACKAGE):
-            extras.setdefault(extra[1], []).append(package.strip())
-    return extras
+        if extra := re.search(r"""extra == ["']([\w-]+)["']""", condition):
+            own.setdefault(extra[1], []).append(package.strip())
+
+    def whole(extra: str) -> dict[str, None]:
+        packages: dict[str, None] = {}
+        for package in own.get(extra, []):
+            included = re.fullmatch(rf"{_PACKAGE}\[([\w,-]+)\]", package)
+            for name in included[1].split(",") if included else ():
+                packages |= whole(name)
+            packages |= {} if included else {package: None}
+        return packages
+
+    return {extra: list(whole(extra)) for extra in own if extra not in _NOT_SHOWN}
 
 
 def _is_installed(requirement: str) -> bool:

@@ -38,7 +38,7 @@ class Asked:
     """What a prediction needs besides images.
 
     Attributes:
-        score: minimum score of a detection (default: 0.3).
+        score: minimum score of a detection; 0.3 if none is given.
         question: question about each image, for networks that answer questions: "how many 3s are there".
     """
 
@@ -58,13 +58,14 @@ def predict(
 
     A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
     detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's
-    test images were; EXIF orientation is not applied. Those that cannot be read are named and left out.
+    test images were, in which EXIF orientation is not applied unless a detector's data say so. Those that cannot be read
+    are named and left out.
 
     To use a network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
 
     Args:
         run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
-        images: files or folders, separated by commas.
+        images: one or more files or folders.
         out: folder for the results.
         device: cpu or cuda (default: a GPU if there is one).
     """

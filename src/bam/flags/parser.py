@@ -3,7 +3,9 @@
 import dataclasses
 import inspect
 import re
+import textwrap
 import typing
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,9 +38,12 @@ def parser_of(
     """The parser of a verb's flags, and the recipe that `words` name, if the verb takes one."""
     try:
         from docstring_parser import parse
-        from jsonargparse import ArgumentParser
+        from jsonargparse import ArgumentParser, DefaultHelpFormatter
     except ImportError as error:
         raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
+
+    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keeps the paragraphs of the description."""
 
     class Parser(ArgumentParser):
         def format_help(self, *formatter: Any) -> str:
@@ -48,7 +53,8 @@ def parser_of(
 
     described, parameters = parse(inspect.getdoc(verb) or ""), inspect.signature(verb).parameters
     description = _description(described.description, parameters)
-    parser = Parser(prog=f"bam {verb.__name__}", description=description, exit_on_error=False)
+    about = {"prog": f"bam {verb.__name__}", "description": description}
+    parser = Parser(**about, exit_on_error=False, formatter_class=Formatter)
     recipe = _named_recipe(words) if "recipe" in parameters else None
     _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
     if recipe is not None:
@@ -73,12 +79,12 @@ def _add_flags(
 
 
 def _description(description: str | None, parameters: Mapping[str, inspect.Parameter]) -> str:
-    """What a verb does, and what may be given by its position."""
+    """What a verb does, and what may be given by its position, in lines of 100 characters."""
+    paragraphs = (description or "").split("\n\n")
     kinds = placeable(parameters)
-    if not kinds:
-        return description or ""
     order = " ".join(name.upper() + ("..." if kind == list[str] else "") for name, kind in kinds.items())
-    return f"{description}\n\nAlso without flags, in this order: {order}"
+    paragraphs += [f"Also without flags, in this order: {order}"] if kinds else []
+    return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), 100) for paragraph in paragraphs)
 
 
 def _named_recipe(words: list[str]) -> Recipe:
@@ -118,6 +124,8 @@ def _add_parts(parser: Any, attention: AttentionSpec) -> None:
 
 
 def _add_fields(parser: Any, kind: Any, default: Any) -> None:
+    """Add a flag for each field of a dataclass, as a group with its title."""
+    parser = parser.add_argument_group((inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".").lower())
     helps = _described_fields(kind)
     for name, hint in typing.get_type_hints(kind).items():
         _add_flag(parser, name, hint, getattr(default, name), helps[name])

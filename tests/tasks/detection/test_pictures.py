@@ -286,3 +286,10 @@ def test_photographs_are_predicted_as_they_were_learned(tmp_path, monkeypatch):
         task.predict(trained, [tmp_path / "photo.jpg"], out, PredictOptions())
         with Image.open(out / "photo.png") as picture:
             assert (picture.width > picture.height) == (size[0] > size[1])
+
+
+def test_names_that_the_font_lacks_are_numbers():
+    boxes = detections([4, 30, 60, 60])
+    pictures = [draw(grey(64, 64), boxes, [name]) for name in ("\u732b", "\u72ac", "class 1", "cat")]
+    assert torch.equal(pictures[0], pictures[1]) and torch.equal(pictures[0], pictures[2])
+    assert not torch.equal(pictures[0], pictures[3])

@@ -14,11 +14,14 @@ from bam.explanation.views import SiteView, site_views
 from bam.tasks.detection.detectors import DetectorModule
 from bam.tasks.detection.metrics import Detections
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45", "#e07b39", "#5b6770")
 
 
 def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: float = 0.0) -> Tensor:
     """Draw the detections that score at least `score`: a box, the class, and the score unless it is 1.
+
+    A name with signs that the font lacks becomes the number of its class, "class 3".
 
     torchvision's `draw_bounding_boxes` would need the path of a font: its default text is too small to read.
 
@@ -42,11 +45,18 @@ def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: f
     for (left, top, right, bottom), value, label in sorted(rows, key=lambda row: row[1]):  # highest score on top
         colour = _COLOURS[label % len(_COLOURS)]
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=3)
-        text = classes[label - 1] if value == 1 else f"{classes[label - 1]}: {value:.2f}"
+        name = classes[label - 1] if _can_draw(font, classes[label - 1]) else f"class {label}"
+        text = name if value == 1 else f"{name}: {value:.2f}"
         area = pen.textbbox((left + 4, max(0.0, top - 21)), text, font)
         pen.rectangle((area[0] - 4, area[1] - 3, area[2] + 4, area[3] + 3), fill=colour)
         pen.text((left + 4, max(0.0, top - 21)), text, "white", font)
     return pil_to_tensor(picture)
+
+
+def _can_draw(font: Font, text: str) -> bool:
+    """Whether the font has all signs of a text: those that it lacks look alike."""
+    missing = bytes(font.getmask("\U0010ffff"))
+    return all(bytes(font.getmask(sign)) != missing for sign in text)
 
 
 def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, list[SiteView]]:
