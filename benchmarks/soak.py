@@ -28,7 +28,12 @@ def usage(process: psutil.Process) -> list[float]:
     for member in [process, *process.children(recursive=True)]:
         try:
             times = member.cpu_times()
-            values = member.memory_info().rss / 2**20, member.num_fds(), member.num_threads(), times.user + times.system
+            values = (
+                member.memory_info().rss / 2**20,
+                member.num_fds(),
+                member.num_threads(),
+                sum(times[:4]),
+            )  # with its ended children
         except psutil.NoSuchProcess:  # a worker that has just ended
             continue
         totals = [total + value for total, value in zip(totals, values, strict=True)]
@@ -51,7 +56,7 @@ def rows(child: subprocess.Popen, runs: Path, every: float) -> Iterator[tuple]:
         except subprocess.TimeoutExpired:
             memory, descriptors, threads, cpu_now = usage(process)
         now = steps_of(runs)
-        taken = {run: count - before.get(run, 0) for run, count in now.items() if count != before.get(run, 0)}
+        taken = {run: count - before.get(run, 0) for run, count in now.items() if count > before.get(run, 0)}
         minute, used = f"{(time.monotonic() - start) / 60:.2f}", f"{cpu_now - cpu:.1f}"
         yield minute, round(memory), int(descriptors), int(threads), used, sum(taken.values()), "+".join(taken)
         cpu, before = cpu_now, now

@@ -58,8 +58,8 @@ def predict(
 
     A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
     detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's
-    test images were, in which EXIF orientation is not applied unless a detector's data say so. Those that cannot be read
-    are named and left out.
+    test images were; EXIF orientation is applied only if a detector's data say so. Those that cannot be read are named
+    and left out.
 
     To use a network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
 

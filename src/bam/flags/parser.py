@@ -53,8 +53,8 @@ def parser_of(
 
     described, parameters = parse(inspect.getdoc(verb) or ""), inspect.signature(verb).parameters
     description = _description(described.description, parameters)
-    about = {"prog": f"bam {verb.__name__}", "description": description}
-    parser = Parser(**about, exit_on_error=False, formatter_class=Formatter)
+    name = f"bam {verb.__name__}"
+    parser = Parser(prog=name, description=description, exit_on_error=False, formatter_class=Formatter)
     recipe = _named_recipe(words) if "recipe" in parameters else None
     _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
     if recipe is not None:
