@@ -87,7 +87,7 @@ def _finishing(extractor: type[nn.Module], finish: Callable[[nn.Module], nn.Modu
     """`extractor`, which finishes the whole network before it drops the parts that it does not need."""
 
     def build(self: nn.Module, network: nn.Module, *arguments: Any, **options: Any) -> None:
-        extractor.__init__(self, finish(network), *arguments, **options)  # type: ignore[misc]  # of any class
+        extractor.__init__(self, finish(network), *arguments, **options)
         self.__class__ = extractor
 
     return type(extractor.__name__, (extractor,), {"__init__": build})

@@ -46,7 +46,7 @@ class HubModel(
         save_pretrained(self.network, save_directory, attention=self._attention)
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]  # the mixin passes keywords, and this method uses only some of them
+    def _from_pretrained(
         cls,
         *,
         model_id: str,

@@ -39,7 +39,7 @@ def to_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
         def __init__(self) -> None:
             self.batches = iter(batches)
 
-        def get_next(self) -> dict | None:
+        def get_next(self) -> dict[str, object] | None:
             images = next(self.batches, None)
             return None if images is None else {"image": images.cpu().numpy()}
 

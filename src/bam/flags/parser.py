@@ -168,7 +168,7 @@ class ListOf:
     def __init__(self, kind: type) -> None:
         self.kind = kind
 
-    def __call__(self, text: str | list) -> list:
+    def __call__(self, text: str | list[Any]) -> list[Any]:
         """The list that `text` stands for."""
         return text if isinstance(text, list) else [self.kind(word) for word in re.split(r",(?![^\[]*\])", text)]
 

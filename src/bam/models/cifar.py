@@ -70,7 +70,7 @@ def densenet_bc(blocks: int, growth_rate: int, num_classes: int) -> DenseNet:
     growth rate, directly followed by the first dense block; transitions halve the channels.
     """
     stem = 2 * growth_rate
-    model = DenseNet(growth_rate, (blocks,) * 3, stem, num_classes=num_classes)  # type: ignore[arg-type]  # any length
+    model = DenseNet(growth_rate, (blocks,) * 3, stem, num_classes=num_classes)
     model.features.conv0 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.features.conv0.weight)  # as torchvision's DenseNet does
     for name in ("norm0", "relu0", "pool0"):

@@ -95,7 +95,7 @@ class Flow(TorchFunctionMode):
             dry_run(model, image, watch=watch)
         self._kept.clear()
 
-    def _enter(self, name: str, is_root: bool) -> Callable:
+    def _enter(self, name: str, is_root: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if is_root:  # its input is the image
                 for tensor in _tensors((args, kwargs)):
@@ -109,7 +109,7 @@ class Flow(TorchFunctionMode):
 
         return hook
 
-    def _leave(self, name: str, is_root: bool) -> Callable:
+    def _leave(self, name: str, is_root: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             sources = self._sources((args, kwargs))
             for tensor in _tensors(output) if sources else []:
@@ -124,7 +124,7 @@ class Flow(TorchFunctionMode):
 
         return hook
 
-    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = Operation(func, args, kwargs or {})
         sources = self._sources((args, operation.kwargs))
         output = func(*args, **operation.kwargs)

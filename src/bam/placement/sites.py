@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import SupportsIndex, overload
+from typing import Any, SupportsIndex, overload
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class Sites(tuple[Site, ...]):
     def __getitem__(self, key: SupportsIndex) -> Site: ...
     @overload
     def __getitem__(self, key: slice) -> "Sites": ...
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         """One site, or Sites for a slice."""
         selected = super().__getitem__(key)
         if not isinstance(key, slice):

@@ -1,6 +1,7 @@
 """Pictures of detections and of the attention inside a detector."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -70,7 +71,7 @@ def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, li
     """
     share = (1.0, 1.0)
 
-    def note_size(module: object, images: object, resized: tuple) -> None:
+    def note_size(module: object, images: object, resized: tuple[Any, ...]) -> None:
         nonlocal share
         (batch, _) = resized
         (height, width), padded = batch.image_sizes[0], batch.tensors.shape[-2:]
