@@ -54,7 +54,7 @@ EXAMPLES = {
     "sites": ["bam sites resnet50", "bam sites mobilenet_v2 --attention 'bam(sites=stride 8)' --no-latency"],
     "cost": ["bam cost resnet50 --attention 'se(sites=bottlenecks)'"],
     "paper": ["bam paper --table SE"],
-    "coverage": ["bam coverage --library torchvision"],
+    "coverage": ["bam coverage --library torchvision", "bam coverage --short"],
 }
 #: Flags of every verb -> what they do.
 COMMON = {
