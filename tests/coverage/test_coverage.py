@@ -2,6 +2,7 @@ import pytest
 
 from bam.coverage import CHECKS, Candidate, Row, candidates, check, survey, write_page
 from bam.coverage.survey import read
+from bam.models import build
 from tests.coverage import networks
 
 
@@ -22,6 +23,21 @@ def test_each_check_can_fail(network, failed, told):
         reached = list(CHECKS).index(failed)
         assert [getattr(row, name) for name in CHECKS][reached:] == ["fail"] + [""] * (len(CHECKS) - reached - 1)
         assert row.reason.startswith(f"{failed}: ") and told in row.reason
+
+
+@pytest.mark.parametrize(
+    ("attention", "outcomes"),
+    [
+        ("se(sites=bottlenecks)", {"identity": "pass", "levels": "none listed"}),
+        ("torch.nn:Identity", {"identity": "not claimed", "gradients": "no parameters", "levels": "none listed"}),
+        ("eca", {"identity": "pass", "levels": "other sites"}),
+        ("deformable", {"identity": "up to rounding", "levels": "other sites"}),
+    ],
+)
+def test_other_attention(attention, outcomes):
+    row = check("mine", "resnet", "resnet8", lambda: build("cifar/resnet8"), attention)
+    assert row.passed, row.reason
+    assert {name: getattr(row, name) for name in outcomes} == outcomes
 
 
 def test_networks_without_down_sampling_do_not_count():
@@ -48,7 +64,7 @@ def test_a_survey_goes_on_where_it_stopped_and_outlives_dead_and_slow_networks(t
         Candidate("mine", "nets", f"tests.coverage.networks:{name}") for name in ("Small", "Flat", "dying", "slow")
     ]
     path = tmp_path / "coverage.csv"
-    survey(wanted[:1], path, jobs=1, timeout=9)
+    survey(wanted[:1], path, jobs=1, timeout=300)
     before = path.read_text()
     rows = {row.name.partition(":")[2]: row for row in survey(wanted, path, jobs=1, timeout=9)}
     assert path.read_text().startswith(before) and before.count("Small") == 1 == path.read_text().count("Small")
@@ -60,8 +76,14 @@ def test_a_survey_goes_on_where_it_stopped_and_outlives_dead_and_slow_networks(t
     write_page(tmp_path / "coverage.md", path, "bam coverage")
     page = (tmp_path / "coverage.md").read_text()
     assert "4 networks, of which 3 count; 1 of them pass every check (33.3 %)" in page
-    assert "- tests.coverage.networks:dying: sites: the process died" in page
-    assert "| nets | tests.coverage.networks:Small | one (8 at 1/1) | pass | none listed |" in page
+    assert "- tests.coverage.networks:dying, bam: sites: the process died" in page
+    assert "| nets | tests.coverage.networks:Small | bam | one (8 at 1/1) | pass | none listed |" in page
+
+
+def test_a_table_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "coverage.csv").write_text("library,family,name\n")
+    with pytest.raises(ValueError, match="has other columns"):
+        survey([], tmp_path / "coverage.csv")
 
 
 def test_candidates():

@@ -101,7 +101,7 @@ def _versions(*packages: str) -> str:
 
 
 def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, str]]:
-    spec = AttentionSpec(row.attention)
+    spec = AttentionSpec.parse(row.attention)
     sites, reason = _sites(build, spec)
     if sites is None:
         row.reason = reason
@@ -116,8 +116,7 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
     yield "levels", _levels(model, sites) if spec.placed() == (BOTTLENECKS,) else "other sites"
     row.side = _small_side(model, sites, spec)
     images = torch.randn(2, image_shape(model)[1], row.side, row.side)
-    if getattr(attention_factory(spec.name), "starts_as_identity", False):
-        spec = dataclasses.replace(spec, identity=True)
+    spec = _as_identity(model, spec, images)
     yield from _insertion(model, spec, images)
     yield "gradients", _gradients(model, spec, images)
     yield "ways", _ways(row.library, model, images)
@@ -166,6 +165,18 @@ def _small_side(model: nn.Module, sites: Sites, spec: AttentionSpec) -> int:
     except ValueError:
         pass  # the network does not accept this size
     return image_shape(model)[-1]
+
+
+def _as_identity(model: nn.Module, spec: AttentionSpec, images: Tensor) -> AttentionSpec:
+    """`spec` with `identity=True`, if its modules take that here: not all do, nor those in a convolution's place."""
+    if not getattr(attention_factory(spec.name), "starts_as_identity", False):
+        return spec
+    identity = dataclasses.replace(spec, identity=True)
+    try:
+        attach(copy.deepcopy(model), identity, image=images)
+    except ValueError:
+        return spec
+    return identity
 
 
 def _insertion(model: nn.Module, spec: AttentionSpec, images: Tensor) -> Iterator[tuple[str, str]]:
