@@ -34,10 +34,13 @@ def bam_command(folder, *flags, epochs=4):
     ]
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
+    """Wait until the condition holds; the process is killed if it takes longer, and must not end by itself."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        if time.monotonic() > deadline:
+            process.kill()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
