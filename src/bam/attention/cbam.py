@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bam.attention.contract import Branch, identity_scale
 from bam.attention.reweighting import Reweighting, Weights
 
-_OPEN = 1e4  #: a logit whose sigmoid is 1 in any type
+_OPEN = 1e4  #: a logit whose sigmoid is 1 in every type
 
 
 class ChannelAttention(nn.Module):
@@ -47,7 +47,7 @@ class CBAM(Reweighting):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
-        identity: blend the map M = Mc(F) * Ms(F') in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the map M = Mc(F) * Ms(F') by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 

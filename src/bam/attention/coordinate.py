@@ -25,7 +25,7 @@ class Coordinate(Reweighting):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(8, C // r) channels.
-        identity: blend the map gh * gw in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the map gh * gw by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 

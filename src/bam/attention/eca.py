@@ -10,7 +10,7 @@ from bam.attention.reweighting import Reweighting, Weights
 
 
 def adaptive_kernel_size(channels: int) -> int:
-    """The odd number for log2(C) / 2 + 1 / 2 (equation 12), rounded as in the released code: down, then up to odd."""
+    """The kernel size log2(C) / 2 + 1 / 2 (equation 12), rounded as in the released code: down, then up to odd."""
     whole = int((math.log2(channels) + 1) / 2)
     return whole if whole % 2 else whole + 1
 
@@ -24,7 +24,7 @@ class ECA(Reweighting):
     Args:
         channels: C of the feature map.
         kernel_size: k, odd; None for the `adaptive_kernel_size` of C.
-        identity: blend the weights in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the weights by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 

@@ -17,7 +17,7 @@ class SE(Reweighting):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
-        identity: blend s in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in s by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
