@@ -34,17 +34,19 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
     if not modules:
         raise ValueError("the model carries no attention to save: bam.attach(model) first")
     if any(is_fused(module.attention) for module in modules.values()):
-        raise ValueError("the attention is fused and cannot be saved: save the model that bam.fuse was given")
+        raise ValueError(
+            "the attention is fused and cannot be saved: save the original model, the one passed to bam.fuse"
+        )
     tensors = {
         f"{site.name}.attention.{key}": value.detach().cpu().contiguous()
         for site, module in modules.items()
         for key, value in module.attention.state_dict().items()
     }
-    sites = {site.label: _described(site, module.attention_spec) for site, module in modules.items()}
+    sites = {site.label: _entry(site, module.attention_spec) for site, module in modules.items()}
     write_atomically(Path(path), save(tensors, {_METADATA: strict_json(sites, indent=None)}))
 
 
-def _described(site: Site, spec: SiteSpec) -> dict[str, Any]:
+def _entry(site: Site, spec: SiteSpec) -> dict[str, Any]:
     try:
         return spec.to_dict()
     except ValueError as error:
@@ -115,7 +117,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, SiteSpec]]:
 
 def _check_spec(site: Site, present: SiteSpec, saved: SiteSpec | None, path: Path) -> None:
     if saved is None:
-        raise ValueError(f"{path} holds nothing for the attention at {site.label}; call bam.detach(model) first")
+        raise ValueError(
+            f"{path} has no attention for {site.label!r}, where this model has some; call bam.detach(model) first"
+        )
     present_dict, saved_dict = present.to_dict(), saved.to_dict()
     same_module = present_dict["attention"] == saved_dict["attention"] or (present.is_own and saved.is_own)
     if not same_module or present_dict["options"] != saved_dict["options"]:

@@ -67,7 +67,7 @@ def attach(
 def _specified(
     attention: str | AttentionSpec | Callable[..., nn.Module], identity: bool, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], AttentionSpec]:
-    """The factory of the modules, and the specification that combines all arguments of `attach`."""
+    """The module factory, and one specification from all arguments of `attach`."""
     if isinstance(attention, str):
         attention = AttentionSpec.parse(attention)
     spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
@@ -77,7 +77,7 @@ def _specified(
 
 
 def fitted(model: nn.Module, site: Site, attention: nn.Module) -> nn.Module:
-    """`attention`, adapted to the module of `model` at `site`."""
+    """Adapt `attention` to the module of `model` at `site`, and return it."""
     return fit(attention, model.get_submodule(site.name), before=site.before)
 
 
@@ -88,7 +88,7 @@ def insert(
 
     Raises:
         ValueError: if a site is occupied, a module does not keep the shape of the map there, or would not run exactly
-            once on each way through the network; the model is then unchanged.
+            once in each kind of forward pass; the model is then unchanged.
     """
     refuse_occupied(model, list(modules))
     with all_or_nothing(model):
@@ -117,14 +117,14 @@ def _check_shape(attention: nn.Module, site: Site) -> None:
 
 
 def _check_calls(model: nn.Module, sites: Sequence[Site], image: Image | None) -> None:
-    """Raise ValueError unless the attention at each site runs exactly once on each way through the network."""
+    """Raise ValueError unless the attention at each site runs exactly once in each kind of forward pass."""
     counts = calls(model, [site.name for site in sites], image)
     wrong = {site.label: n for site in sites if (n := counts[f"{site.name}.attention"]) != 1}
     if wrong:
         times = ", ".join(f"{label} would run {count} times" for label, count in wrong.items())
         raise ValueError(
-            f"attention at {times} in a forward pass: the network does not simply call the module there (but "
-            "another method of it, or its parts one by one); choose other sites"
+            f"attention at {times} in a forward pass: the network does not call the module there itself, but "
+            "another of its methods, or its parts one by one; choose other sites"
         )
     ran = run_by_intermediates(model, image)
     reached = [site for site in sites if any(name.startswith(f"{site.name}.") for name in ran)]
