@@ -1,4 +1,4 @@
-"""Sources of pretrained weights: files, and the published weights of torchvision and timm."""
+"""Read pretrained weights from files, or from the published weights of torchvision and timm."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin", ".ckpt")
 
 
 def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
-    """Read the weights `pretrained` for the network `name`; returns their source, for messages, and tensors by name.
+    """Read the weights `pretrained` for the network `name`; returns their source (for messages) and tensors by name.
 
     See `bam.models.load_pretrained` for the arguments and errors.
     """
@@ -30,18 +30,18 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
 
 
 class Normalization(NamedTuple):
-    """How images are normalised, per channel from 0 to 1."""
+    """The mean and deviation that normalise images, per channel on the scale 0 to 1."""
 
     mean: list[float]
     std: list[float]
-    source: str = ""  #: where a guess comes from; empty if the weights say it
+    source: str = ""  #: the origin of a guess; empty if the weights state the values
 
 
 def normalization(name: str, pretrained: str) -> Normalization | None:
     """The normalisation that these weights expect; None if unknown.
 
-    It comes from torchvision or timm, from a run's record.json or from a saved network's config.json. Of weights from
-    another file, the library's own weights for this network are the best guess.
+    It comes from torchvision or timm, from a run's record.json or from a saved network's config.json. For weights from
+    any other file, it is a guess: that of the library's own weights for this network.
     """
     if _is_path(pretrained):
         path = _path(pretrained)
@@ -57,7 +57,7 @@ def normalization(name: str, pretrained: str) -> Normalization | None:
 
 
 def imagenet_classes(name: str) -> list[str] | None:
-    """The names of ImageNet's 1000 classes, in the order of torchvision and timm; None for networks of others."""
+    """The names of ImageNet's 1000 classes, in the order of torchvision and timm; None for other networks."""
     from torchvision.models import ResNet18_Weights, list_models
 
     known = name.startswith("timm/") or name in list_models()
@@ -65,7 +65,7 @@ def imagenet_classes(name: str) -> list[str] | None:
 
 
 def _of_library(name: str, pretrained: str) -> Normalization | None:
-    """What torchvision or timm says of the weights `pretrained`; None for other networks."""
+    """The normalisation that torchvision or timm gives for the weights `pretrained`; None for other networks."""
     if name.startswith("timm/"):
         import timm
 
@@ -78,7 +78,7 @@ def _of_library(name: str, pretrained: str) -> Normalization | None:
     if name not in list_models():
         return None
     transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
-    if not hasattr(transform, "mean"):  # detectors normalise inside
+    if not hasattr(transform, "mean"):  # detectors normalise images themselves
         return None
     return Normalization(list(transform.mean), list(transform.std))
 

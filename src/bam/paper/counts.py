@@ -57,7 +57,7 @@ def _count(name: str, text: str) -> Counts:
 
 
 def _count_by_task(recipe: Recipe) -> Counts:
-    """Let the task build and count, with torchvision's strides and the network's own image size."""
+    """Let the task build the network and count, with torchvision's strides and the network's own image size."""
     task = task_of(recipe)
     network = task.network(Classes(_NUM_CLASSES[recipe.data]), to_train=False)
     counted = task.cost(network, (0, 0))
@@ -65,7 +65,7 @@ def _count_by_task(recipe: Recipe) -> Counts:
 
 
 def _more_than_released(net: nn.Module) -> int:
-    """The number of parameters the network's BAMs have beyond the layout of the authors' code."""
+    """The number of parameters that the network's BAMs have beyond those in the authors' layout."""
     more = 0
     for site, carrier in attended_modules(net).items():
         spec = carrier.attention_spec.attention
@@ -76,10 +76,10 @@ def _more_than_released(net: nn.Module) -> int:
 
 
 def unmet(row: Row, counts: Counts | None) -> dict[str, str]:
-    """Printed numbers that the counts do not round to -> the reason, if known.
+    """Printed numbers that differ from the rounded counts -> the reason, if known.
 
     Raises:
-        KeyError: for a number without an entry in `NOTES`.
+        KeyError: for such a number without an entry in `NOTES`.
     """
     if counts is None:
         return {}
