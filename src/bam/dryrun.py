@@ -38,9 +38,9 @@ def dry_run(
     try:
         return rehearse(model, image if isinstance(image, Tensor) else shape, method=method, watch=watch)
     except Exception as error:  # a network may raise anything for an image it does not take
-        what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
+        problem = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
         raise ValueError(
-            f"{what} ({str(error).partition(chr(10))[0]}); pass a suitable image or size as image=, and "
+            f"{problem} ({str(error).partition(chr(10))[0]}); pass a suitable image or size as image=, and "
             "wrap a network that takes more than one input in a module that takes the image alone"
         ) from error
 

@@ -103,7 +103,9 @@ def inside(folder: Path, name: str, source: Path | str, *, follow_links: bool = 
     path = folder / name
     resolve = os.path.realpath if follow_links else os.path.abspath
     if "\0" in name or not Path(resolve(path)).is_relative_to(resolve(folder)):
-        raise ValueError(f"{source} names the file {name!r}, which is not below {folder}: it is not read; correct it")
+        raise ValueError(
+            f"{source} names the file {name!r}, which is not below {folder}: it was not read; correct the name"
+        )
     return path
 
 
@@ -112,4 +114,4 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; what was written before is untouched") from None
+        raise OSError(f"cannot write {path}: {error.strerror}; its earlier content is untouched") from None

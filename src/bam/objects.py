@@ -1,4 +1,4 @@
-"""Import the user's own objects by `<module>:<name>`; code that only a file names runs if the user trusts it."""
+"""Import the user's own objects by `<module>:<name>`; code named only in a file needs the user's trust."""
 
 import contextlib
 import importlib
@@ -40,14 +40,14 @@ def refuse_code(names: Iterable[str], source: Path | str) -> None:
     for name in names:
         if ":" in name and name not in _names_from_user and not _trusting:
             raise ValueError(
-                f"{source} names code to run, {name!r}: nothing of it was run; if you trust it, add --trust-code (in "
+                f"{source} names code to run, {name!r}, which was not run; if you trust it, add --trust-code (in "
                 "Python: with bam.objects.trusting_code())"
             )
 
 
 @contextlib.contextmanager
 def trusting_code(trust: bool = True) -> Iterator[None]:
-    """Within the context, records, recipes and comparisons may name code of the user's own, which then runs."""
+    """Within the context, code that records, recipes and comparisons name may run."""
     global _trusting
     before = _trusting
     _trusting = trust

@@ -141,7 +141,7 @@ def feature_extractor(name: str | type[nn.Module]) -> type[nn.Module]:
 
 
 def is_dispatched(model: nn.Module) -> bool:
-    """Whether Accelerate moves tensors of a module to and from its device on each call; this mark shows it."""
+    """Whether Accelerate moves tensors of a module to and from its device on each call; it marks such modules."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 

@@ -49,7 +49,7 @@ class Record:
     #: One entry per epoch; "unreadable" is the number of training and test images left out, if any.
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: figures of the last epoch; empty until the run is complete
-    measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first decides
+    measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first one decides
     #: Why the run failed: step, lr, good_step (step of the last good state) and reason; empty if it did not fail.
     failure: dict[str, Any] = field(default_factory=dict)
     #: One entry per start or resume of the run: the environment, and the first step ("from_step").

@@ -1,8 +1,8 @@
 """The carrier of attention: the module at a site, whose class changes to a subclass that also runs the attention.
 
-torch changes the class of a module in place for the same reason: `nn.utils.parametrize` makes `ParametrizedLinear`,
-`fully_shard` makes `FSDPLinear`. State-dict keys, names of parameters and modules, and `isinstance` stay the same for
-every tool.
+So state-dict keys, names of parameters and modules, and `isinstance` stay the same for every tool. torch changes the
+class of a module in place for the same reason: `nn.utils.parametrize` makes `ParametrizedLinear`, `fully_shard` makes
+`FSDPLinear`.
 """
 
 import functools
@@ -47,18 +47,18 @@ class Attended(nn.Module):
         """attention(module(...)), or module(attention(...), ...), or the attention instead of a convolution."""
         if self.attention_enabled and takes_place(self.attention):
             return self.attention(args[0] if args else kwargs["input"], weight=self.weight, bias=self.bias)
-        return self._leaving(super().forward(*self._entering(args), **kwargs))
+        return self._refined_output(super().forward(*self._refined_arguments(args), **kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = name == "forward" and isinstance(value, MethodType) and value.__self__ is self
         if own and type(self).forward is Attended.forward is not value.__func__:
-            value = functools.partial(_run_attended, self, value)  # Ultralytics' `fuse` and `export` do this
+            value = functools.partial(_attended_way, self, value)  # as Ultralytics' `fuse` and `export` do
         super().__setattr__(name, value)
 
-    def _entering(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _refined_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._refine(args[0]), *args[1:]) if self.attention_enabled and self.attention_before else args
 
-    def _leaving(self, output: Any) -> Any:
+    def _refined_output(self, output: Any) -> Any:
         return self._refine(output) if self.attention_enabled and not self.attention_before else output
 
     def _refine(self, features: Tensor) -> Tensor:
@@ -87,19 +87,19 @@ class _AttendedSequential(Attended, nn.Sequential):
         """Run the modules of the sequence and the attention by the sequence's own forward pass."""
         return super(Attended, self).forward(*args, **kwargs)
 
-    def _plain(self) -> list[nn.Module]:
+    def _plain_modules(self) -> list[nn.Module]:
         return [module for module in super(Attended, self).__iter__() if module is not self.attention]
 
     def __iter__(self) -> Iterator[nn.Module]:
         """The modules and, if it is enabled, the attention, in the order they run."""
         if not (self.attention_enabled and self._counts_attention):
-            return iter(self._plain())
+            return iter(self._plain_modules())
         refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
-        return iter([refine, *self._plain()] if self.attention_before else [*self._plain(), refine])
+        return iter([refine, *self._plain_modules()] if self.attention_before else [*self._plain_modules(), refine])
 
     def __len__(self) -> int:
         """The number of modules, including the attention if it is enabled."""
-        return len(self._plain()) + (self.attention_enabled and self._counts_attention)
+        return len(self._plain_modules()) + (self.attention_enabled and self._counts_attention)
 
     def __getitem__(self, key: Any) -> Any:
         """A module, or a plain sequence for a slice."""
@@ -149,8 +149,8 @@ class _AttendedWithTap(Attended):
     def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The refined output and the inner map."""
         plain: Any = super()
-        output, tap = plain.forward_with_tap(*self._entering((x,)))
-        return self._leaving(output), tap
+        output, tap = plain.forward_with_tap(*self._refined_arguments((x,)))
+        return self._refined_output(output), tap
 
     def prune_to_tap(self) -> None:
         """Drop the layers after the inner map, and attention to the output with them."""
@@ -171,17 +171,17 @@ class _AttendedDict(Attended):
 
     def keys(self) -> Any:
         """The names of the plain modules."""
-        return self._own().keys()
+        return self._plain_modules().keys()
 
     def values(self) -> Any:
         """The plain modules."""
-        return self._own().values()
+        return self._plain_modules().values()
 
     def items(self) -> Any:
         """The plain modules with their names."""
-        return self._own().items()
+        return self._plain_modules().items()
 
-    def _own(self) -> dict[str, nn.Module | None]:
+    def _plain_modules(self) -> dict[str, nn.Module | None]:
         return {name: module for name, module in self._modules.items() if module is not self.attention}
 
 
@@ -206,9 +206,9 @@ class _Permuted(_Skipped):
         return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _run_attended(module: Attended, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _attended_way(module: Attended, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run `method`, which replaced the forward pass of `module` and ignores attention, with the attention."""
-    return module._leaving(method(*module._entering(args), **kwargs))
+    return module._refined_output(method(*module._refined_arguments(args), **kwargs))
 
 
 def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bool = False, axes: str = "NCHW") -> None:
@@ -236,12 +236,12 @@ def release(module: nn.Module) -> None:
         del module.__dict__[name]
     module.__class__ = plain
     forward = vars(module).get("forward")
-    if isinstance(forward, functools.partial) and forward.func is _run_attended:
+    if isinstance(forward, functools.partial) and forward.func is _attended_way:
         module.forward = forward.args[1]
 
 
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class that an attended module had before.
+    """The class that a module had before it carried attention.
 
     Raises:
         ValueError: if the class has been changed since.
@@ -285,10 +285,10 @@ def _follow_replaced_layers() -> None:
     Converters such as `SyncBatchNorm.convert_sync_batchnorm` make a new layer and copy at most the children, which
     would lose the attention silently. torch calls this hook for each module that is registered in another one.
     """
-    register_module_module_registration_hook(_follow)
+    register_module_module_registration_hook(_move_to_new_layer)
 
 
-def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
+def _move_to_new_layer(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if name == "attention" and _CARRIED in getattr(new, "__dict__", {}) and not isinstance(parent, Attended):
         assert new is not None
         if is_norm(parent):

@@ -11,7 +11,7 @@ from bam.private import NormBase, remove_forward_pre_hook
 
 
 class BatchNormTensors(NamedTuple):
-    """The tensors of a BatchNorm; without `num_batches`, the running statistics stay as they are."""
+    """The tensors of a BatchNorm; without `num_batches`, the running statistics are not updated."""
 
     running_mean: Tensor | None
     running_var: Tensor | None

@@ -13,7 +13,7 @@ torch.fx.wrap("apply_filters")
 
 
 class DynamicFilter(AttentionModule):
-    """F'(i, j) = sum over u, v of theta(u, v) F(i + u, j + v), with 3x3 filters theta that are generated from F.
+    """F'(i, j) = sum over u, v of theta(u, v) F(i + u, j + v), with 3x3 filters theta generated from F.
 
     - filtering="local" (section 3.3, equation 2): one filter for each place of each image, shared by all channels. A
       1x1, a 3x3 and a 1x1 convolution generate it.
@@ -22,7 +22,7 @@ class DynamicFilter(AttentionModule):
       outputs.
 
     With `softmax` the values of a filter are positive and sum to 1 (section 4.1), so the module only moves and blurs.
-    In the paper, one input generates the filters for another; here both are F. The paper has no usual site.
+    In the paper, one input generates the filters for another; here both are F. The paper names no usual site.
 
     Args:
         channels: C of the feature map.
@@ -95,7 +95,7 @@ class DynamicFilter(AttentionModule):
 
 
 def apply_filters(features: Tensor, theta: Tensor) -> Tensor:
-    """Filter zero-padded features (N, C, H, W) by theta (N, 1 or C, 9, 1 or H, 1 or W), with 3 x 3 row by row."""
+    """Filter zero-padded features (N, C, H, W) by theta (N, 1 or C, 9, 1 or H, 1 or W), 3 x 3 row by row."""
     height, width = features.shape[2:]
     padded = F.pad(features, (1, 1, 1, 1))
     filtered = torch.zeros_like(features)

@@ -11,8 +11,8 @@ from bam.attention.reweighting import Reweighting, Weights
 
 def adaptive_kernel_size(channels: int) -> int:
     """The kernel size log2(C) / 2 + 1 / 2 (equation 12), rounded as in the released code: down, then up to odd."""
-    whole = int((math.log2(channels) + 1) / 2)
-    return whole if whole % 2 else whole + 1
+    size = int((math.log2(channels) + 1) / 2)
+    return size if size % 2 else size + 1
 
 
 class ECA(Reweighting):

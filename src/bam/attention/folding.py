@@ -1,4 +1,4 @@
-"""Folding BatchNorms into the preceding layers, for inference."""
+"""Fold BatchNorms into the preceding layers, for inference."""
 
 import copy
 from collections.abc import Sequence

@@ -98,14 +98,14 @@ class SoftMask(nn.Module):
 
 
 def mask_depth(height: int, width: int) -> int:
-    """How often the mask branch halves a map: while at least 7 places remain, as in the paper, but 1 to 3 times."""
+    """How often the mask branch halves a map, 1 to 3 times: while sides of at least 7 remain, as in the paper."""
     return min(3, max(1, (min(height, width) // 7).bit_length() - 1))
 
 
 class ResidualAttention(AttentionModule):
     """F' = (1 + M(F)) F, (N, C, H, W) in and out (equation 3, with the network as its trunk T).
 
-    M is a bottom-up top-down branch, see `SoftMask`. Its depth follows the size of the map: `bam.attach` gives 3 for
+    M is a bottom-up top-down branch, see `SoftMask`. Its depth depends on the size of the map: `bam.attach` gives 3 for
     56 x 56, 2 for 28 x 28 and 1 for 14 x 14 (table 2). Any depth works for any H x W; only `torch.export` of the module
     alone with a dynamic size needs sides of at least 3, 5 or 9 for depth 1, 2 or 3. The paper's own networks, whose
     trunk has units beside the mask, are `imagenet/attention56` and others, see `bam models`.
@@ -155,7 +155,7 @@ class ResidualAttention(AttentionModule):
 
     @classmethod
     def fitted_options(cls, height: int, width: int) -> dict[str, Any]:
-        """The depth for a map of that size."""
+        """The depth for a map of this size."""
         return {"depth": mask_depth(height, width)}
 
     def forward(self, features: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ def split_specs(text: str) -> list[str]:
     except ValueError as error:
         raise ValueError(f"attention {text!r}: {error}") from None
     if not all(words):
-        raise ValueError(f"attention: variants separated by commas, got {text!r}")
+        raise ValueError(f"attention: expected variants separated by commas, got {text!r}")
     return words
 
 
@@ -166,7 +166,7 @@ class SiteSpec:
         try:
             options = json.loads(json.dumps(self.attention.arguments, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"its options cannot be written ({error})") from None
+            raise ValueError(f"its options cannot be written as JSON ({error})") from None
         return {"attention": self.attention.name, "channels": self.channels, "options": options}
 
     @classmethod
@@ -184,7 +184,7 @@ class SiteSpec:
         if type(channels) is not int or channels < 1:
             raise ValueError(f"channels must be a positive number, got {channels!r}")
         if "sites" in options:
-            raise ValueError(f"the options of one site name no others, got sites={options['sites']!r}")
+            raise ValueError(f"the options of a site must not contain sites, got {options['sites']!r}")
         return cls(AttentionSpec(UNNAMED if name is None else name, options), channels)
 
     @property

@@ -49,7 +49,7 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    rescales = name in ("googlenet", "inception_v3")  # these two rescale their input if they have published weights
+    rescales = name in ("googlenet", "inception_v3")  # as with their published weights
     options: dict[str, Any] = {"init_weights": True, "transform_input": True} if rescales else {}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # by default, detectors and segmentation networks download them
@@ -81,6 +81,6 @@ def _build_with_drop_path(name: str, classes: dict[str, Any], drop_path: float) 
 def _unknown(name: str, names: list[str]) -> str:
     import difflib
 
-    near = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
+    similar = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
     known = f"{', '.join(MODELS)}, torchvision's names, timm/<name> and <module>:<function>"
-    return f"unknown model {name!r}; near: {near}. Known names: {known}"
+    return f"unknown model {name!r}; near: {similar}. Known names: {known}"

@@ -64,8 +64,8 @@ def classifier_name(model: nn.Module, num_classes: int) -> str:
     """
     names = [name for name, module in model.named_modules() if name and _has_outputs(module, num_classes)]
     if not names:
-        what = f"{type(model).__name__} has no classifier for {num_classes} classes"
-        raise ValueError(f"{what}: no linear layer or 1x1 convolution has that many outputs")
+        problem = f"{type(model).__name__} has no classifier for {num_classes} classes"
+        raise ValueError(f"{problem}: no linear layer or 1x1 convolution has that many outputs")
     return names[-1]
 
 

@@ -1,4 +1,4 @@
-"""The residual attention network, as a whole network (Wang et al. 2017)."""
+"""The residual attention network (Wang et al. 2017)."""
 
 from collections.abc import Sequence
 

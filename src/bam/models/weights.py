@@ -108,8 +108,8 @@ def _from_torchvision(name: str, tag: str) -> tuple[str, Any]:
     from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
-        what = f"there are no weights {tag!r} for {name}: tags are for torchvision's and timm's networks"
-        raise ValueError(f"{what}; give the path of a file, e.g. weights/{tag}.safetensors")
+        problem = f"there are no weights {tag!r} for {name}: tags are for torchvision's and timm's networks"
+        raise ValueError(f"{problem}; give the path of a file, e.g. weights/{tag}.safetensors")
     weights, tag = get_model_weights(name).__members__, _torchvision_tag(tag)
     if tag not in weights:
         raise ValueError(_unknown_tag("torchvision", name, tag, list(weights)))
@@ -138,8 +138,8 @@ def _from_timm(name: str, tag: str) -> tuple[str, Any]:
 
 
 def _unknown_tag(library: str, name: str, tag: str, known: list[str]) -> str:
-    what = f"{library} has no weights {tag!r} for {name}" if known else f"{library} has no weights for {name}"
-    return f"{what}; known are {', '.join(known)}" if known else f"{what}: give the path of a file"
+    problem = f"{library} has no weights {tag!r} for {name}" if known else f"{library} has no weights for {name}"
+    return f"{problem}; known tags: {', '.join(known)}" if known else f"{problem}: give the path of a file"
 
 
 def _download(source: str, download: Callable[[], Any]) -> Any:

@@ -50,10 +50,10 @@ def _count(name: str, text: str) -> Counts:
             _add_blocks(net, side)
         else:
             attach(net, variant(recipe, text).attention, image=side)
-        more = _more_than_released(net)
+        extra = _more_than_released(net)
     modern = cost(net, side)
     macs = modern.macs if recipe.model == _modern(recipe.model) else cost(stride_first(net), side).macs
-    return Counts(modern.params, modern.params - more, macs, modern.macs)
+    return Counts(modern.params, modern.params - extra, macs, modern.macs)
 
 
 def _count_by_task(recipe: Recipe) -> Counts:
@@ -66,13 +66,13 @@ def _count_by_task(recipe: Recipe) -> Counts:
 
 def _more_than_released(net: nn.Module) -> int:
     """The number of parameters that the network's BAMs have beyond those in the authors' layout."""
-    more = 0
+    extra = 0
     for site, carrier in attended_modules(net).items():
         spec = carrier.attention_spec.attention
         if spec.name == "bam":
             released = dataclasses.replace(spec, options=spec.options | {"layout": "released"}, identity=False)
-            more += _params(carrier.attention) - _params(released.build(site.channels))
-    return more
+            extra += _params(carrier.attention) - _params(released.build(site.channels))
+    return extra
 
 
 def unmet(row: Row, counts: Counts | None) -> dict[str, str]:

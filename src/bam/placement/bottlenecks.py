@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 def find_bottlenecks(model: nn.Module, image: Image | None = None, *, keep: int = 3) -> Sites:
-    """Find the sites just before each down-sampling of `model`, in forward order; the last `keep` of them.
+    """Find the sites just before the last `keep` down-samplings of `model`, in forward order.
 
     One forward pass records how tensors flow. A site is the output of a module that carries all of the flow to the
     deepest feature map, before that map is halved; the end of a stage is preferred to a module inside the stage. The
@@ -157,13 +157,13 @@ def _parallel_sites(flow: Flow, before: Node, after: Node) -> list[Finding]:
 
 def _no_sites(model: nn.Module, flow: Flow, notes: Sequence[str]) -> ValueError:
     by_hand = 'name the sites by hand: bam.attach(model, sites=["<module name>", ...])'
-    what = f"{type(model).__name__} on an image {flow.nodes[0].shape[1:]}"
+    subject = f"{type(model).__name__} on an image {flow.nodes[0].shape[1:]}"
     if notes:
         reasons = "\n".join(f"  {note}" for note in notes)
-        return ValueError(f"{what}: no down-sampling could be given a site; {by_hand}\n{reasons}")
+        return ValueError(f"{subject}: no down-sampling could be given a site; {by_hand}\n{reasons}")
     if flow.nodes[0].time not in ancestors(*flow.outputs):
-        return ValueError(f"{what}: the flow from the image to the output could not be followed; {by_hand}")
+        return ValueError(f"{subject}: the flow from the image to the output could not be followed; {by_hand}")
     return NoDownSampling(
-        f"{what} has no down-sampling of a feature map (N, C, H, W) after its first layer: BAM sits before "
+        f"{subject} has no down-sampling of a feature map (N, C, H, W) after its first layer: BAM sits before "
         f"down-samplings. If the image is small, try a larger one; otherwise {by_hand}"
     )

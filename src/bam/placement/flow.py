@@ -68,8 +68,8 @@ class Call:
 class Flow(TorchFunctionMode):
     """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
-    The constructor runs the pass under a torch-function mode, with hooks on all modules. `prefix` is put
-    before the names of modules.
+    The constructor runs the pass under a torch-function mode, with hooks on all modules. All module names
+    get `prefix` in front.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
@@ -80,7 +80,7 @@ class Flow(TorchFunctionMode):
         self.calls: dict[str, list[Call]] = {}  # module -> its calls; modules are listed as they first return
         self._current: dict[int, Node] = {}  # id of a tensor -> its latest node
         self._alive: list[Tensor] = []  # keeps the ids unique while the trace runs
-        self._starts: list[int] = []  # of the modules that are running
+        self._starts: list[int] = []  # start times of the running modules
 
         def watch() -> None:  # a second attempt starts from scratch
             for record in (self.nodes, self.calls, self._current, self._starts):

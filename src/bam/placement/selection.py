@@ -155,9 +155,9 @@ def _matching(flow: Flow, pattern: str) -> list[Site]:
     prefix = _BEFORE if pattern.startswith(_BEFORE) else ""
     sites = [site for name in names if isinstance(site := _site(flow, prefix + name), Site)]
     if not sites:
-        what = f"module that matches {pattern!r} is called once and returns one feature map"
-        what = what if names else f"module matches {pattern!r}"
-        raise ValueError(f"no {what}; {_near(flow, pattern)}")
+        subject = f"module that matches {pattern!r} is called once and returns one feature map"
+        subject = subject if names else f"module matches {pattern!r}"
+        raise ValueError(f"no {subject}; {_near(flow, pattern)}")
     return sites
 
 
@@ -181,9 +181,9 @@ def _site(flow: Flow, word: str) -> Site | str:
         return reason + advice
     node = next((n for n in flow.nodes if name in n.entered), None) if before else calls[0].returned
     if node is None or node.axes is None or len(node.map) != 3:
-        what = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
+        value = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
         verb = "takes" if before else "returns"
-        return f"site {name!r} {verb} {what}: attention needs one feature map (N, C, H, W) or (N, H, W, C)"
+        return f"site {name!r} {verb} {value}: attention needs one feature map (N, C, H, W) or (N, H, W, C)"
     return site_at(flow, name, node, before)
 
 
@@ -193,7 +193,7 @@ def _near(flow: Flow, word: str) -> str:
     name = _path(word)
     family = [v for v in valid if v.startswith(f"{name}.") or name.startswith(f"{v}.")]
     family.sort(key=lambda v: abs(v.count(".") - name.count(".")))
-    near = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
-    if not near:
+    names = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
+    if not names:
         return "no module is called once and returns one feature map"
-    return f"near: {', '.join(map(repr, list(near)[:3]))}"
+    return f"near: {', '.join(map(repr, list(names)[:3]))}"

@@ -126,8 +126,8 @@ class _Replacing(nn.Module):
 
 def _added(module: nn.Module, shape: tuple[int, int, int]) -> Cost:
     """The cost that `module` adds to a network, less that of a convolution it replaces."""
-    whole = cost(module, shape)
+    total = cost(module, shape)
     if not isinstance(module, _Replacing):
-        return whole
+        return total
     plain = cost(module.convolution, shape)
-    return Cost(whole.params - plain.params, whole.macs - plain.macs)
+    return Cost(total.params - plain.params, total.macs - plain.macs)

@@ -32,8 +32,8 @@ def attach(
     """Put an attention module at each site of `model`, in place; returns `model`.
 
     Attach before `torch.compile` and before wrapping the model for several devices; if you already have an optimizer,
-    see `extend_optimizer`. Load a plain checkpoint before, or afterwards with `strict=False`; the new keys are
-    `<site>.attention.*`.
+    see `extend_optimizer`. Load a plain checkpoint before attaching, or afterwards with `strict=False`; the new keys
+    are `<site>.attention.*`.
 
     Args:
         model: any CNN.
@@ -151,7 +151,7 @@ def attended(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def attended_modules(model: nn.Module) -> dict[Site, Attended]:
-    """The modules of `model` that carry attention, by site; the height and width of these sites are unknown (0)."""
+    """The modules of `model` that carry attention, by site; these sites have no height and width (0)."""
     need_module(model)
     return {
         Site(
@@ -173,7 +173,7 @@ def without_attention(model: nn.Module, sites: Sequence[str] | None = None) -> I
 
     Args:
         model: a network with attention.
-        sites: switch it off at these sites alone, see `attended`.
+        sites: the sites to switch off, see `attended`; default: all.
 
     Raises:
         ValueError: for a site without attention.
@@ -197,9 +197,9 @@ def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn
     if not isinstance(attention, nn.Module):
         raise ValueError(f"attention: its factory returned a {type(attention).__name__}, not a torch.nn.Module")
     for module in (base, model):
-        like = next((p for p in module.parameters() if p.is_floating_point()), None)
-        if like is not None:
-            attention = attention.to(like.device, like.dtype)
+        reference = next((p for p in module.parameters() if p.is_floating_point()), None)
+        if reference is not None:
+            attention = attention.to(reference.device, reference.dtype)
             break
     return attention.train(base.training)
 
