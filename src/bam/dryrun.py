@@ -79,9 +79,7 @@ def rehearse(
             _to_meta(module)
             with _QuickBatchNorm():
                 return run(torch.empty(shape, device="meta", dtype=dtype))
-    except (
-        Exception
-    ):  # a module that needs values may raise anything here; the real run below raises other errors again
+    except Exception:  # a module that needs values may raise anything here; the real run raises other errors again
         pass
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     with left_as_it_was(module):

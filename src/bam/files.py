@@ -18,7 +18,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         OSError: e.g. for a full disk; the message names `path`, and the old file stays in place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _named(path):
+    with _name_path_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
@@ -45,7 +45,7 @@ def append(path: Path, text: str) -> None:
     Raises:
         OSError: the message names `path`; its earlier content is kept.
     """
-    with _named(path), open(path, "a", encoding="utf-8") as file:
+    with _name_path_in_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -73,22 +73,22 @@ def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: Pat
         ValueError: for the first value of another type; the message names `source`.
     """
     for name, kind in types.items():
-        if name in values and not _is_a(values[name], kind):
+        if name in values and not _has_type(values[name], kind):
             shown = f"{values[name]!r:.60}"
             expected = getattr(kind, "__name__", kind) if not typing.get_args(kind) else kind
             raise ValueError(f"{source} is damaged or from elsewhere: {name} must be of type {expected}, got {shown}")
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True
     if origin is list:
-        return isinstance(value, list) and all(_is_a(item, parts[0]) for item in value)
+        return isinstance(value, list) and all(_has_type(item, parts[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_is_a(item, parts[1]) for item in value.values())
+        return isinstance(value, dict) and all(_has_type(item, parts[1]) for item in value.values())
     if origin is not None:  # a union
-        return any(_is_a(value, part) for part in parts)
+        return any(_has_type(value, part) for part in parts)
     if kind in (int, float):
         return type(value) is int or (kind is float and type(value) is float)
     return isinstance(value, kind)
@@ -103,14 +103,12 @@ def inside(folder: Path, name: str, source: Path | str, *, follow_links: bool = 
     path = folder / name
     resolve = os.path.realpath if follow_links else os.path.abspath
     if "\0" in name or not Path(resolve(path)).is_relative_to(resolve(folder)):
-        raise ValueError(
-            f"{source} names the file {name!r}, which is not below {folder}: it was not read; correct the name"
-        )
+        raise ValueError(f"{source} names the file {name!r}, which is not below {folder} and was not read: correct it")
     return path
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _name_path_in_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

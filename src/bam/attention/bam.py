@@ -97,7 +97,7 @@ class BAM(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
+    Submodules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
     `spatial` is None if `branch` leaves it out.
 
     Raises:

@@ -51,7 +51,7 @@ class CBAM(Reweighting):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,expand}` (W0, W1), `spatial.mix` (f7x7).
+    Submodules: `channel.{reduce,expand}` (W0, W1), `spatial.mix` (f7x7).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

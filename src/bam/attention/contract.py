@@ -78,11 +78,7 @@ class AttentionModule(nn.Module):
 
     def is_identity(self) -> bool:
         """Whether the module returns its (finite) input unchanged, so that removing it changes nothing."""
-        if (
-            isinstance(self, AttentionModule)
-            and self.starts_as_identity
-            and _still_applies(type(self), "starts_as_identity")
-        ):
+        if isinstance(self, AttentionModule) and self.starts_as_identity and _applies(type(self), "starts_as_identity"):
             scale = getattr(self, "scale", None)
             return scale is not None and not scale.any()
         return isinstance(self, nn.Identity)
@@ -220,13 +216,11 @@ def check_features(features: Tensor, channels: int, module: str) -> None:
 
 def _method(module: nn.Module, name: str) -> Callable[..., Any]:
     """The module's own method, or the contract's default, which works on any module."""
-    cls = (
-        type(module) if isinstance(module, AttentionModule) and _still_applies(type(module), name) else AttentionModule
-    )
+    cls = type(module) if isinstance(module, AttentionModule) and _applies(type(module), name) else AttentionModule
     return getattr(cls, name)
 
 
-def _still_applies(cls: type, name: str) -> bool:
+def _applies(cls: type, name: str) -> bool:
     """Whether the answer `name` of `cls` still applies: no subclass has overridden `forward` without it."""
     answer, forward = (next(k for k, base in enumerate(cls.__mro__) if n in vars(base)) for n in (name, "forward"))
     return answer <= forward

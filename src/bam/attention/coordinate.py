@@ -29,7 +29,7 @@ class Coordinate(Reweighting):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `reduce` (F1), `norm`, `height` (Fh), `width` (Fw).
+    Submodules: `reduce` (F1), `norm`, `height` (Fh), `width` (Fw).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

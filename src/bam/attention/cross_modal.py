@@ -58,9 +58,7 @@ class CrossModal(nn.Module, abc.ABC):
         region_mask, word_mask = masks
         if not regions.shape[2] == words.shape[2] == question.shape[1]:
             sizes = f"{tuple(regions.shape)}, {tuple(words.shape)} and {tuple(question.shape)}"
-            raise ValueError(
-                f"{type(self).__name__}: regions, words and question must have the same width D, got {sizes}"
-            )
+            raise ValueError(f"{type(self).__name__}: regions, words and question need the same width D, got {sizes}")
         regions, words = _cleared(regions, region_mask), _cleared(words, word_mask)
         return self.fuse(_Side(regions, region_mask), _Side(words, word_mask), question)
 

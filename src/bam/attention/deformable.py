@@ -41,7 +41,7 @@ class Deformable(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `offset`; `convolution`, None where it replaces one.
+    Submodules: `offset`; `convolution`, None where it replaces one.
 
     Raises:
         ValueError: for channels below 1, `identity` where it replaces a convolution, an input that is not (N, C, H, W).

@@ -34,7 +34,7 @@ class DynamicFilter(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-module: `generator`.
+    Submodule: `generator`.
 
     Raises:
         ValueError: for channels or reduction below 1, another filtering, or an input that is not (N, C, H, W).

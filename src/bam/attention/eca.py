@@ -28,7 +28,7 @@ class ECA(Reweighting):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-module: `mix`, the convolution with k weights and no bias.
+    Submodule: `mix`, the convolution with k weights and no bias.
 
     Raises:
         ValueError: for channels below 1, an even kernel size, or an input that is not (N, C, H, W).

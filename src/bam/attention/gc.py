@@ -26,7 +26,7 @@ class GC(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `attend` (Wk), `reduce` (Wv1), `norm` (LN), `expand` (Wv2).
+    Submodules: `attend` (Wk), `reduce` (Wv1), `norm` (LN), `expand` (Wv2).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

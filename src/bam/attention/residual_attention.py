@@ -121,7 +121,7 @@ class ResidualAttention(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-module: `mask`.
+    Submodule: `mask`.
 
     Raises:
         ValueError: for channels, depth or reduction below 1, another activation, or an input that is not (N, C, H, W).

@@ -39,7 +39,7 @@ class SCSE(Reweighting):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,expand}` (W2, W1), `spatial` (Wsq).
+    Submodules: `channel.{reduce,expand}` (W2, W1), `spatial` (Wsq).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

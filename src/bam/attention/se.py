@@ -21,7 +21,7 @@ class SE(Reweighting):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `reduce` (W1, b1), `expand` (W2, b2).
+    Submodules: `reduce` (W1, b1), `expand` (W2, b2).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

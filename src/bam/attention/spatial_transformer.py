@@ -34,7 +34,7 @@ class SpatialTransformer(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `convolution`, `hidden`, `theta`.
+    Submodules: `convolution`, `hidden`, `theta`.
 
     Raises:
         ValueError: for channels or hidden below 1, another transform, or an input that is not (N, C, H, W).

@@ -73,7 +73,7 @@ class AttentionSpec:
             options["sites"] = self.sites[0] if len(self.sites) == 1 else list(self.sites)
         if self.identity:
             options["identity"] = True
-        inside = ", ".join(f"{name}={_written(value)}" for name, value in options.items())
+        inside = ", ".join(f"{name}={_format_value(value)}" for name, value in options.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @classmethod
@@ -90,11 +90,11 @@ class AttentionSpec:
             raise ValueError(f"attention {text!r}: write NAME or NAME(OPTION=VALUE, ...), e.g. 'bam(reduction=8)'")
         options: dict[str, Any] = {}
         try:
-            for word in _split(parts[2]) if parts[2] else []:
+            for word in _split_at_commas(parts[2]) if parts[2] else []:
                 name, sign, value = (part.strip() for part in word.partition("="))
                 if not (name.isidentifier() and sign and value):
                     raise ValueError(f"{word.strip()!r} is not OPTION=VALUE")
-                options[name] = _read(value)
+                options[name] = _parse_value(value)
         except ValueError as error:
             raise ValueError(f"attention {text!r}: {error}") from None
         base = cls() if over is None else over
@@ -142,7 +142,7 @@ def split_specs(text: str) -> list[str]:
         ValueError: if there are none, or brackets do not match.
     """
     try:
-        words = [_collapsed(word) for word in _split(text)]
+        words = [_collapse_spaces(word) for word in _split_at_commas(text)]
     except ValueError as error:
         raise ValueError(f"attention {text!r}: {error}") from None
     if not all(words):
@@ -197,7 +197,7 @@ class SiteSpec:
 UNNAMED = "<module>:<class>"
 
 
-def _split(text: str) -> list[str]:
+def _split_at_commas(text: str) -> list[str]:
     """Split at the commas outside brackets and quotes."""
     parts, closing = [""], []
     for sign in _TOKEN.findall(text):
@@ -214,7 +214,7 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _collapsed(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     """`text` with single spaces, except inside quotes."""
     parts: list[str] = []
     for token in _TOKEN.findall(text):
@@ -223,10 +223,10 @@ def _collapsed(text: str) -> str:
     return "".join(parts).strip()
 
 
-def _read(word: str) -> Any:
+def _parse_value(word: str) -> Any:
     """Parse a value: a number, a truth value, text with or without quotes, or a list of these."""
-    if word.startswith("[") and word.endswith("]") and len(_split(word)) == 1:
-        return [_read(part.strip()) for part in _split(word[1:-1])] if word[1:-1].strip() else []
+    if word.startswith("[") and word.endswith("]") and len(_split_at_commas(word)) == 1:
+        return [_parse_value(part.strip()) for part in _split_at_commas(word[1:-1])] if word[1:-1].strip() else []
     if word.lower() in _WORDS and word in (word.lower(), word.upper(), word.capitalize()):
         return _WORDS[word.lower()]
     if len(word) > 1 and word[0] == word[-1] == "'":
@@ -243,19 +243,19 @@ def _read(word: str) -> Any:
         raise ValueError(f"the value {word!r} cannot be read") from None
 
 
-def _written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_written, value))}]"
+        return f"[{', '.join(map(_format_value, value))}]"
     if isinstance(value, str):
-        return value if _reads_back(value) else json.dumps(value, ensure_ascii=False)
+        return value if _needs_no_quotes(value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value) if isinstance(value, int | float | dict | None) else repr(value)
 
 
-def _reads_back(text: str) -> bool:
+def _needs_no_quotes(text: str) -> bool:
     """Whether a text parses to itself without quotes."""
-    if not text or text != _collapsed(text) or set(text) & set("=(){}\"'"):
+    if not text or text != _collapse_spaces(text) or set(text) & set("=(){}\"'"):
         return False
     try:
-        return _split(text) == [text] and _read(text) == text
+        return _split_at_commas(text) == [text] and _parse_value(text) == text
     except ValueError:
         return False

@@ -51,9 +51,9 @@ def normalization(name: str, pretrained: str) -> Normalization | None:
                 content = json.loads((folder / file).read_text(encoding="utf-8"))
                 content = content.get(entry, {}) if entry else content
                 return Normalization(content["mean"], content["std"]) if content.get("mean") else None
-        known = _of_library(name, "default")
-        return known and known._replace(source=f"{_listed(known.mean)} and {_listed(known.std)}, as for {name}'s own")
-    return _of_library(name, pretrained)
+        known = _library_normalization(name, "default")
+        return known and known._replace(source=f"{_joined(known.mean)} and {_joined(known.std)}, as for {name}'s own")
+    return _library_normalization(name, pretrained)
 
 
 def imagenet_classes(name: str) -> list[str] | None:
@@ -64,7 +64,7 @@ def imagenet_classes(name: str) -> list[str] | None:
     return list(ResNet18_Weights.DEFAULT.meta["categories"]) if known else None
 
 
-def _of_library(name: str, pretrained: str) -> Normalization | None:
+def _library_normalization(name: str, pretrained: str) -> Normalization | None:
     """The normalisation that torchvision or timm gives for the weights `pretrained`; None for other networks."""
     if name.startswith("timm/"):
         import timm
@@ -83,7 +83,7 @@ def _of_library(name: str, pretrained: str) -> Normalization | None:
     return Normalization(list(transform.mean), list(transform.std))
 
 
-def _listed(values: Sequence[float]) -> str:
+def _joined(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
@@ -147,12 +147,12 @@ def _download(source: str, download: Callable[[], Any]) -> Any:
         return download()
     except Exception as error:  # huggingface_hub passes on any error of its HTTP library, torch any error of a bad file
         raise OSError(
-            f"{source} could not be downloaded or read ({_line(error)}); without a connection, "
+            f"{source} could not be downloaded or read ({_first_line(error)}); without a connection, "
             "download the file elsewhere and give its path"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
 

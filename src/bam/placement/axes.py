@@ -55,14 +55,12 @@ def follow(
         return known
     if last_map is None:
         return None
-    candidates = [last_map.axes, NCHW, NHWC]
+    orders = [last_map.axes, NCHW, NHWC]
     tokens: Sequence[int] = getattr(args[0], "shape", ())
     if len(tokens) == 3:  # (N, C, places) or (N, places, C)
         channels, height, width = last_map.sizes
-        candidates = [NCHW, NHWC] if tokens[1] == channels and tokens[2] == height * width else [NHWC, NCHW]
-    return next(
-        (axes for axes in candidates if axes in (NCHW, NHWC) and _can_hold(last_map, sizes_of(shape, axes))), None
-    )
+        orders = [NCHW, NHWC] if tokens[1] == channels and tokens[2] == height * width else [NHWC, NCHW]
+    return next((axes for axes in orders if axes in (NCHW, NHWC) and _can_hold(last_map, sizes_of(shape, axes))), None)
 
 
 def sizes_of(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, int, int]:

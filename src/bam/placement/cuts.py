@@ -50,10 +50,10 @@ def deepest(flow: Flow) -> Node | None:
         areas = [node.area for node in cut_maps]
         if areas and areas == sorted(areas, reverse=True) and areas[-1] <= 8 * area:
             return cut_maps[-1]
-    below = {node.time for node in smallest}  # the smallest maps and everything that depends on them
+    downstream = {node.time for node in smallest}  # the smallest maps and everything that depends on them
     for node in flow.nodes:
-        if any(source.time in below for source in node.sources):
-            below.add(node.time)
+        if any(source.time in downstream for source in node.sources):
+            downstream.add(node.time)
             if node.is_map and node.area > area:
                 return max((low for low in smallest if low.time < node.time), key=lambda low: low.time)
     return smallest[-1]

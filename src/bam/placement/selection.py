@@ -59,12 +59,12 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
     chosen = {site.label: site for word in words for site in _selected(model, flow, word, image)}
     sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
     sites.image = image
-    sites.convolutions = _entered(model, sites)
+    sites.convolutions = _replaceable_convolutions(model, sites)
     return sites
 
 
-def _entered(model: nn.Module, sites: Sites) -> dict[str, nn.Conv2d]:
-    """Label -> the convolution before which the site lies, as a copy on the meta device."""
+def _replaceable_convolutions(model: nn.Module, sites: Sites) -> dict[str, nn.Conv2d]:
+    """Label of a site before a convolution -> a copy of that convolution on the meta device."""
     layers = {site.label: model.get_submodule(site.name) for site in sites if site.before}
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {
@@ -157,16 +157,16 @@ def _matching(flow: Flow, pattern: str) -> list[Site]:
     if not sites:
         subject = f"module that matches {pattern!r} is called once and returns one feature map"
         subject = subject if names else f"module matches {pattern!r}"
-        raise ValueError(f"no {subject}; {_near(flow, pattern)}")
+        raise ValueError(f"no {subject}; {_nearest_sites(flow, pattern)}")
     return sites
 
 
 def _named(model: nn.Module, flow: Flow, word: str) -> Site:
     if _path(word) not in dict(model.named_modules()) or not _path(word):
-        raise ValueError(f"the model has no module {_path(word)!r}; {_near(flow, word)}")
+        raise ValueError(f"the model has no module {_path(word)!r}; {_nearest_sites(flow, word)}")
     site = _site(flow, word)
     if isinstance(site, str):
-        raise ValueError(f"{site}; {_near(flow, word)}")
+        raise ValueError(f"{site}; {_nearest_sites(flow, word)}")
     return site
 
 
@@ -187,7 +187,7 @@ def _site(flow: Flow, word: str) -> Site | str:
     return site_at(flow, name, node, before)
 
 
-def _near(flow: Flow, word: str) -> str:
+def _nearest_sites(flow: Flow, word: str) -> str:
     """The nearest valid sites: those above and below `word` in the module tree, and those with similar names."""
     valid = [name for name in flow.calls if name and isinstance(_site(flow, name), Site)]
     name = _path(word)

@@ -38,7 +38,7 @@ class Sites(tuple[Site, ...]):
 
     image: Image | None = None  #: the input of the forward pass that found them; None for the default
     notes: tuple[str, ...] = ()  #: remarks on down-samplings without a proper site
-    #: Label -> the convolution before which the site lies, without weights; attention may replace it.
+    #: Label of a site before a convolution -> that layer without weights, which attention may replace.
     convolutions: Mapping[str, nn.Conv2d] = {}
 
     @overload
@@ -112,7 +112,7 @@ class Sites(tuple[Site, ...]):
 
 
 class _Replacing(nn.Module):
-    """Attention that replaces a copy of `convolution`."""
+    """Attention together with a copy of the `convolution` that it replaces."""
 
     def __init__(self, attention: nn.Module, convolution: nn.Conv2d) -> None:
         super().__init__()

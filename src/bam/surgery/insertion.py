@@ -51,7 +51,7 @@ def attach(
             that is wrapped or compiled; an unknown attention name or option. The model is then unchanged.
     """
     refuse_wrapped(model, "attach to")
-    factory, spec = _specified(attention, identity, options)
+    factory, spec = _factory_and_spec(attention, identity, options)
     if spec.is_none:
         return model
     chosen = select_sites(model, spec.placed(factory) if sites is None else sites, image)
@@ -64,7 +64,7 @@ def attach(
     return model
 
 
-def _specified(
+def _factory_and_spec(
     attention: str | AttentionSpec | Callable[..., nn.Module], identity: bool, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], AttentionSpec]:
     """The module factory, and one specification from all arguments of `attach`."""
