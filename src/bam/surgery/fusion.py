@@ -60,7 +60,7 @@ def _constant(model: nn.Module) -> list[str]:
 def _warn(dropped: Sequence[str], constant: Sequence[str]) -> None:
     unused = []
     if dropped:
-        unused.append(f"at {', '.join(dropped)} it is the identity (scale 0), and the fused copy leaves it out")
+        unused.append(f"at {', '.join(dropped)} it is the identity (scale 0) and left out of the fused copy")
     if constant:
         unused.append(f"at {', '.join(constant)} its map is the same for every image (its last weights are 0)")
     if unused:
