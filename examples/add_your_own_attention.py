@@ -1,4 +1,4 @@
-"""Put an attention module of your own into a network, price it, see what it attends to, and compare it with BAM."""
+"""Put your own attention module into a network, count its cost, see what it attends to, and compare it with BAM."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ import bam
 
 
 class Gate(bam.AttentionModule):
-    """One logit a channel from the mean of that channel: F * sigmoid(w * mean(F))."""
+    """One logit per channel, from the channel's mean: F * sigmoid(w * mean(F))."""
 
     usual_sites, starts_as_identity = "every block", True
 

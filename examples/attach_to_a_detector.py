@@ -1,4 +1,4 @@
-"""A detector of torchvision gets attention, keeps its detections, and learns from one image a step.
+"""Attach attention to a torchvision detector, check that its detections stay the same, and train it for one step.
 
 python examples/attach_to_a_detector.py
 """
@@ -13,7 +13,7 @@ from bam.tasks.detection.metrics import Detections, mean_average_precision, voc_
 torch.manual_seed(0)
 detector = fasterrcnn_mobilenet_v3_large_320_fpn(
     weights=None, weights_backbone=None, num_classes=3, box_score_thresh=0.0
-)  # weights="DEFAULT" where there is a network
+)  # weights="DEFAULT" downloads pretrained weights
 images = [torch.rand(3, 240, 320)]
 before = detector.eval()(images)[0]
 
@@ -30,5 +30,5 @@ optimizer.step()
 print("losses:", *losses)
 
 truth = [Objects.of(boxes, labels)]
-found = [Detections(boxes + 8, torch.tensor([0.9]), labels)]  # a little beside: IoU 0.79
-print("VOC 2007 mAP:", mean_average_precision(voc_average_precision(truth, found, 2, rule="11 points")))
+detections = [Detections(boxes + 8, torch.tensor([0.9]), labels)]  # shifted by 8 pixels: IoU 0.79
+print("VOC 2007 mAP:", mean_average_precision(voc_average_precision(truth, detections, 2, rule="11 points")))

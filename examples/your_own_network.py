@@ -1,4 +1,4 @@
-"""A network of your own: see where attention would go and what it costs, choose the places, export it.
+"""Attention in your own network: see where it would go and what it costs, and choose the sites.
 
 python examples/your_own_network.py
 bam sites --model examples.your_own_network:small_net
@@ -14,7 +14,7 @@ import bam
 class SmallNet(nn.Module):
     """Three convolutions with pooling and activations as functions."""
 
-    input_size = (1, 28, 28)  # what the forward pass that looks for places is given; or image= below
+    input_size = (1, 28, 28)  # the image size for finding sites; or pass image= below
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class SmallNet(nn.Module):
 
 
 def small_net(num_classes: int = 10) -> nn.Module:
-    """What `--model examples.your_own_network:small_net` builds."""
+    """Build the network for `--model examples.your_own_network:small_net`."""
     return SmallNet(num_classes)
 
 
 if __name__ == "__main__":
     model = small_net()
     print(bam.find_bottlenecks(model))
-    bam.attach(model, sites="conv?", reduction=8)  # every convolution, by a pattern
+    bam.attach(model, sites="conv?", reduction=8)  # a pattern that selects every convolution
     print("attention at", *bam.attended(model), "-", bam.cost(model))

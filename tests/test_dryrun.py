@@ -45,7 +45,7 @@ class Lazy(nn.Module):
 def test_lazy_layers_are_refused_by_name(look):
     model = Lazy()
     with pytest.raises(
-        ValueError, match=r"'layer1.0.weight' has no shape yet: .* run the model once on an image before"
+        ValueError, match=r"'layer1.0.weight' has no shape yet: .* run the model once on an image first"
     ):
         look(model)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10) and isinstance(model.fc, nn.Linear)

@@ -145,7 +145,7 @@ EXAMPLES = {
         "attention at backbone.body.3, backbone.body.6, backbone.body.12 - detections unchanged: True",
         "VOC 2007 mAP: 1.0",
     ],
-    "attach_to_timm": ["attention at stages.0, stages.1, stages.2; unchanged: True", "inside of blocks: 8"],
+    "attach_to_timm": ["attention at stages.0, stages.1, stages.2; unchanged: True", "inside blocks: 8"],
     "your_own_network": ["attention at conv1 conv2 conv3 - 109,119 parameters"],
 }
 

@@ -64,7 +64,7 @@ def test_files_run_code_only_if_the_user_says_so(marked, capsys):
         ["compare", "--recipe", "gate.yaml", "--attention", "none,bam", "--out", "new"],
     ):
         assert cli.main(words) == 1
-        assert "names code to run, 'marking:net': nothing of it was run" in capsys.readouterr().err
+        assert "names code to run, 'marking:net', which was not run" in capsys.readouterr().err
     assert not (marked / "mark").exists()
     assert cli.main(["train", "--recipe", "r.yaml", "--model", "marking:net", "--out", "new", *TINY]) == 1
     assert "not a torch.nn.Module" in capsys.readouterr().err and (marked / "mark").exists()

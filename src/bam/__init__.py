@@ -1,6 +1,6 @@
-"""Attention at the bottlenecks of any CNN: find the places, attach it in one line, count what it costs, detach it.
+"""Attention at the bottlenecks of any CNN: find the sites, attach it in one line, count its cost, detach it.
 
-Everything here needs torch alone; training, comparing and reporting live in their own rooms and extras.
+Everything here needs only torch; training, comparing and reporting are subpackages with their own extras.
 """
 
 from bam.abort import restore

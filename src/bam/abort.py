@@ -1,4 +1,4 @@
-"""Ctrl-C while the command imports torch, which takes seconds: it ends without a traceback."""
+"""End without a traceback on Ctrl-C while the command imports torch, which takes seconds."""
 
 import os
 import signal
@@ -23,6 +23,6 @@ _before = signal.signal(signal.SIGINT, _stop) if _is_command() and not _ignored 
 
 
 def restore() -> None:
-    """Handle Ctrl-C as before: the imports are over."""
+    """Restore the handling of Ctrl-C, once the imports are over."""
     if _before is not None:
         signal.signal(signal.SIGINT, _before)

@@ -30,8 +30,8 @@ class Cost:
 def cost(model: nn.Module, image: Image | None = None) -> Cost:
     """Count the parameters of `model` and its multiply-adds (MACs) for one image, in eval mode.
 
-    Only convolutions and linear layers count, as in the "GFLOPs" of the BAM paper, and what attention modules say of
-    themselves (`AttentionModule.uncounted_macs`): deformable convolution, dynamic filters, grid sampling.
+    Only convolutions and linear layers count, as in the "GFLOPs" of the BAM paper, and the operations that attention
+    modules report (`AttentionModule.uncounted_macs`): deformable convolution, dynamic filters, grid sampling.
 
     Args:
         model: any network; it is left unchanged.
@@ -41,7 +41,7 @@ def cost(model: nn.Module, image: Image | None = None) -> Cost:
     Raises:
         ValueError: if the model cannot run on such an image.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, for which `import bam` should not wait
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which would slow down `import bam`
 
     uncounted: list[int] = []
 
@@ -74,13 +74,12 @@ def latency_ms(
 ) -> dict[str, float]:
     """Median milliseconds of a forward pass for each of `models`.
 
-    The models take turns, so that noise on the machine hits all of them alike. Modules are put into eval mode; other
-    callables are called as they are.
+    The models take turns, so that noise on the machine affects all of them alike. Modules are put into eval mode.
 
     Args:
-        models: by name: modules, or functions of the image.
+        models: modules, or functions of the image, by name.
         image: the input (N, C, H, W) of each forward pass.
-        rounds: forward passes measured per model; three more warm up.
+        rounds: measured forward passes per model, after three to warm up.
     """
     times: dict[str, list[float]] = {name: [] for name in models}
     synchronize = torch.cuda.synchronize if image.is_cuda else (lambda: None)
@@ -99,9 +98,9 @@ def latency_ms(
 
 
 def saved_bytes(compute: Callable[[], Any], *known: torch.Tensor) -> int:
-    """Bytes of memory that `compute()` keeps for a backward pass.
+    """The bytes of memory that `compute()` keeps for a backward pass.
 
-    Tensors in `known` do not count, as they are in memory anyway: parameters, buffers, the input.
+    Tensors in `known` do not count, because they are in memory anyway: parameters, buffers, the input.
     """
     storages: dict[int, int] = {}
 
@@ -111,7 +110,7 @@ def saved_bytes(compute: Callable[[], Any], *known: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = compute()  # held until the count is complete, so that no memory is reused
+        output = compute()  # kept until the count is complete, so that no memory is reused
     for tensor in known:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     del output

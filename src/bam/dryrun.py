@@ -1,4 +1,4 @@
-"""One forward pass without computing anything, to see which modules run and at which sizes."""
+"""Run one forward pass without computing anything, to see which modules run and at which sizes."""
 
 import contextlib
 import inspect
@@ -26,7 +26,7 @@ def dry_run(
     Args:
         model: any network that takes one image.
         image: a tensor (N, C, H, W) or a size, see `image_shape`.
-        method: what to call instead of the forward pass.
+        method: the method to call instead of the forward pass.
         watch: see `rehearse`.
 
     Raises:
@@ -37,10 +37,10 @@ def dry_run(
     shape = image_shape(model, image)
     try:
         return rehearse(model, image if isinstance(image, Tensor) else shape, method=method, watch=watch)
-    except Exception as error:  # a network may raise anything for an image that it does not take
-        what = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
+    except Exception as error:  # a network may raise anything for an image it does not take
+        problem = f"{type(model).__name__} cannot run on an image of shape {tuple(shape[1:])}"
         raise ValueError(
-            f"{what} ({str(error).partition(chr(10))[0]}); pass a suitable image or size as image=, and "
+            f"{problem} ({str(error).partition(chr(10))[0]}); pass a suitable image or size as image=, and "
             "wrap a network that takes more than one input in a module that takes the image alone"
         ) from error
 
@@ -52,17 +52,17 @@ def rehearse(
     method: str = "__call__",
     watch: Callable[[], None] | None = None,
 ) -> Any:
-    """Return the output of `module` for `x` in eval mode, without gradients and without the hooks it has.
+    """Return the output of `module` for `x` in eval mode, without gradients and without its own hooks.
 
     The pass runs on the meta device, where tensors have shapes but no values, with the default memory layout. A module
-    that cannot run there (because its control flow depends on values, say) runs for real. Either way it is left
-    unchanged. Whatever it raises in the real run is raised.
+    that cannot run there (say, because its control flow depends on values) runs for real, and raises its own errors.
+    Either way it is left unchanged.
 
     Args:
         module: any module that takes one tensor.
-        x: the tensor, or the shape of zeros.
-        method: what to call instead of the forward pass.
-        watch: called before each pass, to register hooks, which are gone after it.
+        x: the tensor, or a shape for zeros.
+        method: the method to call instead of the forward pass.
+        watch: called before each pass to register hooks, which are removed after it.
     """
     dtype = _floating_dtype(module)
     shape = tuple(x.shape) if isinstance(x, Tensor) else tuple(x)
@@ -79,7 +79,7 @@ def rehearse(
             _to_meta(module)
             with _QuickBatchNorm():
                 return run(torch.empty(shape, device="meta", dtype=dtype))
-    except Exception:  # a module that needs values may raise anything here; the real run below shows other errors
+    except Exception:  # a module that needs values may raise anything here; the real run raises other errors again
         pass
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     with left_as_it_was(module):
@@ -87,7 +87,7 @@ def rehearse(
 
 
 class _QuickBatchNorm(TorchFunctionMode):
-    """BatchNorm by running statistics gives an empty tensor; torch's own runs as slow Python on the meta device."""
+    """Make BatchNorm by running statistics return an empty tensor: on the meta device, torch's is slow Python."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is batch_norm and _is_quick(_BATCH_NORM.bind(*args, **(kwargs or {})).arguments):
@@ -98,17 +98,17 @@ class _QuickBatchNorm(TorchFunctionMode):
 _BATCH_NORM = inspect.signature(batch_norm)
 
 
-def _is_quick(given: Mapping[str, Any]) -> bool:
-    """Whether nothing can be wrong with these arguments of `batch_norm`, and it normalises by running statistics."""
-    x, parts = given["input"], [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+def _is_quick(arguments: Mapping[str, Any]) -> bool:
+    """Whether these arguments of `batch_norm` are certainly valid and make it use the running statistics."""
+    x, parts = arguments["input"], [arguments.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
     sizes = {tuple(part.shape) for part in parts if part is not None}
     fits = parts[0] is not None and x.dim() > 1 and sizes == {(x.shape[1],)}
-    return fits and not given.get("training") and x.is_meta and x.is_floating_point()
+    return fits and not arguments.get("training") and x.is_meta and x.is_floating_point()
 
 
 @contextlib.contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; on leaving, restore modes, tensors and all attributes that the pass set (caches)."""
+    """Set eval mode without gradients; afterwards restore modes, tensors and attributes set by the pass (caches)."""
     before = Snapshot(model)
     try:
         model.eval()
@@ -123,7 +123,7 @@ def _refuse_lazy_layers(model: nn.Module) -> None:
         if isinstance(value, UninitializedParameter | UninitializedBuffer):
             raise ValueError(
                 f"{name!r} has no shape yet: it belongs to a lazy layer, which takes its shape from the first input; "
-                "run the model once on an image before"
+                "run the model once on an image first"
             )
 
 
@@ -135,9 +135,9 @@ def _to_meta(model: nn.Module) -> None:
     meta_tensors: dict[int, Tensor] = {}  # by the id of the original
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise TypeError("the tensors of a ScriptModule cannot be replaced")  # so the model runs for real
+            raise TypeError("the tensors of a ScriptModule cannot be replaced")  # the model then runs for real
         containers: tuple[dict[str, Any], ...] = (own_parameters(module), own_buffers(module))
-        for tensors in containers:  # a plain tensor will do for one pass
+        for tensors in containers:  # a plain tensor is enough for one pass
             for name, value in tensors.items():
                 if value is not None:
                     meta = meta_tensors.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
@@ -181,7 +181,7 @@ def _timm_input_size(model: nn.Module) -> Sequence[int]:
 
 
 def _in_channels(model: nn.Module) -> int:
-    """The channels of the image: those of the first convolution's input, unless the image is rearranged before it."""
+    """The channels of the image: the input channels of the first convolution, unless the image is rearranged first."""
     convolutions = (m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
     first = next((conv.in_channels for conv in convolutions), 3)
     rearranged = first > 16 and _timm_input_size(model)  # timm's TResNet: blocks of 4 x 4 pixels become 48 channels

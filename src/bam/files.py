@@ -1,4 +1,4 @@
-"""Writing files without ever losing what was written before."""
+"""Write files without losing their earlier content, and check files that are read."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from typing import Any
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary file, flush it to disk, then rename it: `path` is never half-written.
 
-    Names of files and folders in a text need not be text; their bytes stay what they are.
+    File names in `content` that are not valid text (surrogate escapes) keep their bytes.
 
     Raises:
         OSError: e.g. for a full disk; the message names `path`, and the old file stays in place.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _named(path):
+    with _name_path_in_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
@@ -31,7 +31,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def strict_json(content: Any, *, indent: int | None = 1) -> str:
-    """The text of a JSON file; what is not finite is no JSON.
+    """`content` as the text of a JSON file, which cannot hold NaN and infinities.
 
     Raises:
         ValueError: for NaN and infinities.
@@ -45,7 +45,7 @@ def append(path: Path, text: str) -> None:
     Raises:
         OSError: the message names `path`; its earlier content is kept.
     """
-    with _named(path), open(path, "a", encoding="utf-8") as file:
+    with _name_path_in_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -55,7 +55,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
     """The dictionary in a JSON file.
 
     Raises:
-        ValueError: if it is damaged, or holds something else; the message ends with `advice`.
+        ValueError: if it is damaged, or holds no dictionary; the message ends with `advice`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,49 +67,49 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 
 def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: Path | str) -> None:
-    """Check the values of a file against their declared types; names without a type may be anything.
+    """Check the values of a file against their declared types; names without a type are not checked.
 
     Raises:
-        ValueError: naming `source` and the first value of another type.
+        ValueError: for the first value of another type; the message names `source`.
     """
     for name, kind in types.items():
-        if name in values and not _is_a(values[name], kind):
+        if name in values and not _has_type(values[name], kind):
             shown = f"{values[name]!r:.60}"
             expected = getattr(kind, "__name__", kind) if not typing.get_args(kind) else kind
             raise ValueError(f"{source} is damaged or from elsewhere: {name} must be of type {expected}, got {shown}")
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return True
     if origin is list:
-        return isinstance(value, list) and all(_is_a(item, parts[0]) for item in value)
+        return isinstance(value, list) and all(_has_type(item, parts[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict) and all(_is_a(item, parts[1]) for item in value.values())
+        return isinstance(value, dict) and all(_has_type(item, parts[1]) for item in value.values())
     if origin is not None:  # a union
-        return any(_is_a(value, part) for part in parts)
+        return any(_has_type(value, part) for part in parts)
     if kind in (int, float):
         return type(value) is int or (kind is float and type(value) is float)
     return isinstance(value, kind)
 
 
 def inside(folder: Path, name: str, source: Path | str, *, follow_links: bool = False) -> Path:
-    """The path of the file `name` below `folder`, as the file `source` says it.
+    """The path of the file `name`, which `source` names, inside `folder`.
 
     Raises:
         ValueError: if it lies elsewhere; with `follow_links`, also if a link in the folder leads elsewhere.
     """
     path = folder / name
-    whole = os.path.realpath if follow_links else os.path.abspath
-    if "\0" in name or not Path(whole(path)).is_relative_to(whole(folder)):
-        raise ValueError(f"{source} names the file {name!r}, which is not below {folder}: it is not read; correct it")
+    resolve = os.path.realpath if follow_links else os.path.abspath
+    if "\0" in name or not Path(resolve(path)).is_relative_to(resolve(folder)):
+        raise ValueError(f"{source} names the file {name!r}, which is not below {folder} and was not read: correct it")
     return path
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _name_path_in_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}; what was written before is untouched") from None
+        raise OSError(f"cannot write {path}: {error.strerror}; its earlier content is untouched") from None

@@ -1,4 +1,4 @@
-"""Objects of the user's own, named `<module>:<name>`; a file alone never makes one run."""
+"""Import the user's own objects by `<module>:<name>`; code named only in a file needs the user's trust."""
 
 import contextlib
 import importlib
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Names that the user gave in this process, not a file.
-_given: set[str] = set()
+#: Names that the user gave in this process, in contrast to names from files.
+_names_from_user: set[str] = set()
 _trusting = False
 
 
@@ -18,36 +18,36 @@ def load_object(name: str, example: str) -> Any:
     Names from files pass `refuse_code` first.
 
     Raises:
-        ValueError: if there is none; the message shows `example`.
+        ValueError: if it cannot be imported; the message shows `example`.
     """
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{name!r}: {error}; give {example}") from None
-    _given.add(name)
-    return found
+    _names_from_user.add(name)
+    return loaded
 
 
 def refuse_code(names: Iterable[str], source: Path | str) -> None:
-    """Refuse names of code that come from the file `source`, unless the user gave them, or trusts such files.
+    """Refuse names of code from the file `source`, unless the user gave the same names or trusts such files.
 
     Raises:
         ValueError: for the first name `<module>:<name>` that only the file gives.
     """
     for name in names:
-        if ":" in name and name not in _given and not _trusting:
+        if ":" in name and name not in _names_from_user and not _trusting:
             raise ValueError(
-                f"{source} names code to run, {name!r}: nothing of it was run; if you trust it, add --trust-code (in "
+                f"{source} names code to run, {name!r}, which was not run; if you trust it, add --trust-code (in "
                 "Python: with bam.objects.trusting_code())"
             )
 
 
 @contextlib.contextmanager
 def trusting_code(trust: bool = True) -> Iterator[None]:
-    """Within the context, records, recipes and comparisons may name code of the user's own, which then runs."""
+    """Within the context, code that records, recipes and comparisons name may run."""
     global _trusting
     before = _trusting
     _trusting = trust

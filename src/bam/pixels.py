@@ -1,4 +1,4 @@
-"""Pixel values: ImageNet's mean and deviation, and normalisation by any."""
+"""ImageNet's mean and deviation, and the normalisation of pixels."""
 
 from torch import Tensor
 

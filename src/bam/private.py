@@ -1,7 +1,7 @@
-"""The one file that touches private APIs of torch, torchvision, timm, Accelerate and argparse, each with its reason.
+"""The one file that uses private APIs of torch, torchvision, timm, Accelerate and argparse, each with its reason.
 
-Only torch is imported at the top. The carrier of attention (`attention/attended.py`) is the exception: it has hooks
-into `nn.Module` of its own.
+Only torch is imported at the top. The carrier of attention (`attention/attended.py`) is the exception: it has its own
+hooks into `nn.Module`.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """The dictionary of `module`'s own buffers, to look up and replace in the same way as parameters."""
+    """The dictionary of `module`'s own buffers, to look up and replace like parameters."""
     return module._buffers
 
 
@@ -65,10 +65,10 @@ def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
 
 
 def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Whether a call of `module` is the forward pass of `cls` and nothing else, so that it may be computed otherwise.
+    """Whether calling `module` runs the forward pass of `cls` and nothing else, so that other code may compute it.
 
-    Not if it has hooks, also for the backward pass, or a forward of its own: frameworks that move or quantise
-    parameters put one there. torch has no public way to list these.
+    False if it has hooks, for the forward or the backward pass, or its own `forward`: frameworks that move or quantise
+    parameters set one. torch has no public way to list these.
     """
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return type(module) is cls and not any(hooks) and "forward" not in module.__dict__
@@ -82,7 +82,7 @@ def without_hooks(module: nn.Module) -> nn.Module:
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
-    """The network inside of one from `torch.compile`, or `model`; torch has no public name for it."""
+    """The network that `torch.compile` wrapped, or `model` itself; torch has no public name for it."""
     return getattr(model, "_orig_mod", model)
 
 
@@ -103,7 +103,7 @@ def remove_forward_pre_hook(module: nn.Module, hook: Callable[..., Any]) -> None
 def stages_getter(network: nn.Module, stages: dict[str, str]) -> nn.Module:
     """A module that returns the outputs of some stages of `network` under new names, as in torchvision's detectors.
 
-    The public `create_feature_extractor` traces the network, which then is another module.
+    The public `create_feature_extractor` traces the network into another module.
     """
     from torchvision.models._utils import IntermediateLayerGetter
 
@@ -141,18 +141,18 @@ def feature_extractor(name: str | type[nn.Module]) -> type[nn.Module]:
 
 
 def is_dispatched(model: nn.Module) -> bool:
-    """Whether Accelerate moves the tensors of some module in and out when it is called; it leaves this mark."""
+    """Whether Accelerate moves tensors of a module to and from its device on each call; it marks such modules."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:
-    """Note the arguments `model` was built with, where timm looks for them when it saves; it has no public way."""
+    """Store the arguments `model` was built with where timm looks for them when it saves; it has no public way."""
     model._model_args = arguments  # type: ignore[assignment]  # nn.Module is annotated to hold modules and tensors
 
 
 @contextlib.contextmanager
 def accelerate_without_state() -> Iterator[None]:
-    """Hide the state that Accelerate keeps for the life of the process; afterwards it has that state again."""
+    """Hide the state that Accelerate keeps for the whole process, and restore it afterwards."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     kinds: tuple[Any, ...] = (PartialState, AcceleratorState, GradientState)

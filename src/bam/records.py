@@ -20,7 +20,7 @@ CLASSES = "classes.csv"  #: beside the record of a classification run: test imag
 class Measure:
     """A result used to compare networks, stored in records as a share of 1."""
 
-    key: str  #: its name in a record's history and final figures
+    key: str  #: its name in a record's history and final results
     label: str
     meaning: str
     higher_is_better: bool = False
@@ -49,10 +49,10 @@ class Record:
     #: One entry per epoch; "unreadable" is the number of training and test images left out, if any.
     history: list[dict[str, float]] = field(default_factory=list)
     final: dict[str, float] = field(default_factory=dict)  #: figures of the last epoch; empty until the run is complete
-    measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first decides
-    #: Why the run failed: step, lr, good_step (of the last good state) and reason; empty if it did not.
+    measures: list[Measure] = field(default_factory=list)  #: measures among the final figures; the first one decides
+    #: Why the run failed: step, lr, good_step (step of the last good state) and reason; empty if it did not fail.
     failure: dict[str, Any] = field(default_factory=dict)
-    #: For each time that the run was started or resumed, the environment then, and the step ("from_step").
+    #: One entry per start or resume of the run: the environment, and the first step ("from_step").
     stretches: list[dict[str, Any]] = field(default_factory=list)
     format: int = 1
 
@@ -88,7 +88,7 @@ class Record:
             raise ValueError(f"{path} is damaged (measures: {error}); move it away to run again") from None
         if record.final and not record.measures:  # a record of the first versions (classification only)
             record.measures = [measure for measure in (TEST_ERROR, TEST_ERROR_TOP5) if measure.key in record.final]
-        # Versions before trained on, and took what came out for a result.
+        # Earlier versions trained on after divergence and stored the outcome as a result.
         if not all(isinstance(value, int) or math.isfinite(value) for value in record.final.values()):
             record.failure = {"reason": "training diverged: its results are not finite"}
             record.final = {}
@@ -101,7 +101,7 @@ class ClassResult:
 
     name: str
     count: int  #: its test images, or its objects
-    errors: int | None = None  #: how many of these are wrong, where that is counted
+    errors: int | None = None  #: how many of these are wrong; None if this is not counted
     figures: dict[str, float] = field(default_factory=dict)  #: other results
 
 
@@ -109,13 +109,13 @@ class ClassResult:
 class Breakdown:
     """Results on labelled images, in total and class by class, as shares of 1."""
 
-    num_images: int  #: images that were measured
+    num_images: int  #: number of measured images
     measures: list[Measure]
     figures: dict[str, float]  #: measure -> result
     unit: str  #: what is counted in each class: "images" or "objects"
-    classes: list[ClassResult]  #: those that the images have
-    errors: dict[str, int] = field(default_factory=dict)  #: measure -> wrong images, where the measure counts them
-    predicted: list[str] = field(default_factory=list)  #: names of the columns of `confusion`
+    classes: list[ClassResult]  #: the classes that occur in the images
+    errors: dict[str, int] = field(default_factory=dict)  #: measure -> wrong images, for measures that count them
+    predicted: list[str] = field(default_factory=list)  #: column names of `confusion`
     confusion: list[list[int]] = field(default_factory=list)  #: images of each of `classes` by predicted class
 
 

@@ -1,4 +1,4 @@
-"""The state of a network's modules, to be put back: whatever changes a network does so entirely or not at all."""
+"""Snapshots of a network's modules, so that a change to a network happens completely or not at all."""
 
 import contextlib
 import copy
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def need_module(model: object) -> None:
-    """Raise a ValueError if `model` is no module."""
+    """Raise ValueError unless `model` is a `torch.nn.Module`."""
     if not isinstance(model, nn.Module):
         function = callable(model)
         hint = f"; did you forget the brackets: {getattr(model, '__name__', 'network')}(...)?" if function else ""
@@ -23,7 +23,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, values: Iterable[Tensor] = ()) -> None:
-        self._scripted = []  # they keep their attributes elsewhere
+        self._scripted = []  # ScriptModules keep their attributes elsewhere
         self._modules = []
         for module in model.modules():
             if isinstance(module, torch.jit.ScriptModule):
@@ -35,14 +35,14 @@ class Snapshot:
         self._values = [(value, value.detach().clone()) for value in values]
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for scripted, training in self._scripted:
             scripted.train(training)
         for module, cls, attributes, contents in self._modules:
-            object.__setattr__(module, "__class__", cls)  # past a `__setattr__` of the module's own
+            object.__setattr__(module, "__class__", cls)  # bypasses the module's own `__setattr__`
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for name, content in contents.items():  # among them parameters, buffers and submodules
+            for name, content in contents.items():  # including parameters, buffers and submodules
                 container = attributes[name]
                 container.clear()
                 container.extend(content) if isinstance(content, list) else container.update(content)
@@ -55,7 +55,7 @@ class Snapshot:
 
 @contextlib.contextmanager
 def all_or_nothing(model: nn.Module, values: Iterable[Tensor] = ()) -> Iterator[None]:
-    """If the body raises, `model` is as it was before; `values` are the tensors whose values the body may change."""
+    """Restore `model` if the body raises; `values` are the tensors whose values the body may change."""
     before = Snapshot(model, values)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tensors from untrusted files: reading them without executing code, and checking that they fit a network."""
+"""Read tensors from untrusted files without executing code, and check that they fit a network."""
 
 import re
 import warnings
@@ -37,7 +37,7 @@ def read_pickle(path: Path) -> Any:
     _need_file(path)
     try:
         with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on old formats and TorchScript archives, which are refused below
+            warnings.simplefilter("ignore")  # about old formats and TorchScript archives, which are refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
@@ -62,7 +62,7 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
     Raises:
         ValueError: if names, shapes or types differ from the network's.
     """
-    state = network.state_dict()  # has version metadata, which some modules need and tensor files lack
+    state = network.state_dict()  # has version metadata that some modules need and tensor files lack
     check_fit(state, tensors, path, name)
     state.update(tensors)
     network.load_state_dict(state)
@@ -98,14 +98,14 @@ def _kind(tensor: Tensor) -> str:
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """At most `most` names, separated by commas, and the number of those left out."""
+    """At most `most` names, separated by commas, and the number of further names."""
     words = [str(name) for name in names]
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
 
 
 def safetensors() -> Any:
-    """The safetensors library; raises an ImportError that says what to install."""
+    """Import the safetensors library; the ImportError says what to install."""
     try:
         import safetensors.torch
     except ImportError:

@@ -57,7 +57,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         **options: Any,
     ) -> nn.Module:
         start_as_identity = pretrained if identity is None else identity
-        # A folder or hub holds what was saved under this name, attention included; timm's own weights have none.
+        # Weights from a folder or the hub were saved under this name and include attention; timm's own weights do not.
         cfg = options.get("pretrained_cfg")
         saved = isinstance(cfg, dict) and cfg.get("source") in ("local-dir", "hf-hub")
 
@@ -84,7 +84,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 def _finishing(extractor: type[nn.Module], finish: Callable[[nn.Module], nn.Module]) -> type[nn.Module]:
-    """`extractor`, which finishes the whole network before it drops the parts that it does not need."""
+    """A class like `extractor` that calls `finish` on the whole network before it drops the parts it does not need."""
 
     def build(self: nn.Module, network: nn.Module, *arguments: Any, **options: Any) -> None:
         extractor.__init__(self, finish(network), *arguments, **options)

@@ -141,5 +141,5 @@ def test_names_and_options_are_checked():
     ):
         with pytest.raises(ValueError, match=message):
             make()
-    with pytest.raises(ValueError, match="need one width D, got"):
+    with pytest.raises(ValueError, match="same width D, got"):
         built("none")(torch.ones(1, 2, 4), torch.ones(1, 2, 6), torch.ones(1, 6))

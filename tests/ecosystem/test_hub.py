@@ -65,7 +65,7 @@ def test_pretrained_starts_as_the_plain_network(monkeypatch):
     assert not torch.allclose(load("bam_resnet18", True, identity=False).eval()(IMAGES), plain(IMAGES))
     body = load("bam_resnet18", True, num_classes=10).state_dict()
     assert body["fc.weight"].shape == (10, 512) and torch.equal(body["conv1.weight"], plain.conv1.weight)
-    with pytest.raises(ValueError, match="no weights 'IMAGENET1K_V9' for resnet18; known are"):
+    with pytest.raises(ValueError, match="no weights 'IMAGENET1K_V9' for resnet18; known tags:"):
         load("attended", "resnet18", "IMAGENET1K_V9")
 
 

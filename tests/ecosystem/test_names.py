@@ -137,7 +137,7 @@ def test_pruning_and_parametrizing_a_layer_that_is_a_site():
     model = layers()
     parametrize.register_parametrization(model.layer1[0].bn2, "weight", nn.Identity())
     assert torch.equal(model(IMAGE), expected) and len(bam.attended(model)) == 8
-    with pytest.raises(ValueError, match="undo what was done to the module since"):
+    with pytest.raises(ValueError, match="undo later changes to the module"):
         bam.detach(model)
     assert len(bam.attended(model)) == 8
     parametrize.remove_parametrizations(model.layer1[0].bn2, "weight")

@@ -56,7 +56,7 @@ def test_auto_is_triton_only_where_a_measurement_says_so(monkeypatch):
 
 
 def refused(match, function, *inputs):
-    with pytest.raises(RuntimeError, match=f"kernel='triton' or BAM_KERNEL=triton asks: .*{match}.*kernel='torch'"):
+    with pytest.raises(RuntimeError, match=f"kernel='triton' or BAM_KERNEL=triton: .*{match}.*kernel='torch'"):
         function(*inputs)
 
 

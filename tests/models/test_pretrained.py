@@ -311,11 +311,11 @@ def test_classes_of_the_tag_and_several_classifiers_of_timm(monkeypatch):
         (
             "resnet50",
             "IMAGENET1K_V3",
-            "torchvision has no weights 'IMAGENET1K_V3' for resnet50; known are IMAGENET1K_V1, ",
+            "torchvision has no weights 'IMAGENET1K_V3' for resnet50; known tags: IMAGENET1K_V1, ",
         ),
-        ("resnet50", "a1_in1k", "known are IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
-        ("timm/resnet18", "a7_in1k", "timm has no weights 'a7_in1k' for resnet18; known are default, a1_in1k, "),
-        ("timm/resnet18", "IMAGENET1K_V1", "timm has no weights 'IMAGENET1K_V1' for resnet18; known are default, "),
+        ("resnet50", "a1_in1k", "known tags: IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"),
+        ("timm/resnet18", "a7_in1k", "timm has no weights 'a7_in1k' for resnet18; known tags: default, a1_in1k, "),
+        ("timm/resnet18", "IMAGENET1K_V1", "timm has no weights 'IMAGENET1K_V1' for resnet18; known tags: default, "),
         ("timm/resnet10t_", "default", "timm has no weights for resnet10t_: give the path of a file"),
         (
             "mnasnet0_5x",

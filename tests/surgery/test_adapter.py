@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_told_and_changes_nothing(plain, tmp_path):
         bam.load_attention(get_model("vgg11"), path)
     with pytest.raises(ValueError, match=r"holds bam for 'layer1', this model has bam\(dilation=1\)"):
         bam.load_attention(bam.attach(copy.deepcopy(plain), dilation=1), path)
-    with pytest.raises(ValueError, match="holds nothing for the attention at layer4"):
+    with pytest.raises(ValueError, match="has no attention for 'layer4'"):
         bam.load_attention(bam.attach(copy.deepcopy(plain), sites=["layer1", "layer4"]), path)
     assert not bam.attended(other)
 

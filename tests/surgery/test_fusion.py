@@ -272,7 +272,7 @@ def test_what_would_not_load_is_not_saved(tmp_path):
     bam.save_attention(model, tmp_path / "attention.safetensors")
     save_pretrained(model, tmp_path / "net", backbone="resnet18", mean=[0.5] * 3, std=[0.5] * 3, image_size=64)
     fused = bam.fuse(model)
-    with pytest.raises(ValueError, match="is fused.*save the model that bam.fuse was given"):
+    with pytest.raises(ValueError, match="is fused.*save the model that you passed to bam.fuse"):
         bam.save_attention(fused, tmp_path / "fused.safetensors")
     with pytest.raises(ValueError, match="not written: .*is fused.*save the model that"):
         save_pretrained(fused, tmp_path / "fused", backbone="resnet18", mean=[0.5] * 3, std=[0.5] * 3, image_size=64)

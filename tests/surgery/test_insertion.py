@@ -263,7 +263,7 @@ def test_items_of_a_stage_can_be_replaced(gated):
     block = gated.layer2[0]
     gated.layer1[0] = nn.Identity()
     assert isinstance(gated.get_submodule("layer1.0"), nn.Identity) and gated.layer2[0] is block
-    with pytest.raises(IndexError, match="its attention: bam.detach"):
+    with pytest.raises(IndexError, match="its attention: remove it with bam.detach"):
         gated.layer1[-1] = nn.Identity()
 
 
@@ -273,14 +273,14 @@ def test_attention_that_fails_leaves_the_model_as_it_was(plain):
     with pytest.raises(ValueError):
         bam.attach(model, lambda channels: nn.Conv2d(channels, channels + 1, 1), sites="layer1")
     assert modules_and_ids(model) == before and torch.equal(model(IMAGE), plain(IMAGE))
-    with pytest.raises(ValueError, match="give a name or what builds a module"):
+    with pytest.raises(ValueError, match="expected a name or a callable"):
         bam.attach(model, None)
 
 
 def test_what_builds_no_module_is_told_and_leaves_the_model_alone(plain):
     model = copy.deepcopy(plain)
     for build in (lambda channels: nn.Identity() if channels == 64 else None, bam.BAM(64)):
-        with pytest.raises(ValueError, match="attention: .*NoneType|attention: .* not a BAM"):
+        with pytest.raises(ValueError, match="attention: .*NoneType|attention: .*got a BAM"):
             bam.attach(model, build)
     assert not bam.attended(model)
 

@@ -1,4 +1,4 @@
-"""Attention modules: the contract that all keep, one file per paper, their table, and what carries them."""
+"""Attention modules, one file per paper: their contract, their table, and the class that carries them in a network."""
 
 from bam.attention.attended import Attended
 from bam.attention.bam import BAM, BAMChannel, BAMSpatial

@@ -1,8 +1,8 @@
-"""What carries attention: the module that it follows, whose class becomes one that runs the attention, too.
+"""The carrier of attention: the module at a site, whose class changes to a subclass that also runs the attention.
 
-torch itself changes the class of a module in place where the module must stay itself: `nn.utils.parametrize` makes
-`ParametrizedLinear`, `fully_shard` makes `FSDPLinear`. So no key of a state dict, no name of a parameter or module and
-no `isinstance` changes, for any tool.
+So state-dict keys, names of parameters and modules, and `isinstance` stay the same for every tool. torch changes the
+class of a module in place for the same reason: `nn.utils.parametrize` makes `ParametrizedLinear`, `fully_shard` makes
+`FSDPLinear`.
 """
 
 import functools
@@ -19,22 +19,22 @@ from bam.attention.spec import SiteSpec
 from bam.private import NormBase
 
 _STATE = ("attention_before", "attention_axes", "attention_enabled", "attention_spec")
-#: An attribute of the attention: the state of the module that carries it, for whoever moves it to another one.
+#: The attribute of the attention that holds its carrier's state, for when it moves to another carrier.
 _CARRIED = "attention_carried"
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  #: a class -> its attended form
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}  #: plain class -> its attended subclass
 
 
 class Attended(nn.Module):
-    """A module with the child `attention`, which refines its output (or its first argument).
+    """A module whose child `attention` refines its output (or its first argument).
 
-    Made by `carry`, never built: the class of such a module is a subclass of this and of its own class.
+    It is never constructed: `carry` changes the class of an existing module to a subclass of this class and its own.
 
     Attributes:
-        attention: keeps the shape (N, C, H, W).
-        attention_before: the first argument is refined, not the output.
+        attention: the attention module, which keeps the shape (N, C, H, W).
+        attention_before: whether it refines the first argument, not the output.
         attention_axes: "NCHW", or "NHWC" for a feature map (N, H, W, C).
         attention_enabled: whether the attention runs.
-        attention_spec: how it was built.
+        attention_spec: the specification it was built from.
     """
 
     attention: nn.Module
@@ -44,21 +44,21 @@ class Attended(nn.Module):
     attention_spec: SiteSpec
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """attention(module(...)), or module(attention(...), ...), or the attention in the place of a convolution."""
+        """attention(module(...)), or module(attention(...), ...), or the attention instead of a convolution."""
         if self.attention_enabled and takes_place(self.attention):
             return self.attention(args[0] if args else kwargs["input"], weight=self.weight, bias=self.bias)
-        return self._leaving(super().forward(*self._entering(args), **kwargs))
+        return self._refined_output(super().forward(*self._refined_arguments(args), **kwargs))
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = name == "forward" and isinstance(value, MethodType) and value.__self__ is self
         if own and type(self).forward is Attended.forward is not value.__func__:
-            value = functools.partial(_attended_way, self, value)  # Ultralytics' `fuse` and `export` do this
+            value = functools.partial(_attended_way, self, value)  # as Ultralytics' `fuse` and `export` do
         super().__setattr__(name, value)
 
-    def _entering(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _refined_arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._refine(args[0]), *args[1:]) if self.attention_enabled and self.attention_before else args
 
-    def _leaving(self, output: Any) -> Any:
+    def _refined_output(self, output: Any) -> Any:
         return self._refine(output) if self.attention_enabled and not self.attention_before else output
 
     def _refine(self, features: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class Attended(nn.Module):
         raise not_scriptable()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """As the plain class, whose attended form is made again: classes made at run time have no name to pickle."""
+        """Pickle as the plain class and rebuild the attended one: a class made at run time has no name to pickle."""
         reduced: Any = super().__reduce_ex__(max(2, protocol))
         function, arguments, *rest = reduced
         if arguments and arguments[0] is type(self) and "_plain_class" in vars(type(self)):
@@ -79,60 +79,60 @@ class Attended(nn.Module):
 
 
 class _AttendedSequential(Attended, nn.Sequential):
-    """A sequence with attention as one more module: whoever iterates over it (timm's checkpointing) runs it, too."""
+    """A sequence with the attention as one more module, for code that iterates over it (timm's checkpointing)."""
 
-    _among = True  #: whether the attention is shown as a module of the sequence
+    _counts_attention = True  #: whether the attention counts as a module of the sequence
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The modules of the sequence and the attention, by the sequence's own forward pass."""
+        """Run the modules of the sequence and the attention by the sequence's own forward pass."""
         return super(Attended, self).forward(*args, **kwargs)
 
-    def _plain(self) -> list[nn.Module]:
+    def _plain_modules(self) -> list[nn.Module]:
         return [module for module in super(Attended, self).__iter__() if module is not self.attention]
 
     def __iter__(self) -> Iterator[nn.Module]:
-        """The modules and, while it is enabled, the attention, in the order in which they run."""
-        if not (self.attention_enabled and self._among):
-            return iter(self._plain())
+        """The modules and, if it is enabled, the attention, in the order they run."""
+        if not (self.attention_enabled and self._counts_attention):
+            return iter(self._plain_modules())
         refine = _Permuted(self.attention) if self.attention_axes == "NHWC" else self.attention
-        return iter([refine, *self._plain()] if self.attention_before else [*self._plain(), refine])
+        return iter([refine, *self._plain_modules()] if self.attention_before else [*self._plain_modules(), refine])
 
     def __len__(self) -> int:
-        """How many there are of them."""
-        return len(self._plain()) + (self.attention_enabled and self._among)
+        """The number of modules, including the attention if it is enabled."""
+        return len(self._plain_modules()) + (self.attention_enabled and self._counts_attention)
 
     def __getitem__(self, key: Any) -> Any:
-        """A module of the sequence, or for a slice a plain sequence of them."""
+        """A module, or a plain sequence for a slice."""
         modules = list(self)
         return nn.Sequential(*modules[key]) if isinstance(key, slice) else modules[key]
 
     def __setitem__(self, key: int, module: nn.Module) -> None:
-        """Replace a module of the sequence; IndexError at the attention's own place."""
+        """Replace a module of the sequence; raises IndexError at the position of the attention."""
         names = [name for name, child in self._modules.items() if child is not self.attention]
-        if self.attention_enabled and self._among:
+        if self.attention_enabled and self._counts_attention:
             names.insert(0 if self.attention_before else len(names), "attention")
         name = names[range(len(names))[key]]
         if name == "attention":
-            raise IndexError(f"at {key} of this sequence is its attention: bam.detach(model) takes it out")
+            raise IndexError(f"position {key} of this sequence is its attention: remove it with bam.detach(model)")
         setattr(self, name, module)
 
 
 class _AttendedOwnSequence(_AttendedSequential):
-    """A sequence with a forward pass of its own, which may run over itself: it shows its own modules alone."""
+    """A sequence with its own forward pass, which may iterate over itself: it lists only its plain modules."""
 
-    _among = False
+    _counts_attention = False
     forward = Attended.forward
 
 
 class _AttendedChildren(Attended):
-    """A module whose forward pass runs its children one after the other (timm's RegNet): attention is one of them."""
+    """A module whose forward pass runs its children in turn (timm's RegNet): the attention is one of them."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The children and the attention, by the module's own forward pass."""
+        """Run the children and the attention by the module's own forward pass."""
         return super(Attended, self).forward(*args, **kwargs)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The children in the order in which they run; stand-ins let `train`, `apply` and `to` reach the attention."""
+        """The children in the order they run; stand-ins let `train`, `apply` and `to` reach the attention."""
         children = [pair for pair in super().named_children() if pair[1] is not self.attention]
         refine: nn.Module = self.attention
         if not self.attention_enabled:
@@ -144,16 +144,16 @@ class _AttendedChildren(Attended):
 
 
 class _AttendedWithTap(Attended):
-    """A block with a second way through it, which also returns a map from inside (timm's aligned Xception)."""
+    """A block with a second forward method, which also returns an inner map (timm's aligned Xception)."""
 
     def forward_with_tap(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The refined output, and the map inside."""
+        """The refined output and the inner map."""
         plain: Any = super()
-        output, tap = plain.forward_with_tap(*self._entering((x,)))
-        return self._leaving(output), tap
+        output, tap = plain.forward_with_tap(*self._refined_arguments((x,)))
+        return self._refined_output(output), tap
 
     def prune_to_tap(self) -> None:
-        """Drop what follows the map inside, and with it attention to the output."""
+        """Drop the layers after the inner map, and attention to the output with them."""
         plain: Any = super()
         plain.prune_to_tap()
         if not self.attention_before:
@@ -161,7 +161,7 @@ class _AttendedWithTap(Attended):
 
 
 class _AttendedDict(Attended):
-    """A dictionary of modules whose forward pass runs over itself, as DenseNet's: it shows its own modules alone."""
+    """A module dictionary whose forward pass iterates over itself (DenseNet's): it lists only its plain modules."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -171,22 +171,22 @@ class _AttendedDict(Attended):
 
     def keys(self) -> Any:
         """The names of the plain modules."""
-        return self._own().keys()
+        return self._plain_modules().keys()
 
     def values(self) -> Any:
         """The plain modules."""
-        return self._own().values()
+        return self._plain_modules().values()
 
     def items(self) -> Any:
         """The plain modules with their names."""
-        return self._own().items()
+        return self._plain_modules().items()
 
-    def _own(self) -> dict[str, nn.Module | None]:
+    def _plain_modules(self) -> dict[str, nn.Module | None]:
         return {name: module for name, module in self._modules.items() if module is not self.attention}
 
 
 class _Skipped(nn.Module):
-    """Stands for attention that is switched off, where somebody runs the parts of a stage."""
+    """Stand-in for attention that is switched off, for code that runs the parts of a stage."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -200,15 +200,15 @@ class _Skipped(nn.Module):
 
 
 class _Permuted(_Skipped):
-    """Stands for the attention of a stage of (N, H, W, C), where somebody runs its parts."""
+    """Stand-in for attention to maps (N, H, W, C), for code that runs the parts of a stage."""
 
     def forward(self, features: Tensor) -> Tensor:
         return self.attention(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _attended_way(module: Attended, way: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The forward pass of a module which somebody leads another way: by a method that knows nothing of attention."""
-    return module._leaving(way(*module._entering(args), **kwargs))
+def _attended_way(module: Attended, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `method`, which replaced the forward pass of `module` and ignores attention, with the attention."""
+    return module._refined_output(method(*module._refined_arguments(args), **kwargs))
 
 
 def carry(module: nn.Module, attention: nn.Module, spec: SiteSpec, *, before: bool = False, axes: str = "NCHW") -> None:
@@ -227,7 +227,7 @@ def _carry(module: nn.Module, attention: nn.Module, state: dict[str, Any]) -> No
 
 
 def release(module: nn.Module) -> None:
-    """Take the attention out of a module that carries it, in place; it is then as it was before."""
+    """Remove the attention from a module, in place; the module is then as it was before `carry`."""
     plain, attention = plain_class(type(module)), module.attention
     assert isinstance(attention, nn.Module)
     attention.__dict__.pop(_CARRIED, None)
@@ -235,20 +235,20 @@ def release(module: nn.Module) -> None:
     for name in _STATE:
         del module.__dict__[name]
     module.__class__ = plain
-    way = vars(module).get("forward")
-    if isinstance(way, functools.partial) and way.func is _attended_way:
-        module.forward = way.args[1]
+    forward = vars(module).get("forward")
+    if isinstance(forward, functools.partial) and forward.func is _attended_way:
+        module.forward = forward.args[1]
 
 
 def plain_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class of an attended module without attention.
+    """The class that a module had before it carried attention.
 
     Raises:
-        ValueError: if somebody has changed the class since.
+        ValueError: if the class has been changed since.
     """
     if "_plain_class" not in vars(cls):
         raise ValueError(
-            f"{cls.__name__} is no class of attach's: undo what was done to the module since (parametrize?)"
+            f"{cls.__name__} is not a class made by bam.attach: undo later changes to the module first (parametrize?)"
         )
     return vars(cls)["_plain_class"]
 
@@ -272,7 +272,7 @@ def _attended_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _new(cls: type[nn.Module]) -> nn.Module:
-    """An attended module without its state, which whoever copies or unpickles it adds."""
+    """An attended module without its state, which copying or unpickling then fills in."""
     _follow_replaced_layers()
     attended = _attended_class(cls)
     return attended.__new__(attended)
@@ -280,15 +280,15 @@ def _new(cls: type[nn.Module]) -> nn.Module:
 
 @functools.cache
 def _follow_replaced_layers() -> None:
-    """From now on attention stays at its site when somebody replaces a normalisation layer that carries it.
+    """Keep attention at its site, from now on, when the normalisation layer that carries it is replaced.
 
-    `SyncBatchNorm.convert_sync_batchnorm` and its like make another layer and copy the children, or not even these. The
-    attention would be lost without a word. torch tells of each module that is put into another one.
+    Converters such as `SyncBatchNorm.convert_sync_batchnorm` make a new layer and copy at most the children, which
+    would lose the attention silently. torch calls this hook for each module that is registered in another one.
     """
-    register_module_module_registration_hook(_follow)
+    register_module_module_registration_hook(_move_to_new_layer)
 
 
-def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
+def _move_to_new_layer(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     if name == "attention" and _CARRIED in getattr(new, "__dict__", {}) and not isinstance(parent, Attended):
         assert new is not None
         if is_norm(parent):
@@ -296,7 +296,7 @@ def _follow(parent: nn.Module, name: str, new: nn.Module | None) -> None:
     old = parent._modules.get(name)
     if not (isinstance(old, Attended) and is_norm(old)) or new is None or isinstance(new, Attended):
         return
-    if old not in new.modules():  # it does not wrap the layer
+    if old not in new.modules():  # unless it wraps the layer
         _carry(new, old.attention, {key: old.__dict__[key] for key in _STATE})
         if is_frozen(new) or is_frozen(old):
             for part in old.attention.modules():

@@ -27,7 +27,7 @@ for _name in ("check_features", "gate", "pool_and_reduce"):
 
 _BRANCHES = ("both", "channel", "spatial")
 _LAYOUTS = ("paper", "released")
-_NEUTRAL = {"sum": 0.0, "product": 1.0, "max": -1e4}  #: logits that leave the other branch's alone
+_NEUTRAL = {"sum": 0.0, "product": 1.0, "max": -1e4}  #: logits with which the other branch alone determines the map
 
 
 class ChannelBranch(nn.Module):
@@ -97,7 +97,7 @@ class BAM(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
+    Submodules: `channel.{reduce,norm,expand,closing}`, `spatial.{reduce,norm,context,project,closing}`; `channel` or
     `spatial` is None if `branch` leaves it out.
 
     Raises:
@@ -158,21 +158,21 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        if not runs_as_written(reduce, nn.Conv2d):  # it must be called
+        if not runs_as_written(reduce, nn.Conv2d):  # it has hooks or its own forward: call it
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
         return features, self.channel(averages), self.spatial(reduced)
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """Mc(F), Ms(F), M(F) = sigmoid(Mc(F) + Ms(F)) and the gain; the identity's scalar only affects the gain."""
+        """Mc(F), Ms(F), M(F) = sigmoid(Mc(F) + Ms(F)) and the gain; the identity scalar affects only the gain."""
         channel, spatial = self.branches(features)
         logits = [branch.to(features.dtype) for branch in (channel, spatial) if branch is not None]
         combined = (logits[0] if len(logits) == 1 else COMBINE[self.combine](*logits)).sigmoid()
         return AttentionMaps(gain(features, self(features)), channel, spatial, combined)
 
     def logit_branches(self) -> dict[str, Branch]:
-        """The channel and the spatial branch; zeros in the place of one leave the other (ones for "product")."""
+        """The channel and the spatial branch; logits of 0 (1 for "product", -1e4 for "max") leave the other alone."""
         if self.channel is None or self.spatial is None:
             return {}
         neutral = _NEUTRAL[self.combine]

@@ -1,4 +1,4 @@
-"""Batch normalisation: a layer that works even if a batch statistic is undefined, and freezing of any BatchNorm."""
+"""Batch normalisation: a layer that accepts a single value per channel, and freezing of any BatchNorm."""
 
 import re
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from bam.private import NormBase, remove_forward_pre_hook
 
 
 class BatchNormTensors(NamedTuple):
-    """The tensors of a BatchNorm; without `num_batches`, the running statistics stay as they are."""
+    """The tensors of a BatchNorm; without `num_batches`, the running statistics are not updated."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -21,9 +21,9 @@ class BatchNormTensors(NamedTuple):
 
 
 def batch_normalize(x: Tensor, tensors: BatchNormTensors, training: bool, momentum: float | None, eps: float) -> Tensor:
-    """Normalise x (N, C, ...) as `nn.BatchNorm2d` does, a single value per channel by the running statistics.
+    """Normalise x (N, C, ...) as `nn.BatchNorm2d` does, but a single value per channel by the running statistics.
 
-    Without running statistics, a single value is normalised by mean 0 and variance 1, where these would begin.
+    Without running statistics, a single value is normalised by their initial values, mean 0 and variance 1.
     """
     mean, var, num_batches, weight, bias = tensors
     if x.numel() <= x.shape[1]:
@@ -44,9 +44,9 @@ torch.fx.wrap("batch_normalize")  # branches on the shape of its input, so torch
 class BatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d` for (N, C) and (N, C, H, W) that accepts a training batch with one value per channel.
 
-    The variance of a single value is undefined, and PyTorch raises. This layer normalises such a batch with the running
-    statistics, without updating them. This happens in the channel branch for a batch of one image. Otherwise it is
-    configured as any `nn.BatchNorm2d`: `track_running_stats`, `momentum`, no running statistics at all.
+    The variance of a single value is undefined, and PyTorch raises an error. This layer normalises such a batch by the
+    running statistics, without updating them. The channel branch needs this for a batch of one image. All settings of
+    `nn.BatchNorm2d` work: `track_running_stats`, `momentum`, no running statistics at all.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,24 +57,24 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def normalize_averages(norm: nn.Module, averages: Tensor) -> Tensor:
-    """`norm` of averages (N, C); what others put in the place of a `BatchNorm` takes (N, C, 1, 1)."""
+    """Apply `norm` to averages (N, C); layers that replaced a `BatchNorm` get (N, C, 1, 1)."""
     if isinstance(norm, BatchNorm | nn.SyncBatchNorm | nn.Identity):
         return norm(averages)
     return norm(averages[:, :, None, None]).flatten(1)
 
 
 def is_norm(layer: nn.Module) -> bool:
-    """Whether it is a normalisation layer; those of torch, timm and torchvision share names, but no base class."""
+    """Whether `layer` is a normalisation layer, by name: torch's, timm's and torchvision's share no base class."""
     return any(re.search("(Batch|Group|Layer|Instance|RMS)Norm", cls.__name__) for cls in type(layer).__mro__)
 
 
 def is_frozen(norm: nn.Module) -> bool:
-    """Whether it is one of the BatchNorms of timm or torchvision whose statistics never change."""
+    """Whether `norm` is a FrozenBatchNorm of timm or torchvision, whose statistics never change."""
     return "FrozenBatchNorm" in type(norm).__name__
 
 
 def freeze_statistics(norm: NormBase, frozen: bool = True) -> None:
-    """Make a BatchNorm always normalise by its running statistics, in any mode, or undo that."""
+    """Make a BatchNorm normalise by its running statistics in every mode; `frozen=False` undoes that."""
     remove_forward_pre_hook(norm, normalize_by_running_statistics)
     if frozen:
         norm.register_forward_pre_hook(normalize_by_running_statistics)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bam.attention.contract import Branch, identity_scale
 from bam.attention.reweighting import Reweighting, Weights
 
-_OPEN = 1e4  #: a logit whose sigmoid is 1 in any type
+_OPEN = 1e4  #: a logit whose sigmoid is 1 in every type
 
 
 class ChannelAttention(nn.Module):
@@ -42,16 +42,16 @@ class CBAM(Reweighting):
 
     The paper puts it on the residual branch of every block, before the addition. The layers have biases, which the
     paper's parameter counts include. The authors' released code adds a BatchNorm after the 7x7 convolution; the
-    paper's equations have none, and neither has this module.
+    paper's equations and this module do not.
 
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
-        identity: blend the map M = Mc(F) * Ms(F') in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the map M = Mc(F) * Ms(F') by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,expand}` (W0, W1), `spatial.mix` (f7x7).
+    Submodules: `channel.{reduce,expand}` (W0, W1), `spatial.mix` (f7x7).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).
@@ -76,10 +76,10 @@ class CBAM(Reweighting):
     def weights(self, features: Tensor) -> Weights:
         """M = Mc(F) * Ms(F') and the logits of both."""
         channel = self.channel(features).to(features.dtype)
-        what = channel.sigmoid()
-        spatial = self.spatial(features * what).to(features.dtype)
-        return Weights(what * spatial.sigmoid(), channel, spatial)
+        channel_map = channel.sigmoid()
+        spatial = self.spatial(features * channel_map).to(features.dtype)
+        return Weights(channel_map * spatial.sigmoid(), channel, spatial)
 
     def logit_branches(self) -> dict[str, Branch]:
-        """The channel and the spatial attention; the spatial one alone reads F instead of F'."""
+        """Channel and spatial attention. Without the channel attention, the spatial one reads F instead of F'."""
         return {"channel": Branch(self.channel, _OPEN), "spatial": Branch(self.spatial, _OPEN)}

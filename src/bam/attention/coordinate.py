@@ -25,11 +25,11 @@ class Coordinate(Reweighting):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(8, C // r) channels.
-        identity: blend the map gh * gw in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the map gh * gw by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `reduce` (F1), `norm`, `height` (Fh), `width` (Fw).
+    Submodules: `reduce` (F1), `norm`, `height` (Fh), `width` (Fw).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

@@ -2,8 +2,8 @@
 
 Stacked Attention Networks (Yang et al., CVPR 2016, https://arxiv.org/abs/1511.02274), Hierarchical Co-Attention (Lu et
 al., NeurIPS 2016, https://arxiv.org/abs/1606.00061) and Dual Attention Networks (Nam et al., CVPR 2017,
-https://arxiv.org/abs/1611.00471), and two baselines without attention. The places of a feature map are the regions.
-Padded words and regions have a mask, and change nothing, whatever they hold.
+https://arxiv.org/abs/1611.00471), and two baselines without attention. The regions are the places of a feature map.
+Masks mark padded words and regions; their values have no effect.
 """
 
 import abc
@@ -18,12 +18,12 @@ from bam.attention.spec import AttentionSpec
 
 
 class Fused(NamedTuple):
-    """What a cross-modal module makes of N questions.
+    """The output of a cross-modal module for N questions.
 
     Attributes:
         features: image and question as one vector, (N, D).
-        regions: for each step of attention, the weight of every region, (N, R), each row with the sum 1.
-        words: of every word, (N, T), likewise, by modules that attend to words.
+        regions: the weights of the regions at each step of attention, (N, R); each row sums to 1.
+        words: the weights of the words, (N, T), likewise, from modules that attend to words.
     """
 
     features: Tensor
@@ -32,7 +32,7 @@ class Fused(NamedTuple):
 
 
 class CrossModal(nn.Module, abc.ABC):
-    """The base: question and image, both as vectors of D numbers, become one vector."""
+    """Base class: fuses a question and an image, both as vectors of width D, into one vector."""
 
     #: Whether the result depends on the image.
     sees: ClassVar[bool] = True
@@ -47,31 +47,34 @@ class CrossModal(nn.Module, abc.ABC):
         """Fuse N questions with their images.
 
         Args:
-            regions: of the image, (N, R, D).
-            words: in their context, (N, T, D).
-            question: as a whole, (N, D).
-            masks: True for real regions (N, R), and for real words (N, T); None: all are.
+            regions: regions of the image, (N, R, D).
+            words: words in context, (N, T, D).
+            question: the whole question, (N, D).
+            masks: True for real regions (N, R) and for real words (N, T); None if all are real.
+
+        Raises:
+            ValueError: if the widths differ.
         """
         region_mask, word_mask = masks
         if not regions.shape[2] == words.shape[2] == question.shape[1]:
             sizes = f"{tuple(regions.shape)}, {tuple(words.shape)} and {tuple(question.shape)}"
-            raise ValueError(f"{type(self).__name__}: regions, words and question need one width D, got {sizes}")
+            raise ValueError(f"{type(self).__name__}: regions, words and question need the same width D, got {sizes}")
         regions, words = _cleared(regions, region_mask), _cleared(words, word_mask)
         return self.fuse(_Side(regions, region_mask), _Side(words, word_mask), question)
 
     @abc.abstractmethod
     def fuse(self, image: "_Side", text: "_Side", question: Tensor) -> Fused:
-        """The module's own equations; what the masks exclude is 0 here."""
+        """The module's own equations; masked values are already 0."""
 
 
 class _Side(NamedTuple):
-    """Regions or words, (N, R, D), and which of them are real, (N, R); None: all."""
+    """Regions or words (N, R, D), and a mask of the real ones (N, R), or None if all are real."""
 
     values: Tensor
     mask: Tensor | None
 
     def mean(self) -> Tensor:
-        """Over the real ones, (N, D)."""
+        """The mean of the real ones, (N, D)."""
         if self.mask is None:
             return self.values.mean(1)
         return self.values.sum(1) / self.mask.sum(1, keepdim=True).clamp(min=1)
@@ -85,7 +88,7 @@ class _Side(NamedTuple):
 
 
 class AveragePooling(CrossModal):
-    """No attention: u = mean_i v_i + v_Q, the baseline in which every region counts alike."""
+    """No attention: u = mean_i v_i + v_Q, the baseline that weights all regions equally."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -96,7 +99,7 @@ class AveragePooling(CrossModal):
 
 
 class QuestionAlone(CrossModal):
-    """No image: u = v_Q. Whatever this answers, the language of the questions gives away."""
+    """No image: u = v_Q. Its accuracy shows how much the wording of the questions alone gives away."""
 
     sees: ClassVar[bool] = False
 
@@ -109,7 +112,7 @@ class QuestionAlone(CrossModal):
 
 
 class QuestionGuided(CrossModal):
-    """Stacked attention: the question selects regions, several times over (arXiv 1511.02274, equations 15 to 24).
+    """Stacked attention: the question selects regions in several hops (arXiv 1511.02274, equations 15 to 24).
 
     For hops k = 1 to K, with u_0 = v_Q:
 
@@ -136,8 +139,8 @@ class QuestionGuided(CrossModal):
         maps = []
         for of_regions, of_query, score in zip(self.of_regions, self.of_query, self.score, strict=True):
             hidden = torch.tanh(of_regions(image.values) + of_query(question)[:, None])
-            seen, weights = image.attended(score(hidden)[..., 0])
-            question = seen + question
+            image_vector, weights = image.attended(score(hidden)[..., 0])
+            question = image_vector + question
             maps.append(weights)
         return Fused(question, tuple(maps))
 
@@ -149,10 +152,10 @@ class CoAttention(CrossModal):
 
     H_v = tanh(V W_v + C^T (Q W_q)), H_q = tanh(Q W_q + C (V W_v)), a_v = softmax(H_v w_v), a_q = softmax(H_q w_q)
 
-    "alternating": x = sum softmax(tanh(X W_x + g W_g) w)_i x_i three times: of the words with g = 0, of the regions
-    guided by that, of the words guided by those. Either way the result is the sum of the two attended vectors, as the
-    paper fuses one level. The paper's hierarchy of words, phrases and questions is left out: there is one level, the
-    words in their context. (The paper writes features as columns, this as rows.)
+    "alternating": x = sum softmax(tanh(X W_x + g W_g) w)_i x_i three times: for the words with g = 0, for the regions
+    guided by the result, and for the words guided by the regions. In both orders the output is the sum of the two
+    attended vectors, as in one level of the paper. The paper has a hierarchy of words, phrases and questions; here
+    there is only one level, the words in context. (The paper writes features as columns, this code as rows.)
 
     Args:
         width: D.
@@ -160,7 +163,7 @@ class CoAttention(CrossModal):
         hidden: width of H; default: D.
 
     Raises:
-        ValueError: for another order, or a number below 1.
+        ValueError: for an unknown order, or a number below 1.
     """
 
     def __init__(
@@ -183,25 +186,25 @@ class CoAttention(CrossModal):
         """The sum of both attended vectors."""
         if self.order == "alternating":
             return self._in_turn(image, text)
-        affinity = torch.tanh(text.values @ self.affinity(image.values).mT)  # (N, T, R), 0 where there is padding
+        affinity = torch.tanh(text.values @ self.affinity(image.values).mT)  # (N, T, R), 0 for padding
         of_regions, of_words = self.own[0](image.values), self.own[1](text.values)
         for_regions = torch.tanh(of_regions + affinity.mT @ of_words)
         for_words = torch.tanh(of_words + affinity @ of_regions)
-        seen, regions = image.attended(self.score[0](for_regions)[..., 0])
-        read, words = text.attended(self.score[1](for_words)[..., 0])
-        return Fused(seen + read, (regions,), (words,))
+        image_vector, regions = image.attended(self.score[0](for_regions)[..., 0])
+        text_vector, words = text.attended(self.score[1](for_words)[..., 0])
+        return Fused(image_vector + text_vector, (regions,), (words,))
 
     def _in_turn(self, image: _Side, text: _Side) -> Fused:
-        read, _ = text.attended(self.score[0](torch.tanh(self.own[0](text.values)))[..., 0])
-        guided = torch.tanh(self.own[1](image.values) + self.guide[0](read)[:, None])
-        seen, regions = image.attended(self.score[1](guided)[..., 0])
-        guided = torch.tanh(self.own[2](text.values) + self.guide[1](seen)[:, None])
-        read, words = text.attended(self.score[2](guided)[..., 0])
-        return Fused(seen + read, (regions,), (words,))
+        text_vector, _ = text.attended(self.score[0](torch.tanh(self.own[0](text.values)))[..., 0])
+        guided = torch.tanh(self.own[1](image.values) + self.guide[0](text_vector)[:, None])
+        image_vector, regions = image.attended(self.score[1](guided)[..., 0])
+        guided = torch.tanh(self.own[2](text.values) + self.guide[1](image_vector)[:, None])
+        text_vector, words = text.attended(self.score[2](guided)[..., 0])
+        return Fused(image_vector + text_vector, (regions,), (words,))
 
 
 class DualAttention(CrossModal):
-    """Reasoning by a memory that image and question share (r-DAN of arXiv 1611.00471, equations 3 to 11).
+    """Reasoning with a memory that image and question share (r-DAN of arXiv 1611.00471, equations 3 to 11).
 
     m_0 = v_0 * u_0 with v_0 = tanh(P_0 mean_i v_i) and u_0 = mean_t u_t. For steps k = 1 to K:
 
@@ -232,9 +235,9 @@ class DualAttention(CrossModal):
         maps, word_maps = [], []
         steps = zip(self.project[1:], self.region_scores, self.word_scores, strict=True)
         for project, region_score, word_score in steps:
-            seen, regions = image.attended(region_score(image.values, memory))
-            read, words = text.attended(word_score(text.values, memory))
-            memory = memory + torch.tanh(project(seen)) * read
+            image_vector, regions = image.attended(region_score(image.values, memory))
+            text_vector, words = text.attended(word_score(text.values, memory))
+            memory = memory + torch.tanh(project(image_vector)) * text_vector
             maps.append(regions)
             word_maps.append(words)
         return Fused(memory, tuple(maps), tuple(word_maps))
@@ -255,7 +258,7 @@ class _MemoryScore(nn.Module):
 
 
 def _hidden_width(module: str, width: int, hidden: int | None, **counts: int) -> int:
-    """`hidden`, by default `width`; all numbers must be at least 1."""
+    """Return `hidden`, by default `width`, after checking that all numbers are at least 1."""
     hidden = width if hidden is None else hidden
     check_counts(module, width=width, hidden=hidden, **counts)
     return hidden
@@ -276,10 +279,10 @@ CROSS_MODAL: dict[str, Callable[..., CrossModal]] = {
 
 
 def cross_modal_spec(text: str) -> AttentionSpec:
-    """The module that `text` names, with its options: "question_guided(hops=3)".
+    """Parse the name of a module with its options, e.g. "question_guided(hops=3)".
 
     Raises:
-        ValueError: for an unknown name, or if it is not of this form.
+        ValueError: for an unknown name, or text in another form.
     """
     try:
         spec = AttentionSpec.parse(text)
@@ -291,7 +294,7 @@ def cross_modal_spec(text: str) -> AttentionSpec:
 
 
 def build_cross_modal(text: str, width: int) -> CrossModal:
-    """The module that `text` names, for vectors of `width` numbers.
+    """Build the module that `text` names, for vectors of width `width`.
 
     Raises:
         ValueError: for an unknown name, or options that it does not take.
@@ -299,5 +302,5 @@ def build_cross_modal(text: str, width: int) -> CrossModal:
     spec = cross_modal_spec(text)
     try:
         return CROSS_MODAL[spec.name](width, **spec.arguments)
-    except TypeError as error:  # Python's words for options that a function does not take
+    except TypeError as error:  # Python's message names the unknown option
         raise ValueError(f"cross-modal module {text}: {error}") from error

@@ -12,7 +12,7 @@ torch.fx.wrap("deformable_convolution")
 
 
 class Geometry(NamedTuple):
-    """How a 3x3 convolution steps, each for height and width."""
+    """The geometry of a 3x3 convolution, for height and width."""
 
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (1, 1)
@@ -20,31 +20,31 @@ class Geometry(NamedTuple):
 
 
 class Deformable(AttentionModule):
-    """y(p) = sum over k of w(k) x(p + p(k) + dp(k)) dm(k), a 3x3 convolution that reads where it wants to.
+    """y(p) = sum over k of w(k) x(p + p(k) + dp(k)) dm(k), a 3x3 convolution with learned offsets.
 
-    Equation 2 of arXiv 1703.06211, or with `modulated` equation 1 of arXiv 1811.11168; without, dm = 1. A 3x3
-    convolution of the features, zero at the start, predicts the offsets dp and, through a sigmoid, the modulation dm.
+    This is equation 2 of arXiv 1703.06211 (dm = 1), or with `modulated` equation 1 of arXiv 1811.11168. A 3x3
+    convolution of the features, initialised to zero, predicts the offsets dp and, through a sigmoid, the modulation dm.
 
-    - Before a 3x3 `nn.Conv2d` it takes that layer's place, as in the papers: with the layer's weights under the layer's
-      keys and, at the start, the network's own output up to rounding (also if modulated: dm is twice the sigmoid, 1 at
-      the start, where the paper starts at 0.5).
-    - Anywhere else it is a residual module, which no paper has: F' = F + y(F) with depthwise weights of its own.
+    - Before a 3x3 `nn.Conv2d` it replaces that layer, as in the papers. It uses the layer's weights, which keep their
+      keys. At the start the network's output is unchanged up to rounding, also with `modulated`: dm is twice the
+      sigmoid and starts at 1, where the paper starts at 0.5.
+    - Anywhere else it is a residual module, which is not in the papers: F' = F + y(F) with its own depthwise weights.
 
-    Needs torchvision, whose operator takes no bfloat16 on CPUs (it runs in float32 at least), no transforms of
-    `torch.func`, gives no second derivatives, and on GPUs has no deterministic backward pass.
+    Needs torchvision. Its operator does not take bfloat16 on CPUs (this module computes in float32 at least), supports
+    neither `torch.func` transforms nor second derivatives, and has no deterministic backward pass on GPUs.
 
     Args:
-        channels: C of the features that it reads.
-        modulated: predict dm, too.
+        channels: C of the input features.
+        modulated: also predict dm.
         identity: F' = F + s * y(F) with a learned scalar s that starts at 0: at construction the output is the (finite)
-            input bit for bit. Not in the place of a convolution.
+            input bit for bit. Not possible where it replaces a convolution.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `offset`; `convolution`, None in the place of another one.
+    Submodules: `offset`; `convolution`, None where it replaces one.
 
     Raises:
-        ValueError: for channels below 1, `identity` in the place of a convolution, an input that is not (N, C, H, W).
+        ValueError: for channels below 1, `identity` where it replaces a convolution, an input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
         ImportError: from the forward pass, without torchvision.
     """
@@ -73,13 +73,13 @@ class Deformable(AttentionModule):
         self.scale = identity_scale(identity, device, dtype)
 
     def fit(self, carrier: nn.Module, *, before: bool) -> None:
-        """Take the place of `carrier` if it is a 3x3 convolution and the site is before it."""
+        """Replace `carrier` if it is a 3x3 convolution and the site is before it."""
         if not before or not is_plain_3x3(carrier):
             return
         if self.scale is not None:
             raise ValueError(
-                "deformable: in the place of a convolution it starts as that convolution up to rounding, not bit for "
-                "bit: leave identity out"
+                "deformable: where it replaces a convolution, it matches that layer up to rounding, not bit for bit: "
+                "leave identity out"
             )
         assert isinstance(carrier, nn.Conv2d)
         assert not isinstance(carrier.padding, str)
@@ -90,23 +90,23 @@ class Deformable(AttentionModule):
 
     @property
     def takes_place(self) -> bool:
-        """Whether it takes the place of a convolution, whose weight and bias are arguments of the forward pass."""
+        """Whether it replaces a convolution, whose weight and bias are then arguments of the forward pass."""
         return self.convolution is None
 
     def forward(self, features: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Refine features (N, C, H, W); with a convolution's weight and bias, return what that returns, deformed."""
+        """Refine features (N, C, H, W), or compute the convolution with this weight and bias, deformed."""
         check_features(features, self.channels, "Deformable")
         offset, modulation = self._predict(features)
         if self.convolution is None:
             if weight is None:
-                raise ValueError("Deformable is in the place of a convolution and needs its weight: call that layer")
+                raise ValueError("Deformable replaces a convolution here and needs its weight: call that layer instead")
             return deformable_convolution(features, offset, modulation, (weight, bias), self.geometry)
         parameters = (self.convolution.weight, None)
         added = deformable_convolution(features, offset, modulation, parameters, self.geometry)
         return features + (added if self.scale is None else self.scale.to(features.dtype) * added)
 
     def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
-        """The convolution, and 4 for each value that its taps read."""
+        """The convolution, plus 4 for each value its taps interpolate."""
         weight = self.convolution.weight if self.convolution is not None else weight
         assert weight is not None
         return (weight.numel() + 4 * 9 * self.channels) * output[:, 0].numel()
@@ -116,7 +116,7 @@ class Deformable(AttentionModule):
         return predicted[:, :18], 2 * predicted[:, 18:].sigmoid() if self.modulated else None
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """The average of the nine offsets at each place, and the gain (0 in the place of a convolution)."""
+        """The average of the nine offsets at each place, and the gain (0 where it replaces a convolution)."""
         offset = self._predict(features)[0]
         displacement = offset.unflatten(1, (9, 2)).mean(1)
         refined = features if self.takes_place else self(features)
@@ -124,7 +124,7 @@ class Deformable(AttentionModule):
 
 
 def is_plain_3x3(layer: nn.Module) -> bool:
-    """Whether it is torch's own 3x3 convolution, padded by zeros of a number of pixels."""
+    """Whether `layer` is torch's own 3x3 convolution, zero-padded by a number of pixels."""
     return (
         type(layer) is nn.Conv2d
         and layer.kernel_size == (3, 3)
@@ -142,11 +142,11 @@ def deformable_convolution(
     """Convolve features (N, C, H, W), each tap k displaced by offset (N, 2 * 9, H', W'), y before x, in pixels.
 
     Args:
-        features: the map; the result has its type.
-        offset: in pixels; computing is in float32 at least, since bfloat16 tells places beyond 256 by steps of two.
-        modulation: (N, 9, H', W') multiplies what the taps read; None for ones.
+        features: the input; the result has its type.
+        offset: in pixels. The computation is in float32 at least: beyond 256, bfloat16 only has steps of two.
+        modulation: factors (N, 9, H', W') for the values the taps read; None for ones.
         parameters: weight (out, C / groups, 3, 3) and bias (out,) or None.
-        geometry: of the convolution.
+        geometry: stride, padding and dilation.
 
     Raises:
         ImportError: without torchvision.

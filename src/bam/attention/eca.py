@@ -10,9 +10,9 @@ from bam.attention.reweighting import Reweighting, Weights
 
 
 def adaptive_kernel_size(channels: int) -> int:
-    """The odd number for log2(C) / 2 + 1 / 2 (equation 12), rounded as in the released code: down, then up to odd."""
-    whole = int((math.log2(channels) + 1) / 2)
-    return whole if whole % 2 else whole + 1
+    """The kernel size log2(C) / 2 + 1 / 2 (equation 12), rounded as in the released code: down, then up to odd."""
+    size = int((math.log2(channels) + 1) / 2)
+    return size if size % 2 else size + 1
 
 
 class ECA(Reweighting):
@@ -24,11 +24,11 @@ class ECA(Reweighting):
     Args:
         channels: C of the feature map.
         kernel_size: k, odd; None for the `adaptive_kernel_size` of C.
-        identity: blend the weights in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the weights by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-module: `mix`, the convolution with k weights and no bias.
+    Submodule: `mix`, the convolution with k weights and no bias.
 
     Raises:
         ValueError: for channels below 1, an even kernel size, or an input that is not (N, C, H, W).

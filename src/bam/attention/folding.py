@@ -1,4 +1,4 @@
-"""Folding BatchNorms into the preceding layers, for inference."""
+"""Fold BatchNorms into the preceding layers, for inference."""
 
 import copy
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ Pair = tuple[nn.Module, str, str]
 def fold(pairs: Sequence[Pair]) -> None:
     """Fold each BatchNorm into the layer before it, in place; `nn.Identity` replaces the BatchNorm.
 
-    Folds all pairs or none: hooks, parametrizations or other types of layers prevent it. The old layers, which another
-    module may share, are not changed but replaced.
+    Folds all pairs or none: hooks, parametrizations and other types of layers prevent it. The old layers are replaced,
+    not changed, because another module may share them.
     """
     pairs = [pair for pair in pairs if type(pair[0].get_submodule(pair[2])) is not nn.Identity]
     if all(_is_foldable(parent.get_submodule(layer), parent.get_submodule(norm)) for parent, layer, norm in pairs):
@@ -36,7 +36,7 @@ def _is_foldable(layer: nn.Module, norm: nn.Module) -> bool:
 
 
 def _folded(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """One layer that does the work of both, computed at least in float32 and stored in the type of `layer`."""
+    """One layer equivalent to both, computed at least in float32 and stored in the type of `layer`."""
     assert isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(norm, BatchNorm | nn.SyncBatchNorm)
     narrow = layer.weight.dtype
     wide = torch.promote_types(narrow, torch.float32)

@@ -13,20 +13,20 @@ torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.
 class GC(AttentionModule):
     """F' = F + Wv2 ReLU(LN(Wv1 c)), c = sum over places of softmax(Wk F) F, (N, C, H, W) in and out (equation 5).
 
-    It adds the same vector at all places, so it has no map that multiplies the features; `maps` gives the logits Wk F
-    whose softmax says where the context c comes from. The paper puts it on the residual branch of every block, of
-    ResNet's stages 3 to 5. Wk has no bias, which the softmax would cancel.
+    It adds the same vector at all places, so it has no map that multiplies the features. `maps` gives the logits Wk F;
+    their softmax shows where the context c comes from. The paper puts it on the residual branch of every block in
+    ResNet's stages 3 to 5. Wk has no bias, because the softmax would cancel it.
 
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels. A layer norm of a single channel is constant, so
-            that the block needs at least 2 r channels to see the image.
-        identity: scale what is added by a learned scalar that starts at 0, F + w * (F' - F): at construction the output
-            is the (finite) input bit for bit, and w = 1 is GC.
+            the block needs at least 2 r channels to depend on the image.
+        identity: scale the added vector by a learned scalar that starts at 0, F + w * (F' - F): at construction the
+            output is the (finite) input bit for bit, and w = 1 is GC.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `attend` (Wk), `reduce` (Wv1), `norm` (LN), `expand` (Wv2).
+    Submodules: `attend` (Wk), `reduce` (Wv1), `norm` (LN), `expand` (Wv2).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

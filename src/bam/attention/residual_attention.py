@@ -49,9 +49,9 @@ class ResidualUnit(nn.Module):
 
 
 class Scales(nn.Module):
-    """Down by max-pooling and up by bilinear interpolation, with a unit on each side and `depth - 1` scales inside.
+    """Max-pooling down and bilinear interpolation up, with a unit on each side and `depth - 1` scales inside.
 
-    The scales inside have a skip connection with a unit of its own around them.
+    A skip connection with its own unit bypasses the inner scales.
     """
 
     def __init__(self, channels: int, hidden: int, depth: int, **factory: Any) -> None:
@@ -74,7 +74,7 @@ class SoftMask(nn.Module):
 
     Args:
         channels: C of the features.
-        depth: max-poolings by 2, and as many interpolations.
+        depth: number of max-poolings by 2, and of interpolations.
         reduction: the units' 3x3 convolutions have max(1, C // reduction) channels.
         activation: "mixed", "channel" or "spatial".
         **factory: device and dtype.
@@ -98,17 +98,17 @@ class SoftMask(nn.Module):
 
 
 def mask_depth(height: int, width: int) -> int:
-    """How often the mask branch halves a map, 1 to 3 times: as long as 7 places remain, as in the paper's networks."""
+    """How often the mask branch halves a map, 1 to 3 times: while sides of at least 7 remain, as in the paper."""
     return min(3, max(1, (min(height, width) // 7).bit_length() - 1))
 
 
 class ResidualAttention(AttentionModule):
-    """F' = (1 + M(F)) F, (N, C, H, W) in and out (equation 3, its trunk T being the network that F comes from).
+    """F' = (1 + M(F)) F, (N, C, H, W) in and out (equation 3, with the network as its trunk T).
 
-    M is a bottom-up top-down branch, see `SoftMask`. Its depth follows the size of the map: `bam.attach` gives 3 for
-    56 x 56, 2 for 28 x 28 and 1 for 14 x 14 (table 2). Any depth takes any H x W; `torch.export` of the module alone
-    with a dynamic size needs a least side of 3, 5 or 9 for depth 1, 2 or 3. The networks of the paper, whose trunk
-    has units beside the mask, are `imagenet/attention56` and others, see `bam models`.
+    M is a bottom-up top-down branch, see `SoftMask`. Its depth depends on the size of the map: `bam.attach` gives 3 for
+    56 x 56, 2 for 28 x 28 and 1 for 14 x 14 (table 2). Any depth works for any H x W; only `torch.export` of the module
+    alone with a dynamic size needs sides of at least 3, 5 or 9 for depth 1, 2 or 3. The paper's own networks, whose
+    trunk has units beside the mask, are `imagenet/attention56` and others, see `bam models`.
 
     Args:
         channels: C of the feature map.
@@ -121,7 +121,7 @@ class ResidualAttention(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-module: `mask`.
+    Submodule: `mask`.
 
     Raises:
         ValueError: for channels, depth or reduction below 1, another activation, or an input that is not (N, C, H, W).
@@ -155,7 +155,7 @@ class ResidualAttention(AttentionModule):
 
     @classmethod
     def fitted_options(cls, height: int, width: int) -> dict[str, Any]:
-        """The depth for a map of that size."""
+        """The depth for a map of this size."""
         return {"depth": mask_depth(height, width)}
 
     def forward(self, features: Tensor) -> Tensor:
@@ -168,11 +168,11 @@ class ResidualAttention(AttentionModule):
         return self.mask(features).to(features.dtype)
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """M(F) (N, C, H, W), as for BAM what is added to 1, and the gain; the identity's scalar only affects that."""
+        """M(F) (N, C, H, W), which is added to 1 as in BAM, and the gain; the identity scalar affects only the gain."""
         return AttentionMaps(gain(features, self(features)), combined=self._mask(features))
 
     def fused(self) -> "ResidualAttention":
-        """A copy in eval mode with each BatchNorm folded that follows a convolution; the first of each part stays."""
+        """A copy in eval mode with each BatchNorm after a convolution folded; the first one of each part stays."""
         fused = copy.deepcopy(self).eval()
         units = [module.branch for module in fused.modules() if isinstance(module, ResidualUnit)]
         fold([(unit, layer, norm) for unit in units for layer, norm in (("2", "3"), ("5", "6"))])

@@ -1,4 +1,4 @@
-"""What modules share that multiply the features by a map."""
+"""The base class of modules that multiply the features by a map."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple
@@ -12,7 +12,7 @@ torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.
 
 
 class Weights(NamedTuple):
-    """The map M of features (N, C, H, W), in a shape that broadcasts to theirs, and the logits it comes from."""
+    """The map M, in a shape that broadcasts to the features (N, C, H, W), and its logits."""
 
     combined: Tensor
     channel_logits: Tensor | None = None  #: (N, C, 1, 1)
@@ -23,7 +23,7 @@ class Reweighting(AttentionModule, abc.ABC):
     """F' = F * M(F), (N, C, H, W) in and out; a subclass computes M in `weights`.
 
     With `identity`, F' = F * (1 + w * (M - 1)), with a learned scalar w that starts at 0: at construction the output is
-    the (finite) input bit for bit, w gets a gradient from the first step on, and w = 1 is the module.
+    the (finite) input bit for bit, w gets a gradient from the first step on, and w = 1 gives F * M(F).
 
     Args:
         channels: C of the feature map.
@@ -60,7 +60,7 @@ class Reweighting(AttentionModule, abc.ABC):
         return features * (weights if self.scale is None else 1 + self.scale.to(features.dtype) * (weights - 1))
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """The logits, the map M and the gain; the identity's scalar only affects the gain."""
+        """The logits, the map M and the gain; the identity scalar affects only the gain."""
         check_features(features, self.channels, type(self).__name__)
         weights = self.weights(features)
         strength = gain(features, self._refine(features, weights.combined))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bam.attention.contract import Branch, identity_scale
 from bam.attention.reweighting import Reweighting, Weights
 
-_SHUT = -1e4  #: a logit whose sigmoid is 0 in any type
+_SHUT = -1e4  #: a logit whose sigmoid is 0 in every type
 
 
 class ChannelExcitation(nn.Module):
@@ -28,18 +28,18 @@ class SCSE(Reweighting):
     """F' = F * sigmoid(W1 ReLU(W2 AvgPool(F))) + F * sigmoid(Wsq F), (N, C, H, W) in and out.
 
     The first term is cSE, the second, with a 1x1 convolution Wsq to one channel, is sSE; the paper's scSE adds them
-    (section 2). It puts the block at the end of each encoder and decoder block of a segmentation network. The ends of
-    the encoder blocks are its bottlenecks, which are therefore the usual sites; name those in the decoder by hand. As
-    the paper counts parameters, the layers have no biases.
+    (section 2). It puts the module at the end of each encoder and decoder block of a segmentation network. The usual
+    sites are the bottlenecks, where the encoder blocks end; name sites in the decoder by hand. The layers have no
+    biases, as in the paper's parameter counts.
 
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer of cSE has max(1, C // r) channels.
-        identity: blend the map, the sum of both sigmoids, in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in the map, the sum of both sigmoids, by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `channel.{reduce,expand}` (W2, W1), `spatial` (Wsq).
+    Submodules: `channel.{reduce,expand}` (W2, W1), `spatial` (Wsq).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

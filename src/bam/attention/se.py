@@ -17,11 +17,11 @@ class SE(Reweighting):
     Args:
         channels: C of the feature map.
         reduction: r; the hidden layer has max(1, C // r) channels.
-        identity: blend s in by a learned scalar that starts at 0, see `Reweighting`.
+        identity: blend in s by a learned scalar that starts at 0, see `Reweighting`.
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `reduce` (W1, b1), `expand` (W2, b2).
+    Submodules: `reduce` (W1, b1), `expand` (W2, b2).
 
     Raises:
         ValueError: for channels or reduction below 1, or an input that is not (N, C, H, W).

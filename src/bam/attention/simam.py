@@ -14,13 +14,13 @@ class SimAM(Reweighting):
 
     1 / E = (F - mu)^2 / (4 (sigma^2 + regularization)) + 1/2 is the inverse of the least energy (equation 5), with the
     mean mu and the variance sigma^2 of each channel over its H W places: a value far from its channel's mean counts
-    more. As in the paper the variance divides by H W, so that a 1x1 map is fine; the released code divides by H W - 1.
+    more. As in the paper, the variance divides by H W, so a 1x1 map works; the released code divides by H W - 1.
     The paper puts it on the residual branch of every block.
 
     Args:
         channels: C of the feature map.
         regularization: lambda, above 0.
-        identity: blend the map in by a learned scalar that starts at 0, see `Reweighting`. It is then the only
+        identity: blend in the map by a learned scalar that starts at 0, see `Reweighting`. The scalar is then the only
             parameter.
         device: device of the scalar.
         dtype: floating-point type of the scalar.

@@ -18,10 +18,10 @@ class SpatialTransformer(AttentionModule):
     """F'(p) = F(theta p), bilinear (equation 5), where a localisation network predicts theta from F.
 
     theta is a 2 x 3 matrix (equation 1) or, with transform="scale", translation and one scale (equation 2); coordinates
-    run from -1 to 1, and places outside of F are 0. The last layer starts at the identity transform, so that a new
-    module returns its input up to rounding. The paper has a localisation network for each experiment; here it
-    is a 3x3 convolution, the average over a 4 x 4 grid and a hidden layer. The paper puts it on the image:
-    `bam.attach(model, "spatial_transformer", sites="input")`. On deeper maps it moves features alike.
+    run from -1 to 1, and places outside F are 0. The last layer starts at the identity transform, so a new module
+    returns its input up to rounding. The paper has a different localisation network for each experiment; here it is a
+    3x3 convolution, the average over a 4 x 4 grid and a hidden layer. The paper puts the module on the image:
+    `bam.attach(model, "spatial_transformer", sites="input")`. It works on deeper maps too.
 
     Grid sampling has no deterministic backward pass on GPUs.
 
@@ -34,7 +34,7 @@ class SpatialTransformer(AttentionModule):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Sub-modules: `convolution`, `hidden`, `theta`.
+    Submodules: `convolution`, `hidden`, `theta`.
 
     Raises:
         ValueError: for channels or hidden below 1, another transform, or an input that is not (N, C, H, W).
@@ -63,7 +63,7 @@ class SpatialTransformer(AttentionModule):
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.hidden = nn.Linear(16 * hidden, hidden, device=device, dtype=dtype)
         self.theta = nn.Linear(hidden, _TRANSFORMS[transform], device=device, dtype=dtype)
-        if not identity:  # with it, the scalar could not learn from equal maps
+        if not identity:  # with identity, equal maps would give the scalar no gradient
             nn.init.zeros_(self.theta.weight)
         start = [1.0, 0, 0, 0, 1, 0] if transform == "affine" else [1.0, 0, 0]
         with torch.no_grad():
@@ -86,11 +86,11 @@ class SpatialTransformer(AttentionModule):
         return sampled if self.scale is None else features + self.scale.to(features.dtype) * (sampled - features)
 
     def uncounted_macs(self, output: Tensor, *, weight: Tensor | None = None) -> int:
-        """4 for each value that is read between four places."""
+        """4 for each value interpolated between four places."""
         return 4 * output.numel()
 
     def maps(self, features: Tensor) -> AttentionMaps:
-        """Where each place reads, as the displacement from itself, and the gain."""
+        """The displacement from each place to where it reads, and the gain."""
         theta = self.matrix(features).float()
         half = theta.new_tensor([features.shape[3] / 2, features.shape[2] / 2])
         displacement = (_grid(theta, features) - _grid(torch.eye(2, 3).to(theta)[None], features)) * half
@@ -100,7 +100,7 @@ class SpatialTransformer(AttentionModule):
 def sample(features: Tensor, theta: Tensor) -> Tensor:
     """Features (N, C, H, W) read bilinearly at theta p, with theta (N, 2, 3); places outside are 0.
 
-    The result has the type and layout of the features; computing is in float32 at least.
+    The result has the type and layout of the features; the computation is in float32 at least.
     """
     wide = torch.promote_types(features.dtype, torch.float32)
     sampled = F.grid_sample(features.to(wide), _grid(theta.to(wide), features), align_corners=False)
@@ -108,7 +108,7 @@ def sample(features: Tensor, theta: Tensor) -> Tensor:
 
 
 def _grid(theta: Tensor, features: Tensor) -> Tensor:
-    """Where the places of features are read, (N, H, W, 2): x and y from -1 to 1."""
+    """Where each place reads, (N, H, W, 2): x and y from -1 to 1."""
     y, x = ((2 * torch.arange(side).to(theta) + 1) / side - 1 for side in features.shape[2:])
     x, y = x[None, :, None], y[:, None, None]  # `F.affine_grid` has no batching rule
     a, b, c = (column[:, None, None] for column in theta.unbind(2))

@@ -38,7 +38,7 @@ ATTENTION: dict[str, type[nn.Module]] = {
 
 
 def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """What builds a module for so many channels: by name, or by "<module>:<class>" for one of your own.
+    """The callable `channels -> nn.Module` for a name in `ATTENTION`, or for "<module>:<class>" of your own.
 
     A callable is returned as it is.
 
@@ -46,23 +46,25 @@ def attention_factory(attention: str | Callable[..., nn.Module]) -> Callable[...
         ValueError: for an unknown name.
     """
     if isinstance(attention, nn.Module):
-        raise ValueError(f"attention: give what builds a module for so many channels, not a {type(attention).__name__}")
+        raise ValueError(
+            f"attention: expected a name or a callable channels -> nn.Module, got a {type(attention).__name__}"
+        )
     if not isinstance(attention, str):
         if not callable(attention):
-            raise ValueError(f"attention: give a name or what builds a module for so many channels, not {attention!r}")
+            raise ValueError(f"attention: expected a name or a callable channels -> nn.Module, got {attention!r}")
         return attention
     if ":" in attention:
         return load_object(attention, "<module>:<class>, e.g. my_modules:Gate")
     if attention not in ATTENTION:
-        own = "<module>:<class> for one of your own"
-        raise ValueError(f"unknown attention {attention!r}; known: {', '.join(ATTENTION)}; or {own}")
+        known = f"{', '.join(ATTENTION)}; or <module>:<class> for your own"
+        raise ValueError(f"unknown attention {attention!r}; known: {known}")
     return ATTENTION[attention]
 
 
 def attention_name(factory: Callable[..., nn.Module]) -> str:
-    """The name by which `attention_factory` gives `factory`: in `ATTENTION`, else where it is defined."""
+    """The name under which `attention_factory` finds `factory`: in `ATTENTION`, or else "<module>:<class>"."""
     known = next((name for name, cls in ATTENTION.items() if cls is factory), None)
     if known is not None:
         return known
-    named = factory if hasattr(factory, "__qualname__") else type(factory)  # a partial has a type only
+    named = factory if hasattr(factory, "__qualname__") else type(factory)  # a partial has no name, its type has
     return f"{named.__module__}:{named.__qualname__}"

@@ -1,14 +1,14 @@
-"""The arithmetic of the gate and of what both branches read, apart from the modules that own the parameters.
+"""The arithmetic behind BAM: the gate, and the pooling and reduction that feed both branches. It has no parameters.
 
 | file | what it holds |
 |---|---|
-| `formula.py` | the specification: what `gate` and `pool_and_reduce` compute, in plain operations |
-| `autograd.py` | what every hand-written backward pass needs, and when it must give way to the formula |
-| `reduce.py` | `pool_and_reduce`, with a backward pass of its own |
-| `torch_gate.py` | the gate by torch's operations, with a backward pass of its own |
+| `formula.py` | the specification: `gate` and `pool_and_reduce` in plain operations |
+| `autograd.py` | shared code for hand-written backward passes, and when to use the formula instead |
+| `reduce.py` | `pool_and_reduce`, with a hand-written backward pass |
+| `torch_gate.py` | the gate in torch operations, with a hand-written backward pass |
 | `triton_gate.py` | the gate as Triton kernels |
-| `backend.py` | which of the two computes |
-| `dispatch.py` | `gate`, which asks `backend.py` and calls that one |
+| `backend.py` | the choice between the two |
+| `dispatch.py` | `gate`, which calls the implementation `backend.py` chooses |
 
 Each file imports only files above it.
 """

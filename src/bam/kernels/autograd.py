@@ -1,4 +1,4 @@
-"""What hand-written backward passes have in common: where they run, and where the formula takes their place."""
+"""Shared code for hand-written backward passes, and when to use the formula instead."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from bam import private
 
 
 def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether this is plain eager mode, where a Function's backward runs as it is written.
+    """Whether this is plain eager mode, where hand-written backward passes are used.
 
-    Compilers, exporters and tracers do better with the formula. `torch.func` and forward-mode differentiation need it,
-    and so do subclasses of Tensor, the meta device, where networks are counted, and devices on which the hand-written
-    passes are untested.
+    Compilers, exporters and tracers do better with the formula. `torch.func` and forward-mode differentiation need it.
+    So do Tensor subclasses, the meta device (where networks are counted), and devices on which the hand-written passes
+    are untested.
     """
     return not (
         torch.compiler.is_compiling()
@@ -28,14 +28,16 @@ def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
 
 
 def has_tangent(tensor: Tensor) -> bool:
-    """Whether forward-mode differentiation carries a tangent along with this tensor."""
+    """Whether this tensor carries a tangent for forward-mode differentiation."""
     return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def wants_formula(*gradients: Tensor | None) -> bool:
-    """Whether a backward pass will itself be differentiated, or runs for many gradients at once."""
-    many = private.functorch_is_active() or any(private.is_batched_by_autograd(g) for g in gradients if g is not None)
-    return torch.is_grad_enabled() or many
+    """Whether this backward pass will itself be differentiated, or runs on a batch of gradients."""
+    batched = private.functorch_is_active() or any(
+        private.is_batched_by_autograd(g) for g in gradients if g is not None
+    )
+    return torch.is_grad_enabled() or batched
 
 
 def gradients_of_formula(
@@ -44,10 +46,13 @@ def gradients_of_formula(
     needed: Sequence[bool],
     gradients: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Gradients of `formula(*inputs)` by autograd, given those of its outputs; differentiable if grad mode is on."""
+    """Compute the gradients of `formula(*inputs)` by autograd from the gradients of its outputs.
+
+    The result is differentiable if grad mode is on.
+    """
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases: one input may be computed from another, a path that is not the formula's.
+        # Aliases stop autograd at the inputs, even if one input was computed from another.
         aliases = [None if t is None else t.view_as(t) for t in inputs]
         outputs = formula(*aliases)
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
@@ -65,12 +70,12 @@ def gradients_of_formula(
 
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a Function's backward compute in the types of its tensors, also if it is called under autocast."""
+    """Make a Function's backward compute in the types of its tensors, even under autocast."""
 
     @functools.wraps(backward)
     def wrapped(ctx: Any, *gradients: Tensor | None) -> Any:
-        kind = next((gradient.device.type for gradient in gradients if gradient is not None), "cpu")
-        with torch.autocast(kind, enabled=False):
+        device_type = next((gradient.device.type for gradient in gradients if gradient is not None), "cpu")
+        with torch.autocast(device_type, enabled=False):
             return backward(ctx, *gradients)
 
     return wrapped

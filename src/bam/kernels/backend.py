@@ -1,4 +1,4 @@
-"""Which implementation computes the gate: `torch_gate.py` or `triton_gate.py`."""
+"""The choice between the implementations of the gate, `torch_gate.py` and `triton_gate.py`."""
 
 import os
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from torch import Tensor
 from bam import private
 from bam.kernels.autograd import has_tangent
 
-#: What `kernel=` and the environment variable BAM_KERNEL may be.
+#: Valid values of `kernel=` and of the environment variable BAM_KERNEL.
 KERNELS = ("auto", "torch", "triton")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def named(kernel: str | None) -> str:
-    """Return `kernel`, or for None the value of BAM_KERNEL in the environment, or else "auto".
+    """Return `kernel`; for None, the environment variable BAM_KERNEL or "auto".
 
     Raises:
-        ValueError: if it is none of `KERNELS`.
+        ValueError: if the name is not in `KERNELS`.
     """
     name, source = (kernel, "kernel") if kernel is not None else (os.environ.get("BAM_KERNEL") or "auto", "BAM_KERNEL")
     if name not in KERNELS:
@@ -27,18 +27,18 @@ def named(kernel: str | None) -> str:
 
 
 def measured_faster(features: Tensor) -> bool:
-    """Whether the Triton kernels were measured to be faster than torch on such features: so far nowhere.
+    """Whether Triton has been measured to be faster than torch on such features. There are no measurements yet.
 
-    "auto" takes Triton where this is true.
+    "auto" uses Triton where this is true.
     """
     return False
 
 
 def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
-    """Whether the Triton kernels compute the gate of `tensors`, the first of which are the features.
+    """Whether Triton computes the gate of `tensors`; the first tensor is the features.
 
-    Exported programs hold torch's operations alone, and on the meta device there is nothing to compute: the answer
-    there is no, also for "triton".
+    The answer is no in exported programs, which contain torch operations only, and on the meta device, which computes
+    nothing. That holds for "triton" too.
 
     Raises:
         ValueError: for an unknown `kernel`.
@@ -53,17 +53,17 @@ def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
     obstacle = _obstacle(tensors)
     if obstacle is not None:
         raise RuntimeError(
-            f"Triton cannot compute the gate, as kernel='triton' or BAM_KERNEL=triton asks: {obstacle}; "
-            "kernel='torch' computes it everywhere (for a module that exists: module.kernel = 'torch')"
+            f"kernel='triton' or BAM_KERNEL=triton: Triton cannot compute the gate here: {obstacle}; "
+            "use kernel='torch', which works everywhere (for an existing module: module.kernel = 'torch')"
         )
     return True
 
 
 def _obstacle(tensors: Sequence[Tensor | None]) -> str | None:
-    """Why the Triton kernels cannot compute with these tensors, or None."""
+    """The reason Triton cannot compute with these tensors, or None."""
     present = [t for t in tensors if t is not None]
     if private.functorch_is_active():
-        return "it has no rules for the transforms of torch.func (vmap, grad, jvp)"
+        return "it does not support torch.func transforms (vmap, grad, jvp)"
     if not torch.compiler.is_compiling():
         if torch.jit.is_tracing():
             return "torch.jit.trace does not record it"

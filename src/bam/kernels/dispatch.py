@@ -1,4 +1,4 @@
-"""The gate F' = F + F * sigmoid(Mc + Ms), by whichever implementation `backend.py` chooses."""
+"""The gate F' = F + F * sigmoid(Mc + Ms), computed by the implementation `backend.py` chooses."""
 
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ class GateOptions(NamedTuple):
         combine: "sum", "product" or "max" of the two logits (a key of `COMBINE`).
         recompute: in eager training, compute M(F) again in the backward pass instead of keeping it. Triton never keeps
             it.
-        kernel: "auto", "torch" or "triton"; None takes BAM_KERNEL from the environment, or else "auto". Under
-            torch.compile the environment is read when it compiles.
+        kernel: "auto", "torch" or "triton"; None reads BAM_KERNEL from the environment, and defaults to "auto". Under
+            torch.compile, the environment is read at compile time.
     """
 
     combine: str = "sum"
@@ -39,11 +39,11 @@ def gate(
 
     Shapes: features (N, C, H, W), channel_logits (N, C, 1, 1), spatial_logits (N, 1, H, W), scale (1,). One of the
     logits may be None; the map is then the sigmoid of the other. With `scale` s the map is weighted:
-    F' = F + s * F * M(F). Type and memory layout of `features` are kept.
+    F' = F + s * F * M(F). The output has the type and memory layout of `features`.
 
     Raises:
         ValueError: for an unknown kernel.
-        RuntimeError: if the kernel is "triton" where Triton cannot compute.
+        RuntimeError: if the kernel is "triton" and Triton cannot compute.
     """
     combine, recompute, kernel = options
     operands = (features, channel_logits, spatial_logits, scale)

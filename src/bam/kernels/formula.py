@@ -1,6 +1,6 @@
-"""The specification: what the gate and `pool_and_reduce` compute, in plain operations.
+"""The specification of the gate and of `pool_and_reduce`, in plain operations.
 
-The other files compute the same, faster; compilers, exporters and `torch.func` get these functions themselves.
+The other files compute the same results faster. Compilers, exporters and `torch.func` use these functions directly.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: How the two branches become one map, before the sigmoid (paper, ablation over combining; "sum" is its choice).
+#: Ways to combine the logits of both branches before the sigmoid. The paper compares all three and chooses "sum".
 COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
 
 
@@ -18,7 +18,7 @@ def gate(
 ) -> Tensor:
     """F' = F + s * F * M(F) (BAM, equation 1, https://arxiv.org/abs/1807.06514; s is 1 without `scale`).
 
-    All tensors have one type; their shapes may be any that broadcast.
+    All tensors have the same type, and shapes that broadcast.
     """
     attention = attention_map(features, channel_logits, spatial_logits, combine)
     return torch.addcmul(features, features, attention if scale is None else attention * scale)
@@ -29,7 +29,7 @@ def attention_map(
 ) -> Tensor:
     """M(F) = sigmoid(Mc(F) + Ms(F)) (equation 2), in the memory layout of F.
 
-    (N, C, 1, 1) + (N, 1, H, W) has no layout of its own and would become NCHW.
+    The logits (N, C, 1, 1) and (N, 1, H, W) do not determine a layout, so their plain sum would be stored as NCHW.
     """
     if not is_channels_last(features):
         return _sigmoid_of_both(channel_logits, spatial_logits, combine)
@@ -51,8 +51,8 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
 
 
 def is_channels_last(features: Tensor) -> bool:
-    """Whether a tensor is an (N, C, H, W) that is stored as NHWC and not also as NCHW.
+    """Whether a tensor (N, C, H, W) is stored as NHWC and does not also count as NCHW.
 
-    `Tensor.is_contiguous(memory_format=torch.channels_last)` fails under `torch.func.vmap`; this does not.
+    `Tensor.is_contiguous(memory_format=torch.channels_last)` fails under `torch.func.vmap`; this check does not.
     """
     return features.dim() == 4 and not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()

@@ -1,4 +1,4 @@
-"""What both branches read of the feature map: its averages, and its reduction C -> C/r at every place."""
+"""The inputs of both branches: the channel averages of the feature map, and its 1x1 reduction C -> C/r."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
 
     Shapes: features (N, C, H, W), weight (c, C, 1, 1), bias (c,); returns (N, C, H, W), (N, C) and (N, c, H, W).
 
-    The caller goes on with the features that come back. In eager training, one matrix product then adds the gradients
-    of all three outputs, where autograd would write three tensors of the size of F and sum them.
+    The caller must continue with the returned features. In eager training, one matrix product then sums the gradients
+    of all three outputs. Autograd would write three tensors of the size of F and add them up.
     """
     if not is_ordinary((features, weight, bias)):
         return formula.pool_and_reduce(features, weight, bias)
-    kind = features.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    slow = kind == "cpu" and dtype == torch.float16  # its products and sums are slow there and may overflow
+    device_type = features.device.type
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
+    slow = device_type == "cpu" and dtype == torch.float16  # products and sums are slow and may overflow
     if features.dtype != dtype or slow:
         return formula.pool_and_reduce(features, weight, bias)
     same, averages, reduced = _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
@@ -31,7 +31,7 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
 
 
 class _PoolAndReduce(torch.autograd.Function):
-    """The formula in batched matrix products, on (N, H W, C) where F is channels_last, else on (N, C, H W)."""
+    """The formula as batched matrix products, on (N, H W, C) if F is channels_last, else on (N, C, H W)."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +63,7 @@ class _PoolAndReduce(torch.autograd.Function):
             flipped = for_maps.flatten(0, 1).t() @ maps.flatten(0, 1) if last else for_maps @ maps.transpose(1, 2)
             for_weight = flipped.sum_to_size(weight.shape[:2]).view_as(weight)
         if for_features is not None:
-            # What flows into F at a place: (gradient of f0(F), 1) times (weight; gradient of the averages / (H W)).
+            # Gradient for F at one place: (gradient of f0(F), 1) times (weight; gradient of the averages / (H W)).
             left = torch.cat([for_maps, torch.ones_like(for_maps.narrow(2 if last else 1, 0, 1))], 2 if last else 1)
             average = for_averages[:, None] / features.shape[2:].numel()
             right = torch.cat([weight.flatten(1).expand(len(average), -1, -1), average], 1)
@@ -81,7 +81,7 @@ def _flat(maps: Tensor, last: bool) -> Tensor:
 
 
 def _averages(maps: Tensor, last: bool) -> Tensor:
-    """AvgPool(F), (N, C), of flattened maps; on a CPU a matrix product, which is much faster for bfloat16."""
+    """AvgPool(F), (N, C), of flattened maps. On CPUs it is a matrix product, which is much faster in bfloat16."""
     places = maps.shape[1 if last else 2]
     if maps.device.type != "cpu":
         return maps.mean(1 if last else 2)

@@ -1,4 +1,4 @@
-"""The gate by torch's operations."""
+"""The gate in torch operations."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ def gate(
     combine: str,
     recompute: bool,
 ) -> Tensor:
-    """`bam.kernels.gate` by torch's operations: in plain eager mode with a backward pass of its own."""
+    """`bam.kernels.gate` in torch operations, with a hand-written backward pass in plain eager mode."""
     mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (channel_logits, spatial_logits, scale))
     if not is_ordinary((features, mc, ms, scale)):
         return formula.gate(features, mc, ms, scale, combine)
@@ -31,7 +31,7 @@ def gate(
 
 
 class _Gate(torch.autograd.Function):
-    """The formula, with a backward pass of few passes over tensors of the size of F; not for "max"."""
+    """The formula, with a backward pass that reads tensors of the size of F only a few times; not for "max"."""
 
     @staticmethod
     def forward(ctx: Any, combine: str, recompute: bool, features: Tensor, *others: Tensor | None) -> Tensor:
@@ -74,7 +74,7 @@ def _for_branch(for_logits: Tensor, own: Tensor, other: Tensor | None, combine: 
 def _sum(values: Tensor, shape: torch.Size) -> Tensor:
     """`values` (N, C, H, W) summed to (N, C, 1, 1) or (N, 1, H, W).
 
-    On a CPU it uses matrix products, which are much faster there for bfloat16.
+    On CPUs it uses matrix products, which are much faster in bfloat16.
     """
     if values.shape == shape or values.device.type != "cpu" or values.dtype == torch.float16:
         return values.sum_to_size(shape)
@@ -83,5 +83,5 @@ def _sum(values: Tensor, shape: torch.Size) -> Tensor:
     if last == over_places:
         return (maps.new_ones(1, 1, maps.shape[1]).expand(len(maps), -1, -1) @ maps).view(shape)
     sums = maps @ maps.new_ones(maps.shape[2], 1)
-    # In the strides of F: the BatchNorm that this flows back through then rounds less for channels_last bfloat16.
+    # With the strides of F, the BatchNorm that gets this gradient rounds less for channels_last bfloat16.
     return sums.unflatten(1, shape[2:]).permute(0, 3, 1, 2) if last else sums.view(shape)

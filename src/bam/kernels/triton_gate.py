@@ -1,15 +1,16 @@
-"""The gate as Triton kernels, each of one pass over tensors of the size of F; the only file that imports Triton.
+"""The gate as Triton kernels, each with one pass over tensors of the size of F. Only this file imports Triton.
 
-F is a contiguous (N, I, J): (N, C, H W), or (N, H W, C) where it is channels_last. One branch has a logit for each row,
-(N, I, 1), the other for each column, (N, 1, J). Arithmetic is in float32, in float64 for float64 features. Logits and
-scale are read in their own types: rounding them to the type of the features would only lose digits.
+F is a contiguous (N, I, J) tensor: (N, C, H W), or (N, H W, C) if it is channels_last. One branch has a logit for each
+row, (N, I, 1), the other for each column, (N, 1, J). Arithmetic is in float32, or in float64 for float64 features.
+Logits and scale are read in their own types, because rounding them to the type of the features would lose digits.
 
 Both kernels take the same groups of arguments:
 
-- `maps`, the tensors of the size of F that are read: (F,), or (gradient of F', F);
-- `others`: (logits of rows, logits of columns, scale), each None if it is left out;
+- `maps`: the inputs of the size of F: (F,), or (gradient of F', F);
+- `others`: (row logits, column logits, scale), each None if it is missing;
 - `outputs`: (F',), or (gradients of F, rows, columns, scale), each None if it is not needed;
-- `sizes`, (I, J), and `TILE`, the rows and columns of F that one program computes.
+- `sizes`: (I, J);
+- `TILE`: the rows and columns of F that one program computes.
 """
 
 from collections.abc import Sequence
@@ -26,14 +27,14 @@ from bam.kernels.autograd import gradients_of_formula, wants_formula
 
 
 def tile(i: int, j: int) -> tuple[int, int]:
-    """Rows and columns that one program computes, powers of two; not tuned on any GPU yet."""
+    """The rows and columns that one program computes: powers of two, not yet tuned on any GPU."""
     columns = min(triton.next_power_of_2(max(j, 1)), 128)
     return min(triton.next_power_of_2(max(i, 1)), 4096 // columns), columns
 
 
 @triton.jit
 def _places(sizes, TILE: tl.constexpr):
-    """This program's sample, block of rows, block of columns, rows, columns, offsets in F, and which are in F."""
+    """This program's sample, row block, column block, rows, columns, offsets in F, and a mask of those inside F."""
     num_i, num_j = sizes
     program, blocks = tl.program_id(0), tl.cdiv(num_j, TILE[1])
     n = (program // (tl.cdiv(num_i, TILE[0]) * blocks)).to(tl.int64)  # F may have more than 2^31 elements
@@ -53,7 +54,7 @@ def _places(sizes, TILE: tl.constexpr):
 
 @triton.jit
 def _logits(pointer, n, index, size, ACC: tl.constexpr):
-    """The logits at `index` of sample n; zeros for a branch that is left out, and beyond the end."""
+    """Load the logits at `index` of sample n; zeros for a missing branch, and beyond the end."""
     if pointer is None:
         return tl.zeros_like(index).to(ACC)
     else:
@@ -62,7 +63,7 @@ def _logits(pointer, n, index, size, ACC: tl.constexpr):
 
 @triton.jit
 def _attention(u, v, inside, COMBINE: tl.constexpr):
-    """M(F), given the logits u of rows and v of columns; zero outside F, where NaN (0 * inf) would spread in sums."""
+    """M(F) from row logits u and column logits v; zero outside F, where a NaN (0 * inf) would spread into sums."""
     u, v = u[:, None], v[None, :]
     if COMBINE == "sum":
         x = u + v
@@ -77,7 +78,7 @@ def _attention(u, v, inside, COMBINE: tl.constexpr):
 
 @triton.jit
 def _for_branch(d, own, other, COMBINE: tl.constexpr):
-    """Gradient for one branch's logits, given `d`, that of the combined ones; ties of "max" share it, as in torch."""
+    """Gradient for one branch's logits, given the gradient `d` of the combined ones; "max" splits ties, as in torch."""
     if COMBINE == "sum":
         return d
     elif COMBINE == "product":
@@ -88,7 +89,7 @@ def _for_branch(d, own, other, COMBINE: tl.constexpr):
 
 @triton.jit
 def _forward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.constexpr):
-    """This block of F' = F + s * F * M(F)."""
+    """Compute one block of F' = F + s * F * M(F)."""
     features, out = maps[0], outputs[0]
     rows, columns, scale = others
     num_i, num_j = sizes
@@ -103,7 +104,7 @@ def _forward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.const
 
 @triton.jit
 def _backward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.constexpr):
-    """The gradient of features, and this block's part of the sums that are the gradients of the others."""
+    """Compute one block of the gradient for F, and its share of the sums that are the other gradients."""
     gradient, features = maps
     rows, columns, scale = others
     for_features, for_rows, for_columns, for_scale = outputs
@@ -130,7 +131,7 @@ def _backward(maps, others, outputs, sizes, COMBINE: tl.constexpr, TILE: tl.cons
         tl.store(for_columns + (n * tl.cdiv(num_i, TILE[0]) + block_i) * num_j + j, part, mask=j < num_j)
 
 
-#: Whether TRITON_INTERPRET=1 was set when this file was imported: the kernels then compute on a CPU.
+#: Whether TRITON_INTERPRET=1 was set when this file was imported: the kernels then run on a CPU.
 INTERPRETED = not isinstance(_forward, triton.JITFunction)
 
 
@@ -149,7 +150,7 @@ def _launch(kernel: Any, maps: list[Tensor], others: list[Tensor | None], output
     shapes = _sizes(maps[0])[1:]
     others = [None if t is None else t.expand(shape).contiguous() for t, shape in zip(others, shapes, strict=True)]
     if others[0] is None or others[1] is None:
-        combine = "sum"  # a branch that is left out reads as zeros
+        combine = "sum"  # a missing branch reads as zeros
     with torch.cuda.device_of(maps[0]):
         kernel[(programs,)](
             tuple(maps), tuple(others), tuple(outputs), (i, j),
@@ -161,7 +162,7 @@ def _launch(kernel: Any, maps: list[Tensor], others: list[Tensor | None], output
 def flat_gate(
     features: Tensor, rows: Tensor | None, columns: Tensor | None, scale: Tensor | None, combine: str
 ) -> Tensor:
-    """F' for features (N, I, J), logits (N, I, 1) and (N, 1, J), scale (1,); it can be differentiated twice."""
+    """F' for features (N, I, J), logits (N, I, 1) and (N, 1, J), scale (1,); twice differentiable."""
     features = features.contiguous()
     out = torch.empty_like(features)
     _launch(_forward, [features], [rows, columns, scale], [out], combine)
@@ -172,9 +173,9 @@ def flat_gate(
 def flat_gate_backward(
     gradient: Tensor, features: Tensor, others: Sequence[Tensor | None], combine: str, needed: Sequence[bool]
 ) -> list[Tensor]:
-    """Those gradients of features, rows, columns and scale that are needed; the same bits every time.
+    """The needed gradients of features, rows, columns and scale; deterministic to the bit.
 
-    `others` are rows, columns and scale.
+    `others` is (rows, columns, scale).
     """
     n, i, j = features.shape
     block_i, block_j = tile(i, j)
@@ -231,9 +232,9 @@ flat_gate.register_autograd(_differentiate, setup_context=_save)
 def gate(
     features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, scale: Tensor | None, combine: str
 ) -> Tensor:
-    """`bam.kernels.gate` by the Triton kernels."""
-    near = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
-    features = features if features.is_contiguous() else features.contiguous(memory_format=near)
+    """`bam.kernels.gate` in Triton kernels."""
+    memory_format = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
+    features = features if features.is_contiguous() else features.contiguous(memory_format=memory_format)
     last = formula.is_channels_last(features)
 
     def flat(tensor: Tensor) -> Tensor:

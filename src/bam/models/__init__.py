@@ -1,4 +1,4 @@
-"""Networks by name: reference networks that torchvision lacks, and those of torchvision and timm."""
+"""Build networks by name: reference networks that torchvision lacks, and the networks of torchvision and timm."""
 
 import inspect
 from typing import Any
@@ -17,14 +17,14 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
 
     Args:
         name: a name in `MODELS`, a torchvision name, "timm/<name>", or "<module>:<function>" for your own network: the
-            function returns it, and receives `num_classes` if it has that parameter.
+            function returns the network, and gets `num_classes` if it has that parameter.
         num_classes: outputs of the network; default: its own, 100 for cifar/ and 1000 for paper/ and imagenet/.
-        drop_path: probability of skipping the last block in training (stochastic depth, arXiv 1603.09382), falling
-            towards the first; for networks of torchvision and timm that have it.
+        drop_path: probability of skipping the last block in training (stochastic depth, arXiv 1603.09382); it falls
+            towards the first block. Only for torchvision and timm networks that support it.
 
     Raises:
-        ValueError: for an unknown name (the message lists similar ones), less than one class, or `drop_path` for a
-            network without it.
+        ValueError: for an unknown name (the message lists similar ones), fewer than one class, or `drop_path` for a
+            network that does not support it.
         ImportError: for a timm name without timm installed.
     """
     if num_classes is not None and num_classes < 1:
@@ -49,7 +49,7 @@ def build(name: str, num_classes: int | None = None, *, drop_path: float = 0.0) 
 
     if name not in list_models():
         raise ValueError(_unknown(name, [*MODELS, *list_models()]))
-    rescales = name in ("googlenet", "inception_v3")  # these do with their published weights
+    rescales = name in ("googlenet", "inception_v3")  # as with their published weights
     options: dict[str, Any] = {"init_weights": True, "transform_input": True} if rescales else {}
     if "weights_backbone" in inspect.signature(get_model_builder(name)).parameters:
         options["weights_backbone"] = None  # by default, detectors and segmentation networks download them
@@ -81,6 +81,6 @@ def _build_with_drop_path(name: str, classes: dict[str, Any], drop_path: float) 
 def _unknown(name: str, names: list[str]) -> str:
     import difflib
 
-    near = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
+    similar = ", ".join(difflib.get_close_matches(name, names, n=5, cutoff=0.4)) or ", ".join(names[:5])
     known = f"{', '.join(MODELS)}, torchvision's names, timm/<name> and <module>:<function>"
-    return f"unknown model {name!r}; near: {near}. Known names: {known}"
+    return f"unknown model {name!r}; near: {similar}. Known names: {known}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bam.models.weights import read_weights
 from bam.tensors import check_fit, is_like
 
-#: Network class -> names in torchvision's published files that the class no longer uses.
+#: Network class -> outdated names in torchvision's published files, and their replacement.
 _RENAMED: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
     "DenseNet": (re.compile(r"\.(norm|relu|conv)\.([12])\."), r".\1\2."),
     "VisionTransformer": (re.compile(r"\.mlp\.linear_([12])\."), lambda match: f".mlp.{3 * (int(match[1]) - 1)}."),
@@ -64,8 +64,8 @@ def classifier_name(model: nn.Module, num_classes: int) -> str:
     """
     names = [name for name, module in model.named_modules() if name and _has_outputs(module, num_classes)]
     if not names:
-        what = f"{type(model).__name__} has no classifier for {num_classes} classes"
-        raise ValueError(f"{what}: no linear layer or 1x1 convolution has that many outputs")
+        problem = f"{type(model).__name__} has no classifier for {num_classes} classes"
+        raise ValueError(f"{problem}: no linear layer or 1x1 convolution has that many outputs")
     return names[-1]
 
 
@@ -76,7 +76,7 @@ def _has_outputs(module: nn.Module, outputs: int) -> bool:
 
 
 def classifier_names(model: nn.Module, num_classes: int) -> list[str]:
-    """The names of the classifier and all other heads: torchvision's auxiliary ones, those in timm's configuration."""
+    """The names of the classifier and of all other heads: auxiliary ones, and those in timm's configuration."""
     names = {name for name, module in model.named_modules() if name and _has_outputs(module, num_classes)}
     heads = {name for name in names if name.lower().startswith("aux")}
     config = getattr(model, "pretrained_cfg", None)
@@ -86,7 +86,7 @@ def classifier_names(model: nn.Module, num_classes: int) -> list[str]:
 
 
 def current_names(values: dict[str, Tensor], model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to `model`'s own names: without prefixes of torch.compile and DataParallel, or outdated names.
+    """Rename tensors to `model`'s names: drop prefixes of torch.compile and DataParallel, update outdated names.
 
     `state` is the model's state dict.
     """

@@ -28,7 +28,7 @@ class Network:
 
     source: str  #: the paper that describes it
     builder: Callable[[int], nn.Module]
-    num_classes: int = 100  #: the default, as in the data set it was designed for
+    num_classes: int = 100  #: the default: the number in the data set it was designed for
 
     def __call__(self, num_classes: int) -> nn.Module:
         """Build the network with that many outputs; its `input_size` is its design image size."""
@@ -56,7 +56,7 @@ def _resnext29(groups: int, classes: int) -> nn.Module:
 
 
 #: Name -> builder(num_classes). In networks with the suffix _v1, and in all of paper/, the first 1x1 convolution of a
-#: bottleneck block has the stride, which matches the BAM paper's counts. torchvision's and timm's networks have their
+#: bottleneck block has the stride, as the BAM paper's counts imply. torchvision's and timm's networks have their
 #: own names, see `bam.models.build`.
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar/resnet8": Network(_RESNET, lambda classes: SmallResNet(1, classes)),

@@ -1,4 +1,4 @@
-"""ImageNet residual networks that torchvision lacks, and the position of the stride in bottleneck blocks."""
+"""An ImageNet ResNet that torchvision lacks, and the position of the stride in bottleneck blocks."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class WideResNet18(ResNet):
     input_size = (3, 224, 224)
 
     def __init__(self, widen: float, num_classes: int) -> None:
-        self.widen = widen  # before the constructor, which builds the stages
+        self.widen = widen  # before the constructor, which builds the stages and needs it
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes)
         self.fc = nn.Linear(self.inplanes, num_classes)
 

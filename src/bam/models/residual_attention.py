@@ -1,4 +1,4 @@
-"""The residual attention network."""
+"""The residual attention network (Wang et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from bam.models.preactivation import PreactivationBottleneck
 
 
 class MaskedUnits(nn.Module):
-    """The paper's attention module: a unit, (1 + M(x)) T(x) with a trunk T of two units, a unit (figure 2).
+    """The paper's attention module: a unit, then (1 + M(x)) T(x) with a trunk T of two units, then a unit (figure 2).
 
     Args:
         channels: C.
-        depth: of the soft mask branch M, see `bam.attention.SoftMask`.
+        depth: depth of the soft mask branch M, see `bam.attention.SoftMask`.
     """
 
     def __init__(self, channels: int, depth: int) -> None:
@@ -34,21 +34,21 @@ class MaskedUnits(nn.Module):
 class ResidualAttentionNetwork(nn.Module):
     """Attention-56 and Attention-92 (Wang et al. 2017, table 2, https://arxiv.org/abs/1704.06904).
 
-    Each of three stages is a pre-activation bottleneck unit that changes the shape, and `modules` attention modules.
-    Three units follow. With 1, 1, 1 modules the trunk has 56 layers, with 1, 2, 3 it has 92.
+    Each of the three stages is a pre-activation bottleneck unit that changes the shape, followed by `modules` attention
+    modules. Three units follow the stages. With 1, 1, 1 modules the trunk has 56 layers, with 1, 2, 3 it has 92.
 
-    The paper prints 31.9 and 51.3 million parameters for ImageNet; here there are 31.81 and 52.48 million. The mask has
-    the units that the authors' published definition of Attention-56 has: two at its smallest size, three more for each
-    further scale. The modules that Attention-92 has beyond Attention-56 hold 20.66 million parameters here, and 19.4
-    million in print. Neither difference is explained: the paper does not describe the mask in such detail.
+    The paper prints 31.9 and 51.3 million parameters for ImageNet; this network has 31.81 and 52.48 million. The mask
+    follows the authors' published definition of Attention-56: two units at its smallest size, three more for each
+    larger scale. The additional modules of Attention-92 have 20.66 million parameters here, and 19.4 million in the
+    paper. Neither difference is explained, because the paper does not describe the mask in such detail.
 
-    For small images there are the stem and the widths of the pre-activation ResNet, and the last three units belong to
-    the third stage. The trunk has as many layers; the paper gives no table of this form.
+    For small images, the stem and the widths are those of the pre-activation ResNet, and the last three units belong to
+    the third stage. The trunk has the same number of layers. The paper has no table for this form.
 
     Args:
         modules: attention modules in each of the three stages.
         num_classes: outputs.
-        small: for images of 32 x 32 pixels, not 224 x 224.
+        small: build it for images of 32 x 32 pixels, not 224 x 224.
     """
 
     def __init__(self, modules: Sequence[int], num_classes: int, *, small: bool = False) -> None:

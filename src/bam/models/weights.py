@@ -1,4 +1,4 @@
-"""Sources of pretrained weights: files, and the published weights of torchvision and timm."""
+"""Read pretrained weights from files, or from the published weights of torchvision and timm."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".bin", ".ckpt")
 
 
 def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
-    """Read the weights `pretrained` for the network `name`; returns their source, for messages, and tensors by name.
+    """Read the weights `pretrained` for the network `name`; returns their source (for messages) and tensors by name.
 
     See `bam.models.load_pretrained` for the arguments and errors.
     """
@@ -30,18 +30,18 @@ def read_weights(name: str, pretrained: str) -> tuple[str, dict[str, Tensor]]:
 
 
 class Normalization(NamedTuple):
-    """How images are normalised, per channel from 0 to 1."""
+    """The mean and deviation that normalise images, per channel on the scale 0 to 1."""
 
     mean: list[float]
     std: list[float]
-    source: str = ""  #: where a guess comes from; empty if the weights say it
+    source: str = ""  #: the origin of a guess; empty if the weights state the values
 
 
 def normalization(name: str, pretrained: str) -> Normalization | None:
     """The normalisation that these weights expect; None if unknown.
 
-    It comes from torchvision or timm, from a run's record.json or from a saved network's config.json. Of weights from
-    another file, the library's own weights for this network are the best guess.
+    It comes from torchvision or timm, from a run's record.json or from a saved network's config.json. For weights from
+    any other file, it is a guess: that of the library's own weights for this network.
     """
     if _is_path(pretrained):
         path = _path(pretrained)
@@ -51,21 +51,21 @@ def normalization(name: str, pretrained: str) -> Normalization | None:
                 content = json.loads((folder / file).read_text(encoding="utf-8"))
                 content = content.get(entry, {}) if entry else content
                 return Normalization(content["mean"], content["std"]) if content.get("mean") else None
-        known = _of_library(name, "default")
-        return known and known._replace(source=f"{_listed(known.mean)} and {_listed(known.std)}, as for {name}'s own")
-    return _of_library(name, pretrained)
+        known = _library_normalization(name, "default")
+        return known and known._replace(source=f"{_joined(known.mean)} and {_joined(known.std)}, as for {name}'s own")
+    return _library_normalization(name, pretrained)
 
 
 def imagenet_classes(name: str) -> list[str] | None:
-    """The names of ImageNet's 1000 classes, in the order of torchvision and timm; None for networks of others."""
+    """The names of ImageNet's 1000 classes, in the order of torchvision and timm; None for other networks."""
     from torchvision.models import ResNet18_Weights, list_models
 
     known = name.startswith("timm/") or name in list_models()
     return list(ResNet18_Weights.DEFAULT.meta["categories"]) if known else None
 
 
-def _of_library(name: str, pretrained: str) -> Normalization | None:
-    """What torchvision or timm says of the weights `pretrained`; None for other networks."""
+def _library_normalization(name: str, pretrained: str) -> Normalization | None:
+    """The normalisation that torchvision or timm gives for the weights `pretrained`; None for other networks."""
     if name.startswith("timm/"):
         import timm
 
@@ -78,12 +78,12 @@ def _of_library(name: str, pretrained: str) -> Normalization | None:
     if name not in list_models():
         return None
     transform = get_model_weights(name)[_torchvision_tag(pretrained)].transforms()
-    if not hasattr(transform, "mean"):  # detectors normalise inside
+    if not hasattr(transform, "mean"):  # detectors normalise images themselves
         return None
     return Normalization(list(transform.mean), list(transform.std))
 
 
-def _listed(values: Sequence[float]) -> str:
+def _joined(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
@@ -108,8 +108,8 @@ def _from_torchvision(name: str, tag: str) -> tuple[str, Any]:
     from torchvision.models import get_model_weights, list_models
 
     if name not in list_models():
-        what = f"there are no weights {tag!r} for {name}: tags are for torchvision's and timm's networks"
-        raise ValueError(f"{what}; give the path of a file, e.g. weights/{tag}.safetensors")
+        problem = f"there are no weights {tag!r} for {name}: tags are for torchvision's and timm's networks"
+        raise ValueError(f"{problem}; give the path of a file, e.g. weights/{tag}.safetensors")
     weights, tag = get_model_weights(name).__members__, _torchvision_tag(tag)
     if tag not in weights:
         raise ValueError(_unknown_tag("torchvision", name, tag, list(weights)))
@@ -138,8 +138,8 @@ def _from_timm(name: str, tag: str) -> tuple[str, Any]:
 
 
 def _unknown_tag(library: str, name: str, tag: str, known: list[str]) -> str:
-    what = f"{library} has no weights {tag!r} for {name}" if known else f"{library} has no weights for {name}"
-    return f"{what}; known are {', '.join(known)}" if known else f"{what}: give the path of a file"
+    problem = f"{library} has no weights {tag!r} for {name}" if known else f"{library} has no weights for {name}"
+    return f"{problem}; known tags: {', '.join(known)}" if known else f"{problem}: give the path of a file"
 
 
 def _download(source: str, download: Callable[[], Any]) -> Any:
@@ -147,12 +147,12 @@ def _download(source: str, download: Callable[[], Any]) -> Any:
         return download()
     except Exception as error:  # huggingface_hub passes on any error of its HTTP library, torch any error of a bad file
         raise OSError(
-            f"{source} could not be downloaded or read ({_line(error)}); without a connection, "
+            f"{source} could not be downloaded or read ({_first_line(error)}); without a connection, "
             "download the file elsewhere and give its path"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
 
 

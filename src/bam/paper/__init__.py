@@ -1,4 +1,4 @@
-"""The paper's tables: what is printed, and what this package counts for each row."""
+"""The paper's tables: the printed numbers, and this package's counts for each row."""
 
 from bam.paper.counts import Counts, count, rounds_to, unmet
 from bam.paper.page import markdown, write_tables

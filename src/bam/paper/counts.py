@@ -50,14 +50,14 @@ def _count(name: str, text: str) -> Counts:
             _add_blocks(net, side)
         else:
             attach(net, variant(recipe, text).attention, image=side)
-        more = _more_than_released(net)
+        extra = _more_than_released(net)
     modern = cost(net, side)
     macs = modern.macs if recipe.model == _modern(recipe.model) else cost(stride_first(net), side).macs
-    return Counts(modern.params, modern.params - more, macs, modern.macs)
+    return Counts(modern.params, modern.params - extra, macs, modern.macs)
 
 
 def _count_by_task(recipe: Recipe) -> Counts:
-    """Let the task build and count, with torchvision's strides and the network's own image size."""
+    """Let the task build the network and count, with torchvision's strides and the network's own image size."""
     task = task_of(recipe)
     network = task.network(Classes(_NUM_CLASSES[recipe.data]), to_train=False)
     counted = task.cost(network, (0, 0))
@@ -65,21 +65,21 @@ def _count_by_task(recipe: Recipe) -> Counts:
 
 
 def _more_than_released(net: nn.Module) -> int:
-    """The number of parameters the network's BAMs have beyond the layout of the authors' code."""
-    more = 0
+    """The number of parameters that the network's BAMs have beyond those in the authors' layout."""
+    extra = 0
     for site, carrier in attended_modules(net).items():
         spec = carrier.attention_spec.attention
         if spec.name == "bam":
             released = dataclasses.replace(spec, options=spec.options | {"layout": "released"}, identity=False)
-            more += _params(carrier.attention) - _params(released.build(site.channels))
-    return more
+            extra += _params(carrier.attention) - _params(released.build(site.channels))
+    return extra
 
 
 def unmet(row: Row, counts: Counts | None) -> dict[str, str]:
-    """Printed numbers that the counts do not round to -> the reason, if known.
+    """Printed numbers that differ from the rounded counts -> the reason, if known.
 
     Raises:
-        KeyError: for a number without an entry in `NOTES`.
+        KeyError: for such a number without an entry in `NOTES`.
     """
     if counts is None:
         return {}

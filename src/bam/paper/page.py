@@ -16,7 +16,7 @@ _HEAD = (
 
 
 def markdown(titles: Iterable[str] = tuple(TABLES)) -> str:
-    """The tables with these titles; a star marks a printed count that ours differs from, explained below the table."""
+    """The tables with these titles. A star marks a printed count that differs from ours; a note below explains it."""
     parts = []
     for title in titles:
         rows = [(row, count(row)) for row in TABLES[title]]

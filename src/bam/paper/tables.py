@@ -1,4 +1,4 @@
-"""The paper's tables as they are printed (arXiv 1807.06514), each row with the recipe that builds it."""
+"""The paper's tables as printed (arXiv 1807.06514), each row with the recipe that builds it."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ class Row:
     """One printed row; strings are the printed digits, "" where the paper prints none.
 
     Attributes:
-        network: as the paper calls it.
-        recipe: a name in `bam.recipes.RECIPES`; its network and image size are those of the row.
-        variant: what is put into the network, as `bam.recipes.variant` reads it; "block" for one more block of the
-            network's own kind at each bottleneck (the paper's control).
+        network: the paper's name for it.
+        recipe: a name in `bam.recipes.RECIPES`; it gives the row's network and image size.
+        variant: the attention, in the form of `bam.recipes.variant`; "block" for one more block of the network's own
+            kind at each bottleneck (the paper's control).
         params: millions of parameters.
         gflops: billions of multiply-adds, which the paper calls GFLOPs.
-        result: of classification top-1 error in percent, or top-1 / top-5; of detection mean average precision.
+        result: top-1 error in percent (or top-1 / top-5) for classification, mean average precision for detection.
     """
 
     network: str
@@ -142,7 +142,7 @@ TABLES: dict[str, list[Row]] = {
     ],
 }  # fmt: skip
 
-#: What `result` is, where it is not the top-1 (and top-5) error.
+#: Table -> heading of the results, where they are not top-1 (and top-5) errors.
 RESULTS = {"VOC 2007 (detection)": "mAP %, printed", "MS COCO (detection)": "AP / AP50 / AP75 %, printed"}
 
 _MORE_NORM = "with one more affine BatchNorm over C in each module it would be {}"
@@ -166,7 +166,7 @@ NOTES: dict[tuple[str, str, str], str] = {
         "cifar100/wide_resnet28_8",
         "bam",
         "23.56",
-    ): "reduction 4 gives 23,556,246; for the same error 23.42 is printed, too",
+    ): "reduction 4 gives 23,556,246; other tables print 23.42 for the same error",
     ("cifar100/resnext29_8x64d", "none", "34.4"): "for 10 classes: 34,426,698",
     ("cifar100/resnet50", f"bam({BLOCKS})", "28.98"): _MORE_NORM.format("28.9802"),
     ("cifar100/preresnet110", f"bam({BLOCKS})", "2.17"): _MORE_NORM.format("2.1726"),
@@ -176,7 +176,7 @@ NOTES: dict[tuple[str, str, str], str] = {
         "voc2007/ssd300_vgg16",
         "none",
         "26.5",
-    ): "with six boxes a place in the first map it would be 26.52",
-    ("voc2007/stairnet300_vgg16", "none", "32.0"): "StairNet's layers are our reading; unexplained",
-    ("voc2007/stairnet300_vgg16", "bam", "32.1"): "as the row before; the six modules add 0.107",
+    ): "with six boxes per place in the first map it would be 26.52",
+    ("voc2007/stairnet300_vgg16", "none", "32.0"): "unexplained; StairNet's layers are our reading of its paper",
+    ("voc2007/stairnet300_vgg16", "bam", "32.1"): "as in the row above; the six modules add 0.107",
 }

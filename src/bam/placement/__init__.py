@@ -1,4 +1,4 @@
-"""Where attention goes: a forward pass is traced, and the maps just before each down-sampling are the sites."""
+"""Where attention goes: trace a forward pass, and take the maps just before each down-sampling as sites."""
 
 from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import NoDownSampling, find_bottlenecks, find_last_map

@@ -1,4 +1,4 @@
-"""Which axis of a tensor is which: (N, C, H, W), (N, H, W, C) or unknown, followed from operation to operation."""
+"""Track the axis order of tensors from operation to operation: (N, C, H, W), (N, H, W, C) or unknown."""
 
 import math
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ def follow(
 ) -> Axes:
     """The axes of a tensor of `shape` that `operation` returned.
 
-    A tensor that comes back from tokens, windows or groups is recognised by its sizes: they are those of the last map.
-    So is one whose blocks of k x k places became channels (space to depth), or the other way round.
+    A map that was split into tokens, windows or groups and put together again is recognised by its sizes, which are
+    those of the last map. So is a map whose blocks of k x k places became channels (space to depth), or the reverse.
 
     Args:
-        operation: what was called.
-        shape: of the result.
+        operation: the call.
+        shape: the result's shape.
         source_axes: the axes of its inputs with four dimensions.
         last_map: the last feature map before the result, if there was one.
     """
@@ -55,12 +55,12 @@ def follow(
         return known
     if last_map is None:
         return None
-    likely = [last_map.axes, NCHW, NHWC]
+    orders = [last_map.axes, NCHW, NHWC]
     tokens: Sequence[int] = getattr(args[0], "shape", ())
     if len(tokens) == 3:  # (N, C, places) or (N, places, C)
         channels, height, width = last_map.sizes
-        likely = [NCHW, NHWC] if tokens[1] == channels and tokens[2] == height * width else [NHWC, NCHW]
-    return next((axes for axes in likely if axes in (NCHW, NHWC) and _holds(last_map, sizes_of(shape, axes))), None)
+        orders = [NCHW, NHWC] if tokens[1] == channels and tokens[2] == height * width else [NHWC, NCHW]
+    return next((axes for axes in orders if axes in (NCHW, NHWC) and _can_hold(last_map, sizes_of(shape, axes))), None)
 
 
 def sizes_of(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, int, int]:
@@ -69,10 +69,10 @@ def sizes_of(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, int, int
     return channels, height, width
 
 
-def _holds(last_map: FeatureMap, sizes: tuple[int, int, int]) -> bool:
-    """Whether a tensor of `sizes` (C, H, W) may hold the values of `last_map`, in blocks of k x k places or not."""
+def _can_hold(last_map: FeatureMap, sizes: tuple[int, int, int]) -> bool:
+    """Whether a tensor of `sizes` (C, H, W) can hold the values of `last_map`, also in blocks of k x k places."""
     if math.prod(sizes) != math.prod(last_map.sizes) or 0 in sizes:
         return False
     small, large = sorted((sizes, last_map.sizes), key=lambda either: either[1])
-    blocks = large[1] // small[1]
-    return large[1:] == (blocks * small[1], blocks * small[2])
+    k = large[1] // small[1]
+    return large[1:] == (k * small[1], k * small[2])

@@ -15,17 +15,17 @@ _ADDITIONS = {"add()", "add_()", "__add__()", "__radd__()", "__iadd__()"}
 
 
 class _Branch(NamedTuple):
-    """What a block computes before it is added to the shortcut."""
+    """The residual branch of a block, before it is added to the shortcut."""
 
     end: Node
-    times: set[int]  #: of all nodes that belong to the branch alone
+    times: set[int]  #: of all nodes in the branch but not in the shortcut
 
 
 def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
     """Find the end of the residual branch of every block of `model`, before it is added to the shortcut.
 
     One forward pass is traced. A block adds two maps that were made from the same earlier map. Its branch is the side
-    with more operations; the other side, the shortcut, may project and pool but does not convolve over places.
+    with more operations; the other side, the shortcut, may project and pool, but not convolve over several places.
 
     Args:
         model: any CNN with residual blocks; it is left unchanged.
@@ -50,10 +50,10 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
 
 
 def _not_blocks(flow: Flow, branches: Mapping[int, _Branch]) -> set[int]:
-    """The sums that are not blocks, in pairs where one sum lies in the branch of another.
+    """The sums that are not blocks: one of each pair in which one sum lies in the branch of the other.
 
-    If the same module adds both, the inner sum is a part of the block (Res2Net). Otherwise the outer sum skips a row
-    of blocks (EDSR).
+    If the same module computes both, the inner sum is part of the block (Res2Net). Otherwise the outer sum is a skip
+    connection around a row of blocks (EDSR).
     """
     adders = {time: _innermost(flow, time) for time in branches}
     nested = [(inner, outer) for outer in branches for inner in branches if inner in branches[outer].times]
@@ -85,7 +85,7 @@ def _branch(flow: Flow, sum: Node) -> _Branch | None:
 def _site(flow: Flow, branch: _Branch) -> Site | None:
     """The site for a branch: the outermost module that returns its end.
 
-    If no module does, the search goes back as long as operations are point-wise.
+    If no module does, the search goes back through point-wise operations.
     """
     node = branch.end
     while node.time in branch.times:
@@ -100,6 +100,6 @@ def _site(flow: Flow, branch: _Branch) -> Site | None:
 
 
 def _computes(flow: Flow, name: str) -> bool:
-    """Whether a module makes a new tensor: modules that drop branches return their input in eval mode."""
+    """Whether a module makes a new tensor; modules that drop branches return their input in eval mode."""
     (call,) = flow.calls[name]
     return call.end > call.start

@@ -17,14 +17,14 @@ class NoDownSampling(ValueError):
 
 
 class Finding(NamedTuple):
-    """What the trace says about one down-sampling: a site (None if there is none), and a note for the user."""
+    """The result for one down-sampling: a site (None if there is none), and a note for the user."""
 
     site: Site | None
     note: str = ""
 
 
 def find_bottlenecks(model: nn.Module, image: Image | None = None, *, keep: int = 3) -> Sites:
-    """Find the sites just before each down-sampling of `model`, in forward order; the last `keep` of them.
+    """Find the sites just before the last `keep` down-samplings of `model`, in forward order.
 
     One forward pass records how tensors flow. A site is the output of a module that carries all of the flow to the
     deepest feature map, before that map is halved; the end of a stage is preferred to a module inside the stage. The
@@ -82,7 +82,7 @@ def _findings(flow: Flow) -> list[Finding]:
 
 
 def find_last_map(model: nn.Module, image: Image | None = None) -> Site:
-    """Where `model` has its deepest feature map, which a classifier pools: the outermost module that returns it.
+    """Find the site of the deepest feature map, which a classifier pools: the outermost module that returns it.
 
     Args:
         model: any CNN; it is left unchanged.
@@ -102,7 +102,7 @@ def find_last_map(model: nn.Module, image: Image | None = None) -> Site:
 
 
 def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding:
-    """The site for the down-sampling after the cut at `position`, or the reason why there is none."""
+    """The site for the down-sampling after the cut at `position`, or the reason there is none."""
     best, reason = _outermost(flow, cut_maps[: stage_entry(flow, cut_maps, position) + 1], cut_maps[position])
     if best is not None:
         return Finding(best)
@@ -111,10 +111,10 @@ def _site_before(flow: Flow, cut_maps: Sequence[Node], position: int) -> Finding
 
 
 def _outermost(flow: Flow, cut_maps: Sequence[Node], maker: Node | None = None) -> tuple[Site | None, str]:
-    """The site at the last of `cut_maps`, or the reason why there is none, which names what made the map `maker`.
+    """The site at the last of `cut_maps`, or the reason there is none, which names the operation behind `maker`.
 
-    The search goes back as long as all operations are point-wise. The outermost module wins, and of equals the last:
-    the end of a stage rather than the expansion inside the next one's first block.
+    The search goes back through point-wise operations. The outermost module wins; among equals, the last one does. So
+    the end of a stage wins over the expansion inside the first block of the next.
     """
     best, reason = None, f"its input is made by {(maker or cut_maps[-1]).op} outside of any module"
     for node in pointwise_back(flow, cut_maps):
@@ -128,7 +128,7 @@ def _outermost(flow: Flow, cut_maps: Sequence[Node], maker: Node | None = None) 
 
 
 def sites_at_input(flow: Flow, node: Node) -> list[Site]:
-    """The site before the module that takes a map which no module returned, if nothing else takes that map."""
+    """The site before the module that takes the map `node`, which no module returned, if nothing else takes it."""
     users = [user.time for user in flow.nodes if node in user.sources]
     for name in node.entered:
         calls = flow.calls[name]
@@ -139,7 +139,7 @@ def sites_at_input(flow: Flow, node: Node) -> list[Site]:
 
 
 def _parallel_sites(flow: Flow, before: Node, after: Node) -> list[Finding]:
-    """Sites where parallel branches leave no cut: for each size, the last map that an outermost module returned.
+    """Sites where parallel branches leave no cut: for each size, the last map returned by an outermost module.
 
     Examples are NASNet, whose cells read the two cells before them, and HRNet, whose branches run at all sizes.
     """
@@ -157,13 +157,13 @@ def _parallel_sites(flow: Flow, before: Node, after: Node) -> list[Finding]:
 
 def _no_sites(model: nn.Module, flow: Flow, notes: Sequence[str]) -> ValueError:
     by_hand = 'name the sites by hand: bam.attach(model, sites=["<module name>", ...])'
-    what = f"{type(model).__name__} on an image {flow.nodes[0].shape[1:]}"
+    subject = f"{type(model).__name__} on an image {flow.nodes[0].shape[1:]}"
     if notes:
         reasons = "\n".join(f"  {note}" for note in notes)
-        return ValueError(f"{what}: no down-sampling could be given a site; {by_hand}\n{reasons}")
+        return ValueError(f"{subject}: no down-sampling could be given a site; {by_hand}\n{reasons}")
     if flow.nodes[0].time not in ancestors(*flow.outputs):
-        return ValueError(f"{what}: the flow from the image to the output could not be followed; {by_hand}")
+        return ValueError(f"{subject}: the flow from the image to the output could not be followed; {by_hand}")
     return NoDownSampling(
-        f"{what} has no down-sampling of a feature map (N, C, H, W) after its first layer: BAM sits before "
+        f"{subject} has no down-sampling of a feature map (N, C, H, W) after its first layer: BAM sits before "
         f"down-samplings. If the image is small, try a larger one; otherwise {by_hand}"
     )

@@ -1,4 +1,4 @@
-"""Cuts: the feature maps that carry all of the flow, and what lies around them."""
+"""Cuts: the feature maps that carry all of the flow from the image to the deepest map."""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +33,7 @@ def deepest(flow: Flow) -> Node | None:
     2. Otherwise, if the network has a part `encoder` or `backbone` that takes the image, only that part counts.
     3. A block may pool to a smaller size inside: if the cuts before the output never grow and end near that size,
        it is the last cut.
-    4. Otherwise a decoder follows, which makes larger maps again: it is the last of the smallest maps before that.
+    4. Otherwise a decoder makes larger maps again: it is the last of the smallest maps before the decoder.
     """
     maps = [node for node in flow.nodes if _shows_the_image(flow, node)]
     if not maps:
@@ -50,10 +50,10 @@ def deepest(flow: Flow) -> Node | None:
         areas = [node.area for node in cut_maps]
         if areas and areas == sorted(areas, reverse=True) and areas[-1] <= 8 * area:
             return cut_maps[-1]
-    below = {node.time for node in smallest}  # the smallest maps and all that depends on them
+    downstream = {node.time for node in smallest}  # the smallest maps and everything that depends on them
     for node in flow.nodes:
-        if any(source.time in below for source in node.sources):
-            below.add(node.time)
+        if any(source.time in downstream for source in node.sources):
+            downstream.add(node.time)
             if node.is_map and node.area > area:
                 return max((low for low in smallest if low.time < node.time), key=lambda low: low.time)
     return smallest[-1]
@@ -73,7 +73,7 @@ def stray_streams(flow: Flow) -> bool:
 
 
 def ancestors(*nodes: Node, without: Node | None = None) -> set[int]:
-    """The times of `nodes` and of all that they depend on, except through `without`."""
+    """The times of `nodes` and of everything they depend on, except through `without`."""
     pending = [node for node in nodes if node is not without]
     times = {node.time for node in pending}
     while pending:
@@ -96,7 +96,7 @@ def pointwise_back(flow: Flow, cut_maps: Sequence[Node]) -> Iterator[Node]:
 
 
 def stage_entry(flow: Flow, cut_maps: Sequence[Node], position: int) -> int:
-    """The position in `cut_maps` of the input to the stage that begins with the down-sampling after `position`.
+    """The position in `cut_maps` of the input of the stage that contains the down-sampling after `position`.
 
     A stage is the outermost module that takes a map of the old size and works mostly at the new one; none of its parts
     may end before the down-sampling. Some stages convolve once more at the old size before they down-sample.
@@ -116,7 +116,7 @@ def stage_entry(flow: Flow, cut_maps: Sequence[Node], position: int) -> int:
 
 
 def parallel_sizes(flow: Flow, before: Node, after: Node) -> list[list[Node]]:
-    """The maps that modules return on the way from one cut to another: a list for each size, each half the last."""
+    """The maps that modules return between two cuts: one list per size, each size half of the previous one."""
     on_the_way = ancestors(after)
     between = [node for node in flow.nodes[before.time + 1 : after.time] if node.time in on_the_way and node.owners]
     maps_by_size: list[list[Node]] = []
@@ -130,13 +130,13 @@ def parallel_sizes(flow: Flow, before: Node, after: Node) -> list[list[Node]]:
 
 
 def halves(before: Node, after: Node) -> bool:
-    """Whether the sides of `after` are about half of those of `before`; down to a quarter counts."""
+    """Whether the sides of `after` are about half of those of `before`; a quarter also counts."""
     ratios = [b / a for b, a in zip(before.size, after.size, strict=True)]
     return 1.5 < max(ratios) < 5 and min(ratios) >= 1
 
 
 def _shows_the_image(flow: Flow, node: Node) -> bool:
-    """Whether it is a feature map of the whole image; the strips (1 x W) that some attention pools are not."""
+    """Whether `node` is a feature map of the whole image, unlike the strips (1 x W) that some attention pools."""
     image = flow.nodes[0]
     if not node.is_map or node.shape[0] != image.shape[0]:
         return False

@@ -1,4 +1,4 @@
-"""How tensors flow from the image through a network: one forward pass, recorded."""
+"""The flow of tensors from the image through a network, recorded in one forward pass."""
 
 import copy
 import math
@@ -20,16 +20,16 @@ from bam.snapshot import need_module
 
 @dataclass(eq=False)
 class Node:
-    """A tensor that depends on the image, in its state at one time: an in-place operation makes a new node."""
+    """A tensor that depends on the image, at one point in time: an in-place operation makes a new node."""
 
     time: int
     shape: tuple[int, ...]
-    op: str  #: what made it, e.g. "conv2d()"
+    op: str  #: the operation that made it, e.g. "conv2d()"
     sources: list["Node"]
     mixes: bool  #: its operation looks at neighbouring places (a convolution larger than 1 x 1, pooling, attention)
     axes: Axes
     last_map: FeatureMap | None  #: this tensor, or the last feature map before it
-    stride: int  #: of that map: the distance of neighbouring places in pixels of the image
+    stride: int  #: of that map: the distance between neighbouring places in image pixels
     learned: bool  #: a layer has processed it; false while the image is only padded, scaled or rearranged
     owners: list[str] = field(default_factory=list)  #: modules that returned it
     consumers: list[str] = field(default_factory=list)  #: modules and functions that took it, in order
@@ -68,8 +68,8 @@ class Call:
 class Flow(TorchFunctionMode):
     """The flow of tensors through one forward pass of `model`, with the modules that took and returned them.
 
-    The constructor runs the pass under a torch-function mode, with hooks on all modules. Names of modules start with
-    `prefix`.
+    The constructor runs the pass under a torch-function mode, with hooks on all modules. All module names
+    get `prefix` in front.
     """
 
     def __init__(self, model: nn.Module, image: Image | None, prefix: str = "") -> None:
@@ -79,21 +79,21 @@ class Flow(TorchFunctionMode):
         self.outputs: list[Node] = []  # what the model returned
         self.calls: dict[str, list[Call]] = {}  # module -> its calls; modules are listed as they first return
         self._current: dict[int, Node] = {}  # id of a tensor -> its latest node
-        self._kept: list[Tensor] = []  # keeps the ids unique while the trace runs
-        self._starts: list[int] = []  # of the modules that are running
+        self._alive: list[Tensor] = []  # keeps the ids unique while the trace runs
+        self._starts: list[int] = []  # start times of the running modules
 
-        def watch() -> None:  # a second attempt starts afresh
+        def watch() -> None:  # a second attempt starts from scratch
             for record in (self.nodes, self.calls, self._current, self._starts):
                 record.clear()
             for name, module in model.named_modules():
-                if not isinstance(module, torch.jit.ScriptModule):  # those take no such hooks
+                if not isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
                     enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
                     module.register_forward_pre_hook(enter, with_kwargs=True)
                     module.register_forward_hook(leave, with_kwargs=True)
 
         with self:
             dry_run(model, image, watch=watch)
-        self._kept.clear()
+        self._alive.clear()
 
     def _enter(self, name: str, is_root: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -142,12 +142,12 @@ class Flow(TorchFunctionMode):
         return output
 
     def within(self, *parts: str) -> "Flow":
-        """This flow until the first of the named `parts` that takes the image returns; all of it if none does."""
-        present = [name for name in parts if len(self.calls.get(name, [])) == 1 and name in self.nodes[0].entered]
-        if not present:
+        """This flow until the first of `parts` that takes the image returns; the whole flow if none takes it."""
+        names = [name for name in parts if len(self.calls.get(name, [])) == 1 and name in self.nodes[0].entered]
+        if not names:
             return self
         part = copy.copy(self)
-        part.nodes, part.outputs = self.nodes[: self.calls[present[0]][0].end], []
+        part.nodes, part.outputs = self.nodes[: self.calls[names[0]][0].end], []
         return part
 
     def _sources(self, values: Any) -> list[Node]:
@@ -164,7 +164,7 @@ class Flow(TorchFunctionMode):
         learned = is_layer or any(source.learned for source in sources)
         node = Node(len(self.nodes), shape, op, sources, mixes, axes, last_map, stride, learned)
         self.nodes.append(node)
-        self._kept.append(tensor)
+        self._alive.append(tensor)
         self._current[id(tensor)] = node
 
 
@@ -179,7 +179,7 @@ def _refuse_volumes(model: nn.Module) -> None:
 
 
 def trace(model: nn.Module, image: Image | None) -> Flow:
-    """The flow through `model`; if it is one of torchvision's detectors (they take lists of images), its backbone's."""
+    """Trace the flow through `model`; of a torchvision detector, which takes lists of images, only the backbone."""
     prefix = _backbone_of_detector(model)
     if not prefix:
         return Flow(model, image)
@@ -188,7 +188,7 @@ def trace(model: nn.Module, image: Image | None) -> Flow:
 
 
 def trace_for(model: nn.Module, names: Sequence[str], image: Image | None) -> Flow:
-    """The flow through the modules `names`: like `trace`, but a whole detector runs if one is outside its backbone."""
+    """Like `trace`, but the whole detector runs if one of the modules `names` lies outside its backbone."""
     prefix = _backbone_of_detector(model)
     outside = prefix and not all(name.startswith(prefix) for name in names)
     return Flow(model, image) if outside else trace(model, image)
@@ -200,7 +200,7 @@ def calls(model: nn.Module, names: Sequence[str], image: Image | None) -> Counte
 
 
 def run_by_intermediates(model: nn.Module, image: Image | None) -> set[str]:
-    """The modules that run in timm's `forward_intermediates`, where `features_only=True` goes, too.
+    """The modules that run in timm's `forward_intermediates`, which `features_only=True` also uses.
 
     Empty for a network without this method.
     """
@@ -219,7 +219,7 @@ def run_by_intermediates(model: nn.Module, image: Image | None) -> set[str]:
 
 
 def _backbone_of_detector(model: nn.Module) -> str:
-    """The name of the part of one of torchvision's detectors that takes the image; "" for other models."""
+    """The name of the part of a torchvision detector that takes the image; "" for other models."""
     if not any(cls.__module__.startswith("torchvision.models.detection") for cls in type(model).__mro__):
         return ""
     parts = dict(model.named_modules())
@@ -227,9 +227,9 @@ def _backbone_of_detector(model: nn.Module) -> str:
 
 
 def _stride(before: Node, height: int) -> int:
-    """The stride of a map of `height` made from `before`: a whole multiple or fraction of the stride there.
+    """The stride of a map of `height` made from `before`: a whole multiple or fraction of the earlier stride.
 
-    It is rounded, because convolutions without padding lose the borders.
+    The ratio is rounded, because convolutions without padding lose the borders.
     """
     old_height = before.map[1]
     if 0 in (old_height, height) or old_height >= height:

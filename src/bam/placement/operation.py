@@ -1,4 +1,4 @@
-"""One call of a torch function while the flow through a network is recorded."""
+"""One call of a torch function in the recorded flow through a network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

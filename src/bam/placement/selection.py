@@ -1,4 +1,4 @@
-"""Sites chosen by hand: by name, pattern, position or stride; every block, the bottlenecks, convolutions, the input."""
+"""Select sites by name, pattern, position or stride; every block, the bottlenecks, convolutions or the input."""
 
 import difflib
 from collections.abc import Sequence
@@ -25,22 +25,22 @@ Wanted = str | int | Site
 
 
 def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Image | None = None) -> Sites:
-    """The sites that `wanted` selects, in forward order, after checking that each is one feature map.
+    """Select sites, in forward order, and check that each is one feature map.
 
-    Each of `wanted` is one of these:
+    Each entry of `wanted` is one of these:
         a name: "layer1", the output of that module; "before layer2", its first argument;
         a pattern: "layer?.*", all matching modules that return a feature map; `*` does not match a dot;
         a position: 0 or -1, in `find_bottlenecks(model, image)`;
         a stride: "stride 8", the bottlenecks whose map has an eighth of the image's height and width;
         "bottlenecks": those of `find_bottlenecks(model, image)`;
         "every block": the residual branch of every block, see `find_blocks`;
-        "3x3 convolutions of the last stage", or "... of stride 16": what enters the 3x3 convolutions whose output has
-            the largest stride, or this one;
+        "3x3 convolutions of the last stage", or "... of stride 16": the inputs of the 3x3 convolutions whose output
+            has the largest stride, or the given one;
         "input": the image, where the network's first layers take it;
         a `Site`.
 
-    `image` is a tensor (N, C, H, W) or a size in pixels; default: the one that the `Sites` in `wanted` were found
-    with, or the model's own, or 224 x 224.
+    `image` is a tensor (N, C, H, W) or a size in pixels; default: the one used to find the `Sites` in
+    `wanted`, or the model's own, or 224 x 224.
 
     Raises:
         ValueError: if an entry selects nothing, or a module that is not called exactly once or returns no feature map;
@@ -59,12 +59,12 @@ def select_sites(model: nn.Module, wanted: Wanted | Sequence[Wanted], image: Ima
     chosen = {site.label: site for word in words for site in _selected(model, flow, word, image)}
     sites = Sites(sorted(chosen.values(), key=lambda site: _time(flow, site)))
     sites.image = image
-    sites.convolutions = _entered(model, sites)
+    sites.convolutions = _replaceable_convolutions(model, sites)
     return sites
 
 
-def _entered(model: nn.Module, sites: Sites) -> dict[str, nn.Conv2d]:
-    """Label -> a convolution like the one that the map enters there, on the meta device."""
+def _replaceable_convolutions(model: nn.Module, sites: Sites) -> dict[str, nn.Conv2d]:
+    """Label of a site before a convolution -> a copy of that convolution on the meta device."""
     layers = {site.label: model.get_submodule(site.name) for site in sites if site.before}
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {
@@ -100,7 +100,7 @@ def _path(word: str) -> str:
 
 
 def _names_a_module(model: nn.Module, word: str | int) -> bool:
-    """Whether it is a name or a pattern; "0" is one if the model has a module "0", and a position otherwise."""
+    """Whether `word` is a name or a pattern; "0" is a name if the model has a module "0", else a position."""
     if isinstance(word, int) or word.startswith((_STRIDE, _CONVOLUTIONS)) or word in (EVERY_BLOCK, BOTTLENECKS):
         return False
     return not (word == INPUT or word.removeprefix("-").isdigit()) or word in dict(model.named_modules())
@@ -131,16 +131,16 @@ def _at_input(flow: Flow) -> Site:
 
 def _convolutions(model: nn.Module, flow: Flow, stride: str) -> list[Site]:
     modules = dict(model.named_modules())
-    found: dict[int, list[Site]] = {}
+    by_stride: dict[int, list[Site]] = {}
     for name, calls in flow.calls.items():
         layer, output = modules.get(name), calls[0].returned
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and output:
             if isinstance(site := _site(flow, _BEFORE + name), Site):
-                found.setdefault(output.stride, []).append(site)
-    wanted = str(max(found, default=0)) if stride.strip() == _LAST else stride.strip()
-    matching = [site for number, sites in found.items() if str(number) == wanted for site in sites]
+                by_stride.setdefault(output.stride, []).append(site)
+    chosen = str(max(by_stride, default=0)) if stride.strip() == _LAST else stride.strip()
+    matching = [site for number, sites in by_stride.items() if str(number) == chosen for site in sites]
     if not matching:
-        known = f"choose from stride {', '.join(map(str, sorted(found)))}" if found else "the model has none at all"
+        known = f"choose from stride {', '.join(map(str, sorted(by_stride)))}" if by_stride else "the model has none"
         raise ValueError(f"no 3x3 convolution has stride {stride!r}; {known}")
     return matching
 
@@ -155,23 +155,23 @@ def _matching(flow: Flow, pattern: str) -> list[Site]:
     prefix = _BEFORE if pattern.startswith(_BEFORE) else ""
     sites = [site for name in names if isinstance(site := _site(flow, prefix + name), Site)]
     if not sites:
-        what = f"module that matches {pattern!r} is called once and returns one feature map"
-        what = what if names else f"module matches {pattern!r}"
-        raise ValueError(f"no {what}; {_near(flow, pattern)}")
+        subject = f"module that matches {pattern!r} is called once and returns one feature map"
+        subject = subject if names else f"module matches {pattern!r}"
+        raise ValueError(f"no {subject}; {_nearest_sites(flow, pattern)}")
     return sites
 
 
 def _named(model: nn.Module, flow: Flow, word: str) -> Site:
     if _path(word) not in dict(model.named_modules()) or not _path(word):
-        raise ValueError(f"the model has no module {_path(word)!r}; {_near(flow, word)}")
+        raise ValueError(f"the model has no module {_path(word)!r}; {_nearest_sites(flow, word)}")
     site = _site(flow, word)
     if isinstance(site, str):
-        raise ValueError(f"{site}; {_near(flow, word)}")
+        raise ValueError(f"{site}; {_nearest_sites(flow, word)}")
     return site
 
 
 def _site(flow: Flow, word: str) -> Site | str:
-    """The site of a module of the model, or the reason why it cannot be a site."""
+    """The site that `word` names, or the reason it cannot be a site."""
     name, before = _path(word), word.startswith(_BEFORE)
     calls = flow.calls.get(name, [])
     if len(calls) != 1:
@@ -181,19 +181,19 @@ def _site(flow: Flow, word: str) -> Site | str:
         return reason + advice
     node = next((n for n in flow.nodes if name in n.entered), None) if before else calls[0].returned
     if node is None or node.axes is None or len(node.map) != 3:
-        what = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
+        value = "no single tensor" if node is None else f"a tensor of shape {node.shape}"
         verb = "takes" if before else "returns"
-        return f"site {name!r} {verb} {what}: attention needs one feature map (N, C, H, W) or (N, H, W, C)"
+        return f"site {name!r} {verb} {value}: attention needs one feature map (N, C, H, W) or (N, H, W, C)"
     return site_at(flow, name, node, before)
 
 
-def _near(flow: Flow, word: str) -> str:
-    """The nearest valid sites: those above and below `word` in the tree of modules, and those with similar names."""
+def _nearest_sites(flow: Flow, word: str) -> str:
+    """The nearest valid sites: those above and below `word` in the module tree, and those with similar names."""
     valid = [name for name in flow.calls if name and isinstance(_site(flow, name), Site)]
     name = _path(word)
     family = [v for v in valid if v.startswith(f"{name}.") or name.startswith(f"{v}.")]
     family.sort(key=lambda v: abs(v.count(".") - name.count(".")))
-    near = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
-    if not near:
+    names = dict.fromkeys([*family[:3], *difflib.get_close_matches(name, valid, n=3, cutoff=0.3), *valid[:3]])
+    if not names:
         return "no module is called once and returns one feature map"
-    return f"near: {', '.join(map(repr, list(near)[:3]))}"
+    return f"near: {', '.join(map(repr, list(names)[:3]))}"

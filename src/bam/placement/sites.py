@@ -1,4 +1,4 @@
-"""Sites, and the table of what attention would cost at each of them."""
+"""Sites, and a table of the cost of attention at each."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class Site:
     channels: int
     height: int
     width: int
-    stride: int = 0  #: of the map: the distance of neighbouring places in pixels of the image
+    stride: int = 0  #: of the map: the distance between neighbouring places in image pixels
     feeds: str = ""  #: the module or function that takes the map first
     before: bool = False  #: the map is the module's first argument, not its output
     axes: str = "NCHW"  #: of the map: "NCHW" or "NHWC"
@@ -34,11 +34,11 @@ class Site:
 
 
 class Sites(tuple[Site, ...]):
-    """Sites in forward order. A slice is again Sites; printed, they show what a BAM would cost at each."""
+    """Sites in forward order. A slice is again `Sites`. Printing them shows the cost of a BAM at each."""
 
     image: Image | None = None  #: the input of the forward pass that found them; None for the default
-    notes: tuple[str, ...] = ()  #: what to know about down-samplings without a proper site
-    #: Label -> the convolution that the map enters there, without its weights: attention may take its place.
+    notes: tuple[str, ...] = ()  #: remarks on down-samplings without a proper site
+    #: Label of a site before a convolution -> that layer without weights, which attention may replace.
     convolutions: Mapping[str, nn.Conv2d] = {}
 
     @overload
@@ -90,7 +90,7 @@ class Sites(tuple[Site, ...]):
         return "\n".join([*(line.rstrip() for line in lines), *(f"note: {note}" for note in self.notes)])
 
     def _module(self, site: Site, spec: AttentionSpec, build: Callable[..., nn.Module] | None) -> nn.Module:
-        """What would be inserted at a site."""
+        """The module that `attach` would insert at `site`."""
         module = spec.fitted(site.height, site.width, build).build(site.channels, build).eval()
         if site.label not in self.convolutions:
             return module
@@ -112,7 +112,7 @@ class Sites(tuple[Site, ...]):
 
 
 class _Replacing(nn.Module):
-    """Attention in the place of a convolution like the given one."""
+    """Attention together with a copy of the `convolution` that it replaces."""
 
     def __init__(self, attention: nn.Module, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -125,9 +125,9 @@ class _Replacing(nn.Module):
 
 
 def _added(module: nn.Module, shape: tuple[int, int, int]) -> Cost:
-    """What `module` adds to a network: without the convolution whose place it takes."""
-    whole = cost(module, shape)
+    """The cost that `module` adds to a network, less that of a convolution it replaces."""
+    total = cost(module, shape)
     if not isinstance(module, _Replacing):
-        return whole
+        return total
     plain = cost(module.convolution, shape)
-    return Cost(whole.params - plain.params, whole.macs - plain.macs)
+    return Cost(total.params - plain.params, total.macs - plain.macs)

@@ -34,17 +34,17 @@ def save_attention(model: nn.Module, path: Path | str) -> None:
     if not modules:
         raise ValueError("the model carries no attention to save: bam.attach(model) first")
     if any(is_fused(module.attention) for module in modules.values()):
-        raise ValueError("the attention is fused and cannot be saved: save the model that bam.fuse was given")
+        raise ValueError("the attention is fused and cannot be saved: save the model that you passed to bam.fuse")
     tensors = {
         f"{site.name}.attention.{key}": value.detach().cpu().contiguous()
         for site, module in modules.items()
         for key, value in module.attention.state_dict().items()
     }
-    sites = {site.label: _described(site, module.attention_spec) for site, module in modules.items()}
+    sites = {site.label: _spec_entry(site, module.attention_spec) for site, module in modules.items()}
     write_atomically(Path(path), save(tensors, {_METADATA: strict_json(sites, indent=None)}))
 
 
-def _described(site: Site, spec: SiteSpec) -> dict[str, Any]:
+def _spec_entry(site: Site, spec: SiteSpec) -> dict[str, Any]:
     try:
         return spec.to_dict()
     except ValueError as error:
@@ -85,15 +85,15 @@ def load_attention(
         raise ValueError(f"{path} contains sites that are not module names: {', '.join(labels)}")
     modules = {site: fitted(model, site, _build(site, specs[site.label], attention, path)) for site in new}
     for site, module in modules.items():
-        _check_fit(site, module, _of_site(tensors, site), path)
-        module.load_state_dict(_of_site(tensors, site))
+        _check_fit(site, module, _site_tensors(tensors, site), path)
+        module.load_state_dict(_site_tensors(tensors, site))
     for site, carrier in present.items():
-        _check_fit(site, carrier.attention, _of_site(tensors, site), path)
+        _check_fit(site, carrier.attention, _site_tensors(tensors, site), path)
     values = [value for carrier in present.values() for value in carrier.attention.state_dict(keep_vars=True).values()]
     with all_or_nothing(model, values):
         insert(model, modules, {site: specs[site.label] for site in modules}, image)
         for site, carrier in present.items():
-            carrier.attention.load_state_dict(_of_site(tensors, site))
+            carrier.attention.load_state_dict(_site_tensors(tensors, site))
     return model
 
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, SiteSpec]]:
 
 def _check_spec(site: Site, present: SiteSpec, saved: SiteSpec | None, path: Path) -> None:
     if saved is None:
-        raise ValueError(f"{path} holds nothing for the attention at {site.label}; call bam.detach(model) first")
+        raise ValueError(f"{path} has no attention for {site.label!r}; call bam.detach(model) first")
     present_dict, saved_dict = present.to_dict(), saved.to_dict()
     same_module = present_dict["attention"] == saved_dict["attention"] or (present.is_own and saved.is_own)
     if not same_module or present_dict["options"] != saved_dict["options"]:
@@ -140,7 +140,7 @@ def _build(site: Site, spec: SiteSpec, attention: Callable[..., nn.Module] | Non
         raise ValueError(f"{path}: the attention at {site.label!r} cannot be built: {error}") from None
 
 
-def _of_site(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
+def _site_tensors(tensors: dict[str, Tensor], site: Site) -> dict[str, Tensor]:
     prefix = f"{site.name}.attention."
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

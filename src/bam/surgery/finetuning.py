@@ -15,7 +15,7 @@ from bam.surgery.insertion import attended
 def attention_groups(
     model: nn.Module, *, lr: float | None = None, weight_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """Parameter groups with the attention only, for a torch optimizer: one with weight decay, one without.
+    """Parameter groups for a torch optimizer with the attention alone: one with weight decay, one without.
 
     Scalars and vectors (the identity scalar, biases, BatchNorms) get no weight decay. None means the optimizer's
     default.
@@ -41,7 +41,7 @@ def extend_optimizer(
     """Add the attention's parameters to an optimizer that was built before `bam.attach`.
 
     Args:
-        optimizer: keeps its state and groups; the new parameters get groups of their own.
+        optimizer: it keeps its state and groups; the new parameters get their own groups.
         model: the model with attention.
         lr: learning rate of the attention; default: the optimizer's.
         weight_decay: weight decay of the attention's weights; default: the optimizer's.

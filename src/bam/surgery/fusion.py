@@ -1,4 +1,4 @@
-"""The inference form of a network: the same attention in fewer layers."""
+"""Fuse a network for inference: the same attention in fewer layers."""
 
 import copy
 import warnings
@@ -17,14 +17,14 @@ def fuse(model: nn.Module) -> nn.Module:
 
     Each attention module, attached or not, is replaced by its `fused()` form: a BAM folds its BatchNorms into the
     preceding layers (computed at least in float32, stored in the type of the layer). Branches with hooks or
-    parametrizations stay as they are. Attached modules that are the identity are left out; for finite features the
-    output stays bit-identical. Everything else is copied unchanged.
+    parametrizations stay as they are. Attached modules that are the identity are removed; for finite features the
+    output stays the same bit for bit. Everything else is copied unchanged.
 
     Fuse last, before compiling or exporting. Folded layers have no statistics to learn, even after `.train()`, and
     different state-dict keys, so train and save `model` itself.
 
-    Warns of attention that training has not used: modules that are the identity, and modules whose map is the same for
-    every image because the last weights of their branches are zero.
+    Warns about attention that training did not use: modules that are the identity, and modules whose map is the same
+    for every image because the last weights of their branches are zero.
 
     Raises:
         ValueError: if the model or an attention module is in training mode, or the model is wrapped or compiled.

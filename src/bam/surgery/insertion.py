@@ -32,8 +32,8 @@ def attach(
     """Put an attention module at each site of `model`, in place; returns `model`.
 
     Attach before `torch.compile` and before wrapping the model for several devices; if you already have an optimizer,
-    see `extend_optimizer`. Load a plain checkpoint before, or afterwards with `strict=False`; the new keys are
-    `<site>.attention.*`.
+    see `extend_optimizer`. Load a plain checkpoint before attaching, or afterwards with `strict=False`; the new keys
+    are `<site>.attention.*`.
 
     Args:
         model: any CNN.
@@ -51,7 +51,7 @@ def attach(
             that is wrapped or compiled; an unknown attention name or option. The model is then unchanged.
     """
     refuse_wrapped(model, "attach to")
-    factory, spec = _specified(attention, identity, options)
+    factory, spec = _factory_and_spec(attention, identity, options)
     if spec.is_none:
         return model
     chosen = select_sites(model, spec.placed(factory) if sites is None else sites, image)
@@ -64,10 +64,10 @@ def attach(
     return model
 
 
-def _specified(
+def _factory_and_spec(
     attention: str | AttentionSpec | Callable[..., nn.Module], identity: bool, options: dict[str, Any]
 ) -> tuple[Callable[..., nn.Module], AttentionSpec]:
-    """The factory of the modules, and the specification that combines all arguments of `attach`."""
+    """The module factory, and one specification from all arguments of `attach`."""
     if isinstance(attention, str):
         attention = AttentionSpec.parse(attention)
     spec = attention if isinstance(attention, AttentionSpec) else AttentionSpec(attention_name(attention))
@@ -77,7 +77,7 @@ def _specified(
 
 
 def fitted(model: nn.Module, site: Site, attention: nn.Module) -> nn.Module:
-    """`attention`, adapted to the module of `model` at `site`."""
+    """Adapt `attention` to the module of `model` at `site`, and return it."""
     return fit(attention, model.get_submodule(site.name), before=site.before)
 
 
@@ -88,7 +88,7 @@ def insert(
 
     Raises:
         ValueError: if a site is occupied, a module does not keep the shape of the map there, or would not run exactly
-            once on each way through the network; the model is then unchanged.
+            once in each kind of forward pass; the model is then unchanged.
     """
     refuse_occupied(model, list(modules))
     with all_or_nothing(model):
@@ -117,14 +117,14 @@ def _check_shape(attention: nn.Module, site: Site) -> None:
 
 
 def _check_calls(model: nn.Module, sites: Sequence[Site], image: Image | None) -> None:
-    """Raise ValueError unless the attention at each site runs exactly once on each way through the network."""
+    """Raise ValueError unless the attention at each site runs exactly once in each kind of forward pass."""
     counts = calls(model, [site.name for site in sites], image)
     wrong = {site.label: n for site in sites if (n := counts[f"{site.name}.attention"]) != 1}
     if wrong:
         times = ", ".join(f"{label} would run {count} times" for label, count in wrong.items())
         raise ValueError(
-            f"attention at {times} in a forward pass: the network does not simply call the module there (but "
-            "another method of it, or its parts one by one); choose other sites"
+            f"attention at {times} in a forward pass: the network does not call the module there itself, but "
+            "another of its methods, or its parts one by one; choose other sites"
         )
     ran = run_by_intermediates(model, image)
     reached = [site for site in sites if any(name.startswith(f"{site.name}.") for name in ran)]
@@ -151,7 +151,7 @@ def attended(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def attended_modules(model: nn.Module) -> dict[Site, Attended]:
-    """The modules of `model` that carry attention, by site; the height and width of these sites are unknown (0)."""
+    """The modules of `model` that carry attention, by site; these sites have no height and width (0)."""
     need_module(model)
     return {
         Site(
@@ -173,7 +173,7 @@ def without_attention(model: nn.Module, sites: Sequence[str] | None = None) -> I
 
     Args:
         model: a network with attention.
-        sites: switch it off at these sites alone, see `attended`.
+        sites: the sites to switch off, see `attended`; default: all.
 
     Raises:
         ValueError: for a site without attention.
@@ -197,9 +197,9 @@ def _on_device_of(attention: nn.Module, base: nn.Module, model: nn.Module) -> nn
     if not isinstance(attention, nn.Module):
         raise ValueError(f"attention: its factory returned a {type(attention).__name__}, not a torch.nn.Module")
     for module in (base, model):
-        like = next((p for p in module.parameters() if p.is_floating_point()), None)
-        if like is not None:
-            attention = attention.to(like.device, like.dtype)
+        reference = next((p for p in module.parameters() if p.is_floating_point()), None)
+        if reference is not None:
+            attention = attention.to(reference.device, reference.dtype)
             break
     return attention.train(base.training)
 

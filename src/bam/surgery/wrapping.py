@@ -1,4 +1,4 @@
-"""Models wrapped for compiling or for several devices."""
+"""Refuse models that are wrapped for compiling or for several devices."""
 
 from torch import nn
 
