@@ -181,7 +181,7 @@ def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, ca
     assert "no classifier of 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
     assert "2 class names" in message("cifar/resnet8", *attention, "--class-names", str(tmp_path / "names.txt"))
     assert "is a detection network: give the folder of a run" in message("ssd_resnet8", *attention)
-    assert "give it alone" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
+    assert "drop --pretrained" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
     assert "drop those flags" in message(str(trained / "bam"), *attention)
     assert "has no attention" in message("cifar/resnet8", "--pretrained", plain, "--num-classes", "10")
     assert not (tmp_path / "o").exists()
