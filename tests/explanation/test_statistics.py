@@ -143,7 +143,10 @@ def test_values_that_are_not_finite_and_attention_that_is_off_raise():
     nn.init.constant_(module.channel.closing.bias, float("inf"))
     with pytest.raises(ValueError, match=r"the attention at layer1 \(channel logits\)"):
         attention_statistics(model, batched(IMAGES, CLASSES, 13))
-    with bam.without_attention(network()) as off, pytest.raises(ValueError, match="no attention of the network runs"):
+    with (
+        bam.without_attention(network()) as off,
+        pytest.raises(ValueError, match="none of the network's attention runs"),
+    ):
         attention_statistics(off, batched(IMAGES, CLASSES, 13))
 
 

@@ -129,7 +129,7 @@ def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
         assert cli.main(["explain", "--run", str(run), "--images", str(images), "--out", str(tmp_path / "out")]) == 1
         return capsys.readouterr().err
 
-    assert "has no attention to look at" in message(trained / "none", trained / "images")
+    assert "has no attention to record" in message(trained / "none", trained / "images")
     assert "no complete run" in message(tmp_path, trained / "images")
     (tmp_path / "empty").mkdir()
     assert "holds no images" in message(trained / "bam", tmp_path / "empty")
