@@ -82,7 +82,7 @@ def test_what_is_no_classifier_with_attention_is_refused():
         grad_cam(bam.attach(nn.Sequential(nn.Conv2d(3, 4, 1)), sites="0", image=8), IMAGES, CLASSES)
     with (
         bam.without_attention(network()) as off,
-        pytest.raises(ValueError, match="none of the network's attention runs"),
+        pytest.raises(ValueError, match="network's attention runs"),
     ):
         grad_cam(off, IMAGES, CLASSES)
     model = network()

@@ -178,7 +178,7 @@ def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, ca
     plain, attention = str(tmp_path / "plain.safetensors"), ["--attention", "bam"]
     assert "there is no folder runs/nine" in message("runs/nine")
     assert "unknown model 'resnet19'" in message("resnet19", *attention)
-    assert "no classifier of 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
+    assert "no classifier with 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
     assert "2 class names" in message("cifar/resnet8", *attention, "--class-names", str(tmp_path / "names.txt"))
     assert "is a detection network: give the folder of a run" in message("ssd_resnet8", *attention)
     assert "drop --pretrained" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)

@@ -1,4 +1,4 @@
-"""The survey of all networks: runs in several processes, and resumes where it stopped."""
+"""Check all networks in several processes; an interrupted survey resumes where it stopped."""
 
 import csv
 import dataclasses
@@ -22,7 +22,7 @@ COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
 
 class Candidate(typing.NamedTuple):
-    """A network to check: its library, its family in that library, and its name for `bam.models.build`."""
+    """A network to check: its library, its family there, and its name for `bam.models.build`."""
 
     library: str
     family: str
@@ -57,12 +57,12 @@ def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
 
 
 def survey(
-    wanted: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
+    networks: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
 ) -> list[Row]:
-    """Check the networks and append their rows to a CSV file; returns the rows of all `wanted` networks.
+    """Check the networks and append their rows to a CSV file; returns the rows of all `networks`.
 
     Args:
-        wanted: the networks.
+        networks: the networks to check.
         path: the CSV file.
         jobs: number of processes.
         timeout: time limit per network in seconds.
@@ -73,9 +73,9 @@ def survey(
     if not path.exists():
         write_atomically(path, ",".join(COLUMNS) + "\n")
     done = {(row.library, row.name) for row in read(path)}
-    pending = [network for network in wanted if again or (network.library, network.name) not in done]
+    pending = [network for network in networks if again or (network.library, network.name) not in done]
     with Progress() as display:
-        bar = display.add_task("networks", total=len(wanted), completed=len(wanted) - len(pending))
+        bar = display.add_task("networks", total=len(networks), completed=len(networks) - len(pending))
         while pending:
             for row in _run(pending, jobs, timeout):
                 append(path, _line(row))
@@ -83,12 +83,12 @@ def survey(
                 result = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
                 display.console.print(f"{row.library} {row.name}: {result}", soft_wrap=True, highlight=False)
                 display.advance(bar)
-    names = {(network.library, network.name) for network in wanted}
+    names = {(network.library, network.name) for network in networks}
     return [row for row in read(path) if (row.library, row.name) in names]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a survey's CSV file by library, family and name; for repeated networks, the last row counts."""
+    """The rows of a survey's CSV file by library, family and name; the last row of a repeated network counts."""
     kinds = typing.get_type_hints(Row)
     with open(path, newline="", encoding="utf-8") as file:
         rows = [Row(**{key: kinds[key](value) for key, value in line.items()}) for line in csv.DictReader(file)]
@@ -96,11 +96,11 @@ def read(path: Path) -> list[Row]:
     return [latest[key] for key in sorted(latest, key=lambda key: (key[0] != "torchvision", *key[1:]))]
 
 
-def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
-    """Yield rows as they complete; if a process dies, reports the network that caused it and ends early."""
+def _run(networks: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
+    """Yield rows as they complete; if a process dies, report the network that caused it and end early."""
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Row], Candidate] = {}
-    waiting = list(wanted)
+    waiting = list(networks)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while waiting or running:
             while waiting and len(running) < jobs:
