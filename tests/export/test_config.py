@@ -74,7 +74,7 @@ WRONG = {
         (float("nan"), "got nan"),
     ],
     "bam_version": [(1, "expected a version, got 1")],
-    "bam_format": [(2, "this version of bam reads 1, got 2; update bottleneck-attention"), ("1", "got '1'")],
+    "bam_format": [(2, "this version of bam reads format 1, got 2; update bottleneck-attention"), ("1", "got '1'")],
 }
 
 
@@ -140,7 +140,7 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
         (at("fc"), "bam at fc, layer2: site 'fc' returns a tensor of shape"),
         (at(""), "bam at , layer2: the model has no module ''"),
         (at("layer?"), "layer1: expected {'channels': 16, "),
-        (at("-1"), "-1: expected None, as cifar/resnet8 has it, got {'channels': 16"),
+        (at("-1"), "-1: expected None, as in cifar/resnet8, got {'channels': 16"),
         (at("stride 2"), "stride 2"),
         (at("every block"), ""),
         (at("before layer2"), "'before layer2' and 'layer2' are one module"),
