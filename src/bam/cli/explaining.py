@@ -37,7 +37,7 @@ def explain(
 
     Writes gallery.html, a page to step through images and sites; one PNG per image with all sites side by side; and one
     PNG per site, IMAGE/SITE.png. They show the network's own attention: the spatial attention of modules that have it,
-    and the gain, the factor by which a module strengthens each place. For a network that answers questions, they also
+    and the gain, which is how much a module strengthens each place. For a network that answers questions, they also
     show which regions and words the question attends to.
 
     To use a network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
