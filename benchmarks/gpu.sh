@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU: correctness, the benchmarks, and ResNet-50 and ResNet-18 on CIFAR-100, paired seeds.
+# Runs everything that needs a GPU: tests, benchmarks, and ResNet-50 and ResNet-18 on CIFAR-100 with paired seeds.
 #
 #     benchmarks/gpu.sh                    all parts, in order
 #     benchmarks/gpu.sh module network     some of them
 #
-# A part ends after MINUTES (9). Parts that are done are skipped, and training goes on where it stopped: run the same
-# command until it says that all is done; remove $WORK (gpu-runs), which holds runs and logs, to begin anew. Rows go to
-# $RESULTS (benchmarks/results.csv). For CIFAR-100, BAM_DATA names the folder that holds cifar-100-python; SEEDS (3) and
-# EPOCHS (60; the recipes' own are 300 and 200) are what the time allows.
-# SMALL=1 DEVICE=cpu tries all of it in a few minutes at a tiny size.
+# A part ends after MINUTES (9). Finished parts are skipped, and training continues where it stopped: repeat the command
+# until it says that all is done. To start again, remove $WORK (gpu-runs), which holds runs and logs. Rows go to
+# $RESULTS (benchmarks/results.csv). For CIFAR-100, BAM_DATA is the folder with cifar-100-python; choose SEEDS (3) and
+# EPOCHS (60; the recipes' own are 300 and 200) to fit your time.
+# SMALL=1 DEVICE=cpu tries everything at a tiny size in a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${WORK:-gpu-runs} device=${DEVICE:-cuda} python=${PYTHON:-python} minutes=${MINUTES:-9}

@@ -1,11 +1,11 @@
-"""What data and bookkeeping add to the training step of a network, and which part limits training from files.
+"""Measure what data and bookkeeping add to a training step, and what limits training from files.
 
     python benchmarks/loop.py
     python benchmarks/loop.py --device cuda --compile --files 4096
 
-In memory: steps of the training loop on random images of CIFAR-100's size (crops, flips) against bare steps on one
-batch. From files: JPEGs of 500 x 375 pixels, made for this, are decoded to 224 x 224 by the worker processes; decoding
-alone, the network's steps alone, and both together, with the part that limits them.
+In memory: steps of the training loop on random images of CIFAR-100's size (crops, flips), compared with bare steps on
+one batch. From files: worker processes decode generated JPEGs of 500 x 375 pixels to 224 x 224. The script times
+decoding alone, the network's steps alone, and both together, and names the limiting part.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from bam.training.optimization import optimizer as make_optimizer
 
 
 class Training:
-    """A network with its optimiser, on whose batches the loop and bare steps take turns."""
+    """A network with its optimiser, for timing the training loop and bare steps in turn."""
 
     def __init__(self, recipe: recipes.Recipe, num_classes: int, args: argparse.Namespace) -> None:
         precision = {"fp32": "no"}.get(args.dtype, args.dtype)
@@ -45,7 +45,7 @@ class Training:
             self.model = torch.compile(self.model, mode="reduce-overhead" if args.device == "cuda" else "default")
 
     def bare(self, image: Tensor, target: Tensor, steps: int) -> Callable[[], None]:
-        """`steps` steps on one batch."""
+        """Run `steps` steps on one batch."""
 
         def run() -> None:
             for _ in range(steps):
@@ -57,7 +57,7 @@ class Training:
         return run
 
     def loop(self, batches: BatchSource, steps: int) -> Callable[[], None]:
-        """`steps` steps of the training loop, which goes on where it stopped."""
+        """Run `steps` steps of the training loop, continuing where it stopped."""
         progress = Progress(self.accelerator.device)
         trainer = Trainer(self.task, self.model, self.optimizer, self.accelerator)
 
@@ -71,7 +71,7 @@ class Training:
 
 
 def in_memory(args: argparse.Namespace) -> None:
-    """The loop against bare steps."""
+    """Time the loop and bare steps in turn."""
     recipe = recipes.load(f"cifar100/{args.model}").replace(batch_size=args.batch)
     training = Training(recipe, 100, args)
     images = torch.randint(256, (max(50_000, args.batch), 32, 32, 3), dtype=torch.uint8)
@@ -89,7 +89,7 @@ def in_memory(args: argparse.Namespace) -> None:
 
 
 def from_files(args: argparse.Namespace) -> None:
-    """Decoding, steps, and both."""
+    """Time decoding, steps, and both together."""
     batch = min(args.batch, args.files // 2)
     steps = min(args.steps, args.files // batch)
     recipe = recipes.load("imagenet/resnet18").replace(batch_size=batch)
@@ -120,7 +120,7 @@ def from_files(args: argparse.Namespace) -> None:
 
 
 def write_jpegs(folder: Path, number: int) -> None:
-    """Two classes of smooth random pictures with some grain, about as large as photographs of that size."""
+    """Write two classes of smooth random pictures with some grain, whose files are as large as real photographs."""
     draw = np.random.default_rng(0)
     for k in range(number):
         coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
@@ -141,7 +141,7 @@ def _rates(times: dict[str, list[float]], images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Both."""
+    """Run both benchmarks."""
     args = flags(__doc__, model="resnet20", batch=128, steps=10, files=256, workers=-1)
     in_memory(args)
     if args.files:

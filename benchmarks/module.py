@@ -1,12 +1,11 @@
-"""The module at ResNet-50's three sites: BAM against the released and the plain structure, eager and compiled.
+"""Time BAM, the released and the plain structure at ResNet-50's three sites, eager and compiled.
 
     python benchmarks/module.py
     python benchmarks/module.py --compile --device cuda --batch 256
 
-"released" restates the structure of the authors' code and "plain" the paper's equations; "bam" is `bam.BAM`, and "gate
-alone" its last step, on logits that are there already. A floor is
-the time in which the same bytes are moved: F read twice and F' written, F and the gradient read twice each and the
-gradient written, in units of a copy of F that takes its turn with the others.
+"released" is the structure of the authors' code, restated, and "plain" the paper's equations; "bam" is `bam.BAM`, and
+"gate alone" its last step, on given logits. A floor is the time to move the necessary bytes: F read twice and F'
+written, F and the gradient read twice each and the gradient written, in units of a copy of F, timed in turn.
 """
 
 import argparse
@@ -29,11 +28,11 @@ STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
     "bam": BAM,
     "bam recompute": partial(BAM, recompute=True),
 }
-COPIES = {"forward": 1.5, "training": 4.0}  #: of F, that move what must be moved: 3 and 8 times the bytes of F
+COPIES = {"forward": 1.5, "training": 4.0}  #: copies of F that move the necessary bytes, 3 and 8 times those of F
 
 
 class Gate(nn.Module):
-    """The gate, on random logits."""
+    """The gate alone, on random logits."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ STRUCTURES["gate alone"] = Gate
 
 
 def maps(args: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
-    """(F, its gradient) of each site."""
+    """F and its gradient at each site."""
     found = []
     for channels, side in SITES:
         side = max(1, side // args.shrink)
@@ -63,7 +62,7 @@ def maps(args: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
 
 
 def modules(args: argparse.Namespace) -> dict[str, list[nn.Module]]:
-    """Path -> a module for each site."""
+    """Path -> one module per site."""
     structures = dict(STRUCTURES)
     if args.device == "cuda":
         structures["bam triton"] = partial(BAM, kernel="triton")
@@ -75,7 +74,7 @@ def modules(args: argparse.Namespace) -> dict[str, list[nn.Module]]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What is compared must compute the same."""
+    """Check that all paths compute the same output."""
     x = torch.randn(2, 64, 7, 9, device=args.device)
     for structure in (Released, Plain):
         module = structure(64).to(args.device)
@@ -83,7 +82,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def saved(modules: list[nn.Module], inputs: list[tuple[Tensor, Tensor]], args: argparse.Namespace) -> float:
-    """What the modules keep for their backward passes besides F and their parameters, in units of F."""
+    """Memory the modules keep for backward passes besides F and their parameters, in units of F."""
     kept = 0
     for module, (x, _) in zip(modules, inputs, strict=True):
         with autocast(args):

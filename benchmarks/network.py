@@ -1,10 +1,10 @@
-"""A whole training step and a whole forward pass of a network: what BAM at its bottlenecks adds to it.
+"""Measure what BAM at the bottlenecks adds to a network's training step and forward pass.
 
     python benchmarks/network.py
     python benchmarks/network.py --compile --device cuda --batch 256
     python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
 
-"none" is the network alone, "released", "plain" and "bam" have that structure at the network's bottlenecks. A step is
+"none" is the network alone; "released", "plain" and "bam" have that structure at the network's bottlenecks. A step is
 forward, loss, backward and SGD with momentum.
 """
 
@@ -43,7 +43,7 @@ class Steps:
         self.targets = torch.randint(100, (args.batch,), device=args.device)
 
     def training(self) -> None:
-        """One step."""
+        """Run one training step."""
         self.model.train()
         with autocast(self.args):
             loss = F.cross_entropy(self.run(self.images).float(), self.targets)
@@ -52,14 +52,14 @@ class Steps:
         self.optimizer.zero_grad()
 
     def inference(self) -> None:
-        """One forward pass in eval mode."""
+        """Run one forward pass in eval mode."""
         self.model.eval()
         with torch.no_grad(), autocast(self.args):
             self.run(self.images)
 
 
 def network(structure: Callable[[int], nn.Module] | None, args: argparse.Namespace) -> Steps:
-    """The network with the structure at its bottlenecks."""
+    """The network with a structure at its bottlenecks."""
     model = build(args.model, 100)
     if structure is not None:
         bam.attach(model, structure, image=args.image)
@@ -71,7 +71,7 @@ def main() -> None:
     args = flags(__doc__, model="resnet50", batch=16, image=224)
     structures = dict(STRUCTURES)
     if args.compile:
-        del structures["bam recompute"]  # the compiler decides what is computed again
+        del structures["bam recompute"]  # the compiler decides what to recompute
     networks = {name: network(structure, args) for name, structure in structures.items()}
     if args.device == "cuda":
         networks["bam triton"] = network(partial(bam.BAM, kernel="triton"), args)

@@ -1,4 +1,4 @@
-"""Write docs/performance.md and its plot from results.csv: tables, and the targets with what was measured for them.
+"""Write docs/performance.md and its plot from results.csv: tables, and targets beside measurements.
 
 python benchmarks/page.py [results.csv]
 """
@@ -17,57 +17,57 @@ Row = dict[str, str]
 
 INTRODUCTION = """# Performance
 
-Written by `python benchmarks/page.py` from `benchmarks/results.csv`, to which every benchmark appends what it prints.
-`make bench` measures on the CPU, on an otherwise idle machine, and `benchmarks/gpu.sh` on a GPU. Paths take turns in
-one process; a ratio is the median over the rounds of time by time, and the only thing to compare: absolute times of a
-shared machine move by half between minutes. Below 10 % is noise there.
+Written by `python benchmarks/page.py` from `benchmarks/results.csv`, to which every benchmark appends its results.
+`make bench` measures on the CPU of an otherwise idle machine, `benchmarks/gpu.sh` on a GPU. Paths take turns in one
+process. A ratio is the median over rounds of one time divided by another. Compare only ratios: absolute times on a
+shared machine vary by half within minutes, and differences below 10 % are noise there.
 
 - *released*: the structure of the authors' code, restated: average pooling, both maps expanded to the size of F,
-  multiplied, gated; *plain*: the paper's equations, each as PyTorch's operation for it; *bam*: `bam.BAM`.
+  multiplied, gated. *plain*: the paper's equations, each as a PyTorch operation. *bam*: `bam.BAM`.
   `benchmarks/structures.py` has the first two.
-- *floors*: time over the time in which the bytes that must be moved are moved: F read twice and F' written in a forward
-  pass (1.5 copies of F), with the backward pass 4 copies. Copies take their turn with the others.
-- *saved*: what is kept for the backward pass besides F, in units of F.
+- *floors*: time divided by the time it takes just to move the necessary bytes. A forward pass reads F twice and writes
+  F' (1.5 copies of F); with the backward pass it is 4 copies. The copies are timed in turn with the other paths.
+- *saved*: memory kept for the backward pass besides F, in units of F.
 """
 
 WHY = """## What makes it fast, and what limits it
 
-- Both branches and the gate read F. `kernels/reduce.py` hands F on, so that in the backward pass one batched matrix
-  product adds what flows back through both branches to the gate's gradient; autograd writes three tensors of the size
-  of F there and sums them.
-- `kernels/formula.py` works on the view in which F lies. (N, C, 1, 1) + (N, 1, H, W) has no layout of its own: the
-  released structure turns a channels_last F into NCHW, for itself and for all that comes after it.
-- The average pooling and the sums of the backward pass are matrix products with ones on a CPU, where they are two to
-  six times faster than sums and means for bfloat16.
-- What is left forward is the gate's arithmetic, one kernel of eager PyTorch at a time: sum, sigmoid and multiply-add,
-  each over all of F (*gate alone*; the sigmoid is bound by arithmetic: it takes as long in cache), and the convolutions
-  and batch statistics of the branches. A compiler makes one pass of the gate and no less of the branches; neither way
-  does a forward pass get to 5 floors here.
+- Both branches and the gate read F. `kernels/reduce.py` passes F through, so that in the backward pass one batched
+  matrix product adds both branches' gradients to the gate's gradient. Autograd would write three tensors of the size
+  of F and sum them.
+- `kernels/formula.py` works in the memory layout of F. (N, C, 1, 1) + (N, 1, H, W) has no layout of its own, so the
+  released structure turns a channels_last F into NCHW, for itself and for all later layers.
+- On a CPU, the average pooling and the sums of the backward pass are matrix products with ones: for bfloat16 these are
+  two to six times faster than sums and means.
+- The rest of the forward pass is the gate's arithmetic and the branches' convolutions and batch statistics. Eager
+  PyTorch runs the gate as separate kernels over all of F: sum, sigmoid and multiply-add (*gate alone*; the sigmoid is
+  compute-bound: it takes as long in cache). A compiler fuses the gate into one pass but saves nothing in the branches.
+  Neither way reaches 5 floors here.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
-- Folders of JPEGs, on a CPU: a process that decodes beside the network takes its cores, and its threads then wait for
-  each other: with one worker two steps took 13.5 s, without 4.5 s (`benchmarks/loop.py --workers 1`). The default there
-  is none; on a GPU it is one for each free core.
-- By default tensors of the size of F come in fresh pages, each of which costs a fault: on the virtual machine of these
-  figures up to a third of the time of the module alone. `bam train` and `bam compare` therefore keep freed memory
-  (`training/memory.py`), and so do these benchmarks: 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, in
-  three pairs of processes that took turns, one thread each.
+- Folders of JPEGs on a CPU: a decoding process competes with the network for its cores, and the network's threads then
+  wait for each other. Two steps took 13.5 s with one worker and 4.5 s without (`benchmarks/loop.py --workers 1`). The
+  default on a CPU is no workers; on a GPU it is one worker per free core.
+- By default, tensors of the size of F come in fresh pages, and each costs a page fault: on the virtual machine measured
+  here, up to a third of the module's own time. `bam train`, `bam compare` and these benchmarks therefore keep freed
+  memory (`training/memory.py`). This saves 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, measured in
+  three pairs of processes that took turns, with one thread each.
 """
 
 
 class Target(NamedTuple):
-    """A figure to reach: `column` of the rows like `row`, turned by `turn`, compared with `goal` by `reached`."""
+    """A target: `convert` applied to `column` of the rows that match `row`, compared with `goal` by `reached`."""
 
     text: str
     row: Row
     column: str
     reached: Callable[[float, float], bool]
     goal: float
-    turn: Callable[[float], float] = float
+    convert: Callable[[float], float] = float
 
 
 def _row(benchmark: str, subject: str, phase: str, path: str) -> Row:
-    of = {"benchmark": benchmark, "subject": subject, "phase": phase, "path": path}
-    return of | {"dtype": "bf16", "layout": "channels_last"}
+    keys = {"benchmark": benchmark, "subject": subject, "phase": phase, "path": path}
+    return keys | {"dtype": "bf16", "layout": "channels_last"}
 
 
 def _targets() -> list[Target]:
@@ -97,7 +97,7 @@ def _targets() -> list[Target]:
 
 
 def latest(path: Path) -> list[Row]:
-    """The rows of the CSV file; of those of the same thing measured twice, the last."""
+    """The rows of the CSV file; if something was measured twice, only the last row."""
     figures = ("date", "versions", "p20_ms", "p50_ms", "p80_ms", "ratio", "over", "saved", "floors")
     rows: dict[tuple[str, ...], Row] = {}
     with open(path, newline="") as file:
@@ -109,13 +109,13 @@ def latest(path: Path) -> list[Row]:
 
 
 def conditions(rows: list[Row]) -> str:
-    """With what and when the rows were measured."""
+    """A sentence with the versions and dates of the measurements."""
     versions, dates = (sorted({row[name] for row in rows}) for name in ("versions", "date"))
     return f"Measured with {'; '.join(versions)} on {', '.join(dates)}."
 
 
 def targets(rows: list[Row]) -> Iterable[str]:
-    """A table of the targets, with what was measured on each machine."""
+    """A table of the targets with the measurements on each machine."""
     machines = list(dict.fromkeys(_machine(row) for row in rows))
     yield "| target | goal | " + " | ".join(machines) + " |"
     yield "|---|---:|" + "---:|" * len(machines)
@@ -123,15 +123,15 @@ def targets(rows: list[Row]) -> Iterable[str]:
         cells = []
         for machine in machines:
             own = [row for row in rows if _machine(row) == machine and "compiled" not in row["shape"]]
-            found = [row for row in own if target.row.items() <= row.items()]
-            values = [round(target.turn(float(row[target.column])), 2) for row in found]
+            matches = [row for row in own if target.row.items() <= row.items()]
+            values = [round(target.convert(float(row[target.column])), 2) for row in matches]
             cells.append(", ".join(f"{v:g}{'' if target.reached(v, target.goal) else ' (missed)'}" for v in values))
         sign = "at least" if target.reached is operator.ge else "at most"
         yield f"| {target.text} | {sign} {target.goal:g} | " + " | ".join(cells) + " |"
 
 
 def tables(rows: list[Row]) -> Iterable[str]:
-    """The rows of each benchmark, a table for each subject, setting and machine."""
+    """The rows of each benchmark, one table per subject, setting and machine."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         title = (
@@ -150,7 +150,7 @@ def tables(rows: list[Row]) -> Iterable[str]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """How time grows, in copies of F."""
+    """Plot time, in copies of F, against batch, side and channels."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -193,10 +193,10 @@ def main() -> None:
         "## Targets\n",
         *targets(rows),
         f"\n{conditions(rows)}",
-        "" if gpu else "Nothing was measured on a GPU yet: none was to be had. `benchmarks/gpu.sh` does all of it.",
+        "" if gpu else "No GPU measurements yet: none was available. `benchmarks/gpu.sh` runs them all.",
         f"\n{WHY}",
         "## How the cost grows\n",
-        "One module, forward and backward: 16 images, 28 x 28 and 256 channels, of which one is varied.\n",
+        "One module, forward and backward, with 16 images, 28 x 28 and 256 channels; one of the three varies.\n",
         "![Time in floors against batch, side and channels](performance.svg)\n",
         "## All figures",
         *tables(rows),

@@ -1,10 +1,10 @@
-"""How the cost of BAM grows: with the batch, the resolution, the channels, and the number of sites in a network.
+"""Measure how BAM's cost grows with the batch, the resolution, the channels, and the number of sites in a network.
 
     python benchmarks/scaling.py
 
-One of the four is varied at a time. Batch, resolution and channels: forward and backward of one module, against the
-released structure and a copy of F. Sites: a training step of ResNet-50 with its first, its first two and all three
-bottlenecks, and with every block.
+One of the four varies at a time. Batch, resolution and channels: forward and backward pass of one module, compared with
+the released structure and a copy of F. Sites: a training step of ResNet-50 with attention at the first, the first two
+and all three bottlenecks, and at every block.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SITES = {"1 site": ["layer1"], "2 sites": ["layer1", "layer2"], "3 sites": None,
 
 
 def of_a_module(args: argparse.Namespace) -> None:
-    """Batch, resolution, channels."""
+    """Vary batch, resolution and channels."""
     for axis, values in VARIED.items():
         for value in values[: args.values]:
             size = {"batch": BATCH, "side": SIDE, "channels": CHANNELS} | {axis: value}
@@ -49,7 +49,7 @@ def of_a_module(args: argparse.Namespace) -> None:
 
 
 def of_a_network(args: argparse.Namespace) -> None:
-    """Sites."""
+    """Vary the number of sites."""
     networks = {"none": Steps(build("resnet50", 100), args)}
     for name, sites in SITES.items():
         networks[name] = Steps(bam.attach(build("resnet50", 100), sites=sites, image=args.image), args)
@@ -67,7 +67,7 @@ def of_a_network(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """All four."""
+    """Vary all four."""
     args = flags(__doc__, batch=16, image=224, values=5)
     of_a_module(args)
     of_a_network(args)

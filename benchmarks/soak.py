@@ -1,12 +1,12 @@
-"""Whether memory, open files and the cost of a step stay flat over hours of training.
+"""Watch memory, open files and the cost of a step over hours of training, which should all stay flat.
 
     python benchmarks/soak.py --csv soak.csv --runs runs/c100 \\
         -- bam compare --recipe cifar100/resnet20 --epochs 12 --attention none,bam --seeds 3 --out runs/c100
 
-The command runs as it would without this script. Once a minute a row is added to the CSV: the resident memory of its
-processes (MiB), their open file descriptors and threads, the CPU time that they used since the row before (s), and the
-steps that the runs below `--runs` took in it. CPU time per step, unlike wall time, hardly depends on what else the
-machine does. The script ends with the command, and with its exit status. It needs psutil, which Accelerate brings.
+The command runs as usual. Once a minute the script adds a row to the CSV: the resident memory of its processes
+(MiB), their open file descriptors and threads, and since the last row their CPU time (s) and the steps of the runs
+below `--runs`. Unlike wall time, CPU time per step hardly depends on the machine's other load. The script ends with the
+command, and with its exit status. It needs psutil, which Accelerate installs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def usage(process: psutil.Process) -> list[float]:
                 member.num_fds(),
                 member.num_threads(),
                 sum(times[:4]),
-            )  # with its ended children
+            )  # CPU time includes ended children
         except psutil.NoSuchProcess:  # a worker that has just ended
             continue
         totals = [total + value for total, value in zip(totals, values, strict=True)]
@@ -41,12 +41,12 @@ def usage(process: psutil.Process) -> list[float]:
 
 
 def steps_of(runs: Path) -> dict[str, int]:
-    """The steps that each run below `runs` has on its record."""
+    """The number of steps recorded by each run below `runs`."""
     return {file.parent.name: sum(1 for _ in file.open()) - 1 for file in sorted(runs.glob("*/steps.csv"))}
 
 
 def rows(child: subprocess.Popen, runs: Path, every: float) -> Iterator[tuple]:
-    """A row every `every` seconds until the child ends."""
+    """Yield a row every `every` seconds until the child ends."""
     process, start = psutil.Process(child.pid), time.monotonic()
     cpu, before = usage(process)[3], steps_of(runs)
     while True:
@@ -63,10 +63,10 @@ def rows(child: subprocess.Popen, runs: Path, every: float) -> Iterator[tuple]:
 
 
 def main() -> int:
-    """Start the command and sample it."""
+    """Start the command and sample its usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, required=True, help="where the rows go; an existing file grows")
-    parser.add_argument("--runs", type=Path, required=True, help="the folder whose */steps.csv grow")
+    parser.add_argument("--csv", type=Path, required=True, help="CSV file to append rows to")
+    parser.add_argument("--runs", type=Path, required=True, help="folder whose */steps.csv count the steps")
     parser.add_argument("--every", type=float, default=60, help="seconds between rows")
     parser.add_argument("command", nargs="+", help="after --")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""BAM in the structures that others run, on the layers of a `bam.BAM`: what the benchmarks compare it with."""
+"""Other structures of BAM, on the layers of a `bam.BAM`, for the benchmarks to compare with."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,14 +7,14 @@ from bam import BAM
 
 
 class Released(nn.Module):
-    """A restatement of the structure of the authors' code: average pooling, both maps expanded, multiplied, gated."""
+    """The structure of the authors' code, restated: average pooling, both maps expanded, multiplied, gated."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = BAM(channels, layout="released", combine="product")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in and out; as `layers(x)`, but for the order of rounding."""
+        """(N, C, H, W) in and out; equals `layers(x)` up to rounding."""
         channel, spatial = self.layers.channel, self.layers.spatial
         pooled = F.avg_pool2d(x, x.shape[2:], stride=x.shape[2:]).flatten(1)
         what = channel.expand(F.relu(channel.norm(channel.reduce(pooled))))[:, :, None, None].expand_as(x)
@@ -23,13 +23,13 @@ class Released(nn.Module):
 
 
 class Plain(nn.Module):
-    """The paper's equations, each written as PyTorch's operation for it."""
+    """The paper's equations, each as a PyTorch operation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = BAM(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) in and out; as `layers(x)`, but for the order of rounding."""
+        """(N, C, H, W) in and out; equals `layers(x)` up to rounding."""
         channel, spatial = self.layers.channel, self.layers.spatial
         return x + x * F.sigmoid(channel(x.mean((2, 3))) + spatial(spatial.reduce(x)))

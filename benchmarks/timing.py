@@ -1,4 +1,4 @@
-"""What the benchmarks share: their flags, timing in turns on a noisy machine, and the rows of results.csv."""
+"""Shared by the benchmarks: flags, timing in turns on a noisy machine, and the rows of results.csv."""
 
 import argparse
 import csv
@@ -24,38 +24,38 @@ LAYOUTS = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format
 
 
 def flags(documentation: str, **defaults: int | str) -> argparse.Namespace:
-    """The command line of a benchmark; `defaults` are flags of its own."""
+    """Parse a benchmark's command line; `defaults` are its own flags."""
     parser = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES), help="under autocast, unless fp32")
+    parser.add_argument("--dtype", default="bf16", choices=list(DTYPES), help="computed under autocast unless fp32")
     parser.add_argument("--layout", default="channels_last", choices=list(LAYOUTS))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
-    parser.add_argument("--rounds", type=int, default=15, help="how often the paths take turns")
-    parser.add_argument("--compile", action="store_true", help="the paths compiled by torch.compile, too (minutes)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="CSV file that rows are appended to")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--rounds", type=int, default=15, help="number of rounds in which the paths take turns")
+    parser.add_argument("--compile", action="store_true", help="also time the paths under torch.compile (minutes)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="CSV file to append rows to")
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no GPU here")
-    keep_freed_memory()  # as `bam train` does; else how many fresh pages a path gets depends on what ran before it
+    keep_freed_memory()  # as in `bam train`; otherwise a path's page faults depend on what ran before it
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    torch._dynamo.config.recompile_limit = 64  # else the last of many structures would run uncompiled, in silence
+    torch._dynamo.config.recompile_limit = 64  # otherwise the last of many structures would silently run uncompiled
     return args
 
 
 def autocast(args: argparse.Namespace) -> torch.autocast:
-    """Mixed precision as the flags ask for it."""
+    """The autocast context that the flags ask for."""
     return torch.autocast(args.device, DTYPES[args.dtype], enabled=args.dtype != "fp32")
 
 
 def interleave(
     paths: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Milliseconds of each call, the paths taking turns; the first `warmup` rounds do not count."""
+    """Milliseconds per call while the paths take turns; the first `warmup` rounds do not count."""
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     times: dict[str, list[float]] = {name: [] for name in paths}
     for number in range(rounds + warmup):
@@ -80,7 +80,7 @@ def report(
     saved: Mapping[str, float] | None = None,
     floor: list[float] | None = None,
 ) -> None:
-    """Print and append to the CSV file: quantiles, and medians over rounds of ratios.
+    """Print quantiles and median ratios over rounds, and append them to the CSV file.
 
     `ratio` is to the path `over`; `floors` to the times `floor`, in which the same bytes are moved; `saved` is what is
     kept for the backward pass, in units of F.

@@ -161,7 +161,7 @@ def damaged_states() -> str:
     return said(f"{TRAIN} --resume", "damaged")
 
 
-@row("Runs", "A state of another run was copied into the folder", "It is refused", "All files")
+@row("Runs", "A state from another run was copied into the folder", "It is refused", "All files")
 def state_of_another_run() -> str:
     recipe = stopped() / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("seed: 0", "seed: 1"))
@@ -171,7 +171,7 @@ def state_of_another_run() -> str:
 @row(
     "Runs",
     "A run resumes with another number of processes",
-    "It is refused; `--allow-mixed` resumes it all the same",
+    "It is refused; `--allow-mixed` resumes it anyway",
     "All files",
 )
 def other_processes() -> str:
@@ -182,7 +182,7 @@ def other_processes() -> str:
 
 @row(
     "Runs",
-    "A run or comparison goes on whose attention lies elsewhere (an earlier version put `se` at the bottlenecks)",
+    "A resumed run or comparison has its attention elsewhere (an earlier version put `se` at the bottlenecks)",
     "It is refused",
     "All files",
 )
@@ -266,7 +266,7 @@ def comparison_names_a_file_elsewhere() -> str:
     return said("report c")
 
 
-@row("Files and flags", "A file of ours has values of another type, is nested deeply or is not JSON", "refused")
+@row("Files and flags", "One of our own files has values of the wrong type, is deeply nested or is not JSON", "refused")
 def record_of_other_types() -> str:
     folder_of("resnet18")
     edit(Path("bad/record.json"), cost=[1])
@@ -293,7 +293,7 @@ def flag_of_another_type() -> str:
     return said(f"{TRAIN} --epochs many")
 
 
-@row("Files and flags", "An error that nobody foresaw", "exit code 1", "what was saved")
+@row("Files and flags", "An unexpected error", "exit code 1", "what was saved")
 def unforeseen() -> str:
     def models() -> None:
         """Fail."""
@@ -473,7 +473,7 @@ def list_names_a_file_elsewhere() -> str:
     return said(DETECT)
 
 
-@row("Files and flags", "A training state with a right digest is foreign", "refused; nothing of it is run")
+@row("Files and flags", "A training state comes from elsewhere but has a correct digest", "refused; none of it is run")
 def foreign_state() -> str:
     folder = stopped()
     for path in folder.glob("state-*"):
@@ -538,15 +538,15 @@ def page() -> str:
 START = """\
 # Reliability
 
-What happens when something goes wrong, what is kept, and what you see. `python -m tests.reliability` writes this page:
-it makes each fault and copies what the command says. More faults are tried in `tests/test_reliability.py`,
-`tests/test_properties.py`, `tests/training/` and `tests/data/`.
+What happens when something goes wrong, what is kept, and the message you see. `python -m tests.reliability` writes
+this page: it provokes each fault and copies the command's message. `tests/test_reliability.py`,
+`tests/test_properties.py`, `tests/training/` and `tests/data/` test more faults.
 """
 NOTES = {
     "Runs": """
-The record keeps software, device, precision, number of processes and threads for each time that a run was started or
-resumed (`stretches`). Two processes are not the same run as one: each process's BatchNorm sees its own part of the
-batch. On GPUs, `--batchnorm sync` computes the statistics over all of them; torch has no such layer for CPUs.
+Each time a run starts or resumes, its record notes software, device, precision, and the number of processes and threads
+(`stretches`). Two processes do not give the same run as one: each process's BatchNorm sees only its own part of the
+batch. On GPUs, `--batchnorm sync` computes the statistics over all processes; torch has no such layer for CPUs.
 
 To train a failed run of a comparison again, remove its folder and repeat the command.
 """

@@ -213,7 +213,7 @@ def test_an_evaluation_by_hand(trained, photos, tmp_path, capsys, kind):
     assert content["measures"][1]["value"] == pytest.approx(record["test_error_top5"])
     assert f"{trained / kind} on folder:{photos}, test images (val/): 27 images" in told
     assert f"test error {100 * record['test_error']:.2f} % [" in told and "the 5 worst of 6 classes" in told
-    assert "not the images of the run" not in told
+    assert "not the run's images" not in told
 
 
 def test_the_classes_present_are_measured_and_numbered_as_in_the_network(trained, photos, tmp_path, capsys):
@@ -261,7 +261,7 @@ def test_a_changed_folder_of_the_run_itself_is_noted(tmp_path, capsys):
     run(recipe.replace(precision="fp32"), tmp_path / "run")
     paint(tmp_path / "two" / "a" / "new.png", 9)
     assert cli.main(["evaluate", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    assert "these are not the images of the run" in capsys.readouterr().out
+    assert "these are not the run's images" in capsys.readouterr().out
 
 
 def test_a_detector_is_measured_as_at_the_end_of_its_run(tmp_path, capsys):

@@ -68,7 +68,7 @@ def test_modules_without_branches_are_left_alone():
         model = network(attention)
         found = ablations(model, batched(IMAGES, model(IMAGES).argmax(1), 40))
         assert found.branches_alone == {} and found.sites_off
-    with pytest.raises(ValueError, match="has a branch 'channel'"), branch_alone(network("se"), "channel"):
+    with pytest.raises(ValueError, match="has no branch 'channel'"), branch_alone(network("se"), "channel"):
         pass
 
 

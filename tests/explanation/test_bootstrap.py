@@ -51,7 +51,7 @@ def test_nothing_and_what_is_not_finite_raise():
     with pytest.raises(ValueError, match="no images"):
         estimates({"x": torch.zeros(0)})
     for wrong in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="x: the value of image 1 is not finite"):
+        with pytest.raises(ValueError, match="x: the value for image 1 is not finite"):
             estimates({"x": torch.tensor([0.0, wrong])})
 
 

@@ -94,7 +94,7 @@ def test_under_autocast_compiled_and_in_parts():
 
 
 def test_a_network_without_attention_is_refused():
-    with pytest.raises(ValueError, match=r"ResNet has no attention to look at: attach some with bam\.attach"):
+    with pytest.raises(ValueError, match=r"ResNet has no attention to record: attach some with bam\.attach"):
         with record(get_model("resnet18")):
             pass
 

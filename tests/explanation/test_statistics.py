@@ -123,7 +123,7 @@ def test_modules_with_fewer_maps_and_one_image():
     [
         (lambda model: ([], model), "there are no images"),
         (lambda model: ([(IMAGES[:0], CLASSES[:0])], model), "there are no images"),
-        (lambda model: ([(IMAGES, CLASSES[:3])], model), "a batch is images"),
+        (lambda model: ([(IMAGES, CLASSES[:3])], model), "a batch must be images"),
         (lambda model: ([(IMAGES, CLASSES + 1)], model), "class 4 is not one of the network's 4 outputs"),
         (lambda model: ([(IMAGES / 0, CLASSES)], model), "the images from number 0 on"),
         (lambda model: ([(IMAGES, CLASSES)], bam.detach(model)), "has no attention"),
@@ -143,7 +143,10 @@ def test_values_that_are_not_finite_and_attention_that_is_off_raise():
     nn.init.constant_(module.channel.closing.bias, float("inf"))
     with pytest.raises(ValueError, match=r"the attention at layer1 \(channel logits\)"):
         attention_statistics(model, batched(IMAGES, CLASSES, 13))
-    with bam.without_attention(network()) as off, pytest.raises(ValueError, match="no attention of the network runs"):
+    with (
+        bam.without_attention(network()) as off,
+        pytest.raises(ValueError, match="network's attention runs"),
+    ):
         attention_statistics(off, batched(IMAGES, CLASSES, 13))
 
 

@@ -129,7 +129,7 @@ def test_explain_says_what_is_wrong(trained, tmp_path, capsys):
         assert cli.main(["explain", "--run", str(run), "--images", str(images), "--out", str(tmp_path / "out")]) == 1
         return capsys.readouterr().err
 
-    assert "has no attention to look at" in message(trained / "none", trained / "images")
+    assert "has no attention to record" in message(trained / "none", trained / "images")
     assert "no complete run" in message(tmp_path, trained / "images")
     (tmp_path / "empty").mkdir()
     assert "holds no images" in message(trained / "bam", tmp_path / "empty")
@@ -178,10 +178,10 @@ def test_explain_says_what_is_wrong_with_a_network_by_name(trained, tmp_path, ca
     plain, attention = str(tmp_path / "plain.safetensors"), ["--attention", "bam"]
     assert "there is no folder runs/nine" in message("runs/nine")
     assert "unknown model 'resnet19'" in message("resnet19", *attention)
-    assert "no classifier of 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
+    assert "no classifier with 100 classes" in message("cifar/resnet8", *attention, "--pretrained", plain)
     assert "2 class names" in message("cifar/resnet8", *attention, "--class-names", str(tmp_path / "names.txt"))
     assert "is a detection network: give the folder of a run" in message("ssd_resnet8", *attention)
-    assert "give it alone" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
+    assert "drop --pretrained" in message("cifar/resnet8", *attention, "--weights", plain, "--pretrained", plain)
     assert "drop those flags" in message(str(trained / "bam"), *attention)
     assert "has no attention" in message("cifar/resnet8", "--pretrained", plain, "--num-classes", "10")
     assert not (tmp_path / "o").exists()

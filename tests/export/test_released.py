@@ -179,7 +179,7 @@ ONES = torch.ones(64)
         (lambda s: s.update({7: ONES}), "more than the named tensors of a network: 7"),
         (lambda s: [s.pop(key) for key in list(s) if "layer4.1" in key], "2-2-2-1 .* known are ResNet-18, 34, 50"),
         (lambda s: [s.pop(key) for key in list(s) if "bam" in key], "holds a ResNet without BAM; load it into torchvi"),
-        (lambda s: s.update({CBAM: ONES}), "holds a ResNet with CBAM; this function loads those with BAM"),
+        (lambda s: s.update({CBAM: ONES}), "holds a ResNet with CBAM; this function loads ResNets with BAM"),
         (lambda s: s.clear(), "holds an empty dictionary, not the named tensors"),
     ],
 )  # fmt: skip

@@ -68,7 +68,7 @@ def test_a_model_becomes_a_folder(tmp_path, capsys):
 def test_a_folder_holds_the_network_as_it_is(precision, tmp_path, capsys):
     words = ["export", "--model", "cifar/resnet8", "--out", str(tmp_path / "net"), "--precision", precision]
     assert cli.main(words) == 1 and not (tmp_path / "net").exists()
-    assert "has no suffix: a folder keeps the network in fp32" in capsys.readouterr().err
+    assert "has no suffix, and a folder keeps fp32 weights" in capsys.readouterr().err
 
 
 def test_a_damaged_folder_is_told(tmp_path, capsys):

@@ -180,7 +180,7 @@ def test_the_parts_of_the_page_in_order(records, tmp_path):
     text, markdown = written(tmp_path, with_classes(records))
     page = Page(text)
     expected = ["Results", "Paired differences", "Learning curves", "Cost against accuracy", "At equal training time"]
-    expected += ["Classes", "Environment", "Repeat it", "Recipe"]
+    expected += ["Classes", "Environment", "Repeat the comparison", "Recipe"]
     assert page.headings == expected and text.index('class="verdict') < text.index("<h2>")
     in_markdown = re.findall(r"^## (.*)$", markdown, re.MULTILINE)
     assert sorted(in_markdown) == sorted(expected) and in_markdown[:-2] == expected[:-2]

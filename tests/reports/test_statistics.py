@@ -29,7 +29,7 @@ def test_against_scipy():
         ([9, 10.1, 11], [10, 11, 12], "worse"),
         ([10, 11], [9, 12], "no difference shown with n=2"),
         ([10], [1], "no verdict: one seed has no spread"),
-        ([10, 11], [9, 10], "no verdict: all 2 differences are equal, which says nothing about their spread"),
+        ([10, 11], [9, 10], "no verdict: all 2 differences are equal, so their spread is unknown"),
     ],
 )
 def test_verdicts(baseline, variant, verdict):
@@ -104,5 +104,5 @@ def test_wilson_interval_by_hand():
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 0) is None
     assert wilson_interval(0, 20)[0] == 0 and wilson_interval(20, 20)[1] == 1
-    with pytest.raises(ValueError, match="a share is of 0 to 3, got 4"):
+    with pytest.raises(ValueError, match="from 0 to the total, 3; got 4"):
         wilson_interval(4, 3)

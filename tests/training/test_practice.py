@@ -289,10 +289,10 @@ def test_a_comparison_tells_of_the_probe_and_takes_more_seeds(recipe, tmp_path, 
     assert cli.main([*words, "--seeds", "3"]) == 0
     first = capsys.readouterr().out
     assert "linear probe of the frozen features: " in first and "will probably show" not in first
-    assert first.count(", with all variants [") == 2 and "seeds would halve the interval" in first
+    assert first.count(", corrected (Holm) [") == 2 and "seeds would halve the interval" in first
     assert cli.main([*words, "--seeds", "4:6"]) == 0
     second = capsys.readouterr().out
-    assert "5 seeds will probably show a difference of bam(identity=false) if it is " in second
+    assert "5 seeds will probably show a difference for bam(identity=false) if it is " in second
     plan = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert plan["seeds"] == [0, 1, 2, 4, 5] and 0 < plan["probe"]["test_error"] < 1
     page = (tmp_path / "out" / "report.html").read_text()

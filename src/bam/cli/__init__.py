@@ -1,4 +1,4 @@
-"""The command `bam`: each verb is a typed function whose signature and docstring become its flags and help."""
+"""The `bam` command. Each verb is a typed function; its signature and docstring become its flags and help."""
 
 from bam.cli.main import VERBS, main
 

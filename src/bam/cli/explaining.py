@@ -1,4 +1,4 @@
-"""Verbs about attention: explain, examine."""
+"""The verbs explain and examine: what a trained network's attention does."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExaminedData(LabelledData):
-    """The labelled data to look at, and how much of them.
+    """The labelled data to examine, and how many images of them.
 
     Attributes:
         limit: number of images, drawn at random but the same in every call; 0 for all. Deletion and insertion take
-            longest: about 14 seconds for 64 small images on one core.
+            the longest: about 14 seconds for 64 small images on one core.
     """
 
     limit: int = 256
@@ -35,18 +35,18 @@ def explain(
 ) -> None:
     """Show what the attention in a trained network attends to, image by image and site by site.
 
-    Writes gallery.html, a page to step through images and sites; for each image a PNG with all its sites side by side;
-    and for each site a PNG of its own, IMAGE/SITE.png. They show the network's own attention: the spatial attention of
-    modules that have it, and the gain, which says how much stronger a module makes each place. For a network that
-    answers questions, they also show the regions and words that the question attends to.
+    Writes gallery.html, a page to step through images and sites; one PNG per image with all sites side by side; and one
+    PNG per site, IMAGE/SITE.png. They show the network's own attention: the spatial attention of modules that have it,
+    and the gain, which is how much a module strengthens each place. For a network that answers questions, they also
+    show which regions and words the question attends to.
 
     To use a network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
 
     Args:
-        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
+        run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         images: one or more files or folders.
         out: folder for the page and the pictures.
-        question: question about each image, for networks that answer questions: "how many 3s are there".
+        question: question to ask about each image, for networks that answer questions: "how many 3s are there".
         device: cpu or cuda (default: a GPU if there is one).
     """
     from bam.data.files.listing import find_files
@@ -57,19 +57,19 @@ def explain(
         task, trained, _, notes = opened(run, named, place)
         notes += [f"question: {question}"] if question else []
         notes += check_question(run, task, trained, question)
-        files, passed_over = find_files([Path(image) for image in images if image])
-        reading, notes = _Reading(files, turn=task.turns), [*notes, *passed_over]
+        files, skipped = find_files([Path(image) for image in images if image])
+        reading, notes = _Reading(files, turn=task.turns), [*notes, *skipped]
         views = _draw(task.views(trained, reading, question), reading, out)
     if not views:
         raise ValueError(f"none of the {len(reading.files)} images can be read: {reading.unreadable[0]}")
     spec = named.attention if task.recipe.attention.is_none else task.recipe.attention
     title = f"{task.recipe.model} with {'its attention' if spec.is_none else spec}: what it attends to"
     page = write_gallery(out, title, views, [*notes, *reading.unreadable])
-    say([*notes, *reading.unreadable, f"{len(views)} images: {page}, and a PNG of each and of each site beside it"])
+    say([*notes, *reading.unreadable, f"{len(views)} images: {page}, with one PNG per image and per site beside it"])
 
 
 def _draw(views: "Iterable[ImageView]", reading: "_Reading", out: Path) -> list[dict[str, Any]]:
-    """Write the pictures of all images; returns the views for the page."""
+    """Write the pictures of all images; returns their views for the page."""
     from bam.data.files.listing import check_not_overwritten
     from bam.explanation import hierarchy, save_png
 
@@ -93,20 +93,20 @@ def examine(
     named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
-    """Find out whether the attention of a trained network is evidence or decoration, on labelled images.
+    """Test on labelled images whether the network relies on its attention, and whether the attention finds the object.
 
-    It reports statistics of the maps; where the attention points, against chance, the centre of the image and Grad-CAM
-    (for images with boxes); whether deleting the places it points at hurts more than deleting others; and the accuracy
-    without each site, and with each branch alone. For a detector it reports where the attention points, without
-    Grad-CAM. All figures have 95 % intervals over images.
+    For a classifier it reports statistics of the maps; where the attention points, compared with chance, the centre of
+    the image and Grad-CAM (if the images have boxes); whether deleting the places it points at hurts more than deleting
+    others; and the accuracy without each site and with each branch alone. For a detector it reports only where the
+    attention points, without Grad-CAM. All figures have 95 % intervals over images.
 
-    Writes examination.json, and for each site with channel attention the channels that tell classes apart, as
+    Writes examination.json. For each site with channel attention, also writes the channels that tell classes apart, as
     figures/channels-SITE.svg and .csv.
 
     To use a network by name: bam examine resnet50 --pretrained DEFAULT --adapter FILE --data folder:PATH
 
     Args:
-        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
+        run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         out: folder for examination.json.
         device: cpu or cuda (default: a GPU if there is one).
     """
@@ -131,7 +131,7 @@ def examine(
 
 
 def _selective(statistics: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Site -> "classes": its most selective channels, of sites with channel attention."""
+    """Site -> {"classes": its most selective channels}, for sites with channel attention."""
     from bam.explanation.statistics import most_selective
 
     return {
@@ -141,9 +141,9 @@ def _selective(statistics: dict[str, Any], names: Sequence[str]) -> dict[str, An
 
 
 class _Reading:
-    """Reads images one by one, with a progress bar, and notes those that cannot be read.
+    """Reads images one by one with a progress bar, and collects a message for each that cannot be read.
 
-    Each has a name of its own: that of its file, with a number where several are called alike.
+    Names are unique: the file's stem, with a number if several files share it.
     """
 
     def __init__(self, files: Sequence[Path], *, turn: bool) -> None:

@@ -1,4 +1,4 @@
-"""The verb export."""
+"""The verb export: write a network for other runtimes, or save it as a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,10 @@ class FileOptions:
     """Options of the written file.
 
     Attributes:
-        image: image size in pixels for tracing (default: the run's, or the network's own, or 224).
+        image: image size in pixels for tracing (default: the run's or the network's own size, else 224).
         dynamic: axes whose size may vary from call to call: any of batch, height and width; "" for none.
-        precision: fp32; for .onnx also fp16, or int8, which calibrates on 256 training images of the run.
-        latency: measure the latency of the file and of the network, eager and compiled.
+        precision: fp32; for .onnx also fp16 or int8, which calibrates on 256 training images of the run.
+        latency: measure the latency of the file, and of the network in eager and compiled mode.
         data_root: folder of the calibration data for int8 (default: $BAM_DATA, or data).
     """
 
@@ -47,18 +47,18 @@ def export(
     network: NamedModel = NamedModel(),
     options: FileOptions = FileOptions(),
 ) -> None:
-    """Write a network to a file for other runtimes, or to a folder for loading it again, and check the result.
+    """Write a network to a file for other runtimes, or to a folder to load it from, and check the result.
 
     Give either a run (its network and weights) or a model. The file takes batches of normalised images.
 
     Args:
-        out: a file whose suffix is the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted).
-            Without a suffix: a folder with weights, classes and normalisation, for bam.export.from_pretrained or
-            --model (with ImageNet's normalisation if the weights of a --model do not record theirs).
+        out: file whose suffix chooses the format: .onnx, .pt2 (torch.export) or .torchscript (traced, not scripted).
+            Without a suffix: folder with weights, classes and normalisation, for bam.export.from_pretrained or --model
+            (with ImageNet's normalisation if the weights of a --model do not record their own).
         run: folder of a complete run.
     """
     if (run is None) == (network.model is None):
-        raise ValueError("give one of --run and --model")
+        raise ValueError("give either --run or --model")
     calibration = None
     if run is None:
         if options.precision == "int8":
@@ -66,7 +66,7 @@ def export(
         net, description = _named(network, options.image)
     elif network != NamedModel():
         raise ValueError(
-            "a run has its own attention, weights and classes: flags for them, such as --attention, need --model"
+            "a run has its own attention, weights and classes: flags such as --attention work only with --model"
         )
     else:
         from bam.training import training_images
@@ -81,7 +81,7 @@ def export(
 
 
 def _trained(run: Path, out: Path) -> tuple[Any, "NetworkDescription", Any]:
-    """The network of a run, its description (only the image size, for a file) and its record."""
+    """A run's network, its description (for a file, only the image size) and its record."""
     from bam.export.description import describe_run
     from bam.tasks import task_of
     from bam.training import trained_model
@@ -109,12 +109,12 @@ def _named(network: NamedModel, image: int | None) -> tuple[Any, "NetworkDescrip
 
 
 def _save(net: Any, folder: Path, options: FileOptions, description: "NetworkDescription") -> None:
-    """Write a folder for loading the network again."""
+    """Save the network as a folder."""
     from bam.export import save_pretrained
     from bam.export.description import at_image_size
 
     if options.precision != "fp32":
-        raise ValueError(f"{folder} has no suffix: a folder keeps the network in fp32; --precision is for .onnx files")
+        raise ValueError(f"{folder} has no suffix, and a folder keeps fp32 weights: --precision needs an .onnx file")
     if options.image:
         description = at_image_size(description, options.image)
     save_pretrained(net, folder, **description)

@@ -1,4 +1,4 @@
-"""Variants that cross two axes, as a table of both."""
+"""Results of variants that combine attention with a second field, as a table of both."""
 
 import dataclasses
 from typing import Any
@@ -8,10 +8,10 @@ from bam.recipes import Recipe
 
 
 def grid(summary: dict[str, Any]) -> dict[str, Any] | None:
-    """The results by attention and by a field that variants set, e.g. cross_modal; None if these are not crossed.
+    """Results by attention and by one field that variants set, e.g. cross_modal; None if the variants cross no field.
 
-    Returns: "field", "columns" (the attention of each), and "rows": for each value of the field "value" and "cells",
-    mean and std of the variants in the order of the columns, None where there is none.
+    Returns: "field", "columns" (one attention per column) and "rows". Each row has the field's "value" and "cells": the
+    mean and std of each column's variant, or None if no variant has that combination.
     """
     for field in Recipe.from_dict(summary["recipe"]).VARIANT_FIELDS:
         cells: dict[tuple[str, str], dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What is installed here: the verb doctor; and the completion of shells."""
+"""The verb doctor, which shows what is installed, and shell completion."""
 
 import importlib.metadata
 import importlib.util
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGE = "bottleneck-attention"
-#: Extras that are sums of others, or for working on the package itself.
+#: Extras that only combine others, or are for developing this package.
 _NOT_SHOWN = ("all", "dev", "docs")
 
 
 def doctor() -> None:
-    """Show what works here: versions, devices, kernels and extras, and the command that installs what is missing."""
+    """Show versions, devices, kernels and extras, and the command that installs missing packages."""
     import torch
 
     from bam import __version__
@@ -28,9 +28,9 @@ def doctor() -> None:
         print(line)
     missing: dict[str, None] = {}
     for extra, packages in sorted(_extras().items()):
-        lacking = [package for package in packages if not _is_installed(package)]
-        print(f"extra {extra:8} {'ok' if not lacking else 'missing: ' + ', '.join(lacking)}")
-        missing |= dict.fromkeys(lacking)
+        absent = [package for package in packages if not _is_installed(package)]
+        print(f"extra {extra:8} {'ok' if not absent else 'missing: ' + ', '.join(absent)}")
+        missing |= dict.fromkeys(absent)
     if missing:
         print(f"to install what is missing: pip install {shlex.join(missing)}")
 
@@ -55,7 +55,7 @@ def _kernel() -> str:
 
     chosen, triton = named(None), importlib.util.find_spec("triton") is not None
     state = "needs a GPU" if triton else "is not installed"
-    usable = "can be chosen" if triton and torch.cuda.is_available() else state
+    usable = "is available" if triton and torch.cuda.is_available() else state
     return f"kernel: {'torch' if chosen == 'auto' else chosen} (BAM_KERNEL chooses; triton {usable})"
 
 
@@ -65,7 +65,7 @@ def _data() -> str:
 
 
 def _extras() -> dict[str, list[str]]:
-    """Extra -> its requirements, those of the extras that it includes among them: 'timm>=1.0.20'.
+    """Extra -> its requirements, such as 'timm>=1.0.20', with those of the extras it includes.
 
     Raises:
         ValueError: if the package is not installed.
@@ -73,30 +73,30 @@ def _extras() -> dict[str, list[str]]:
     try:
         requirements = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        raise ValueError(f"{_PACKAGE} is not installed here, only imported: pip install PATH_OF_ITS_CLONE") from None
+        raise ValueError(f"{_PACKAGE} is imported but not installed: pip install PATH_OF_ITS_CLONE") from None
     own: dict[str, list[str]] = {}
     for requirement in requirements:
         package, _, condition = requirement.partition(";")
         if extra := re.search(r"""extra == ["']([\w-]+)["']""", condition):
             own.setdefault(extra[1], []).append(package.strip())
 
-    def whole(extra: str) -> dict[str, None]:
+    def expanded(extra: str) -> dict[str, None]:
         packages: dict[str, None] = {}
         for package in own.get(extra, []):
             included = re.fullmatch(rf"{_PACKAGE}\[([\w,-]+)\]", package)
             for name in included[1].split(",") if included else ():
-                packages |= whole(name)
+                packages |= expanded(name)
             packages |= {} if included else {package: None}
         return packages
 
-    return {extra: list(whole(extra)) for extra in own if extra not in _NOT_SHOWN}
+    return {extra: list(expanded(extra)) for extra in own if extra not in _NOT_SHOWN}
 
 
 def _is_installed(requirement: str) -> bool:
-    """Whether a package is installed in the least version that `requirement` asks for."""
-    name, _, least = re.sub(r"\[.*?\]", "", requirement).partition(">=")
+    """Whether a package is installed in at least the version that `requirement` asks for."""
+    name, _, minimum = re.sub(r"\[.*?\]", "", requirement).partition(">=")
     try:
-        return _release(importlib.metadata.version(name)) >= _release(least)
+        return _release(importlib.metadata.version(name)) >= _release(minimum)
     except importlib.metadata.PackageNotFoundError:
         return False
 
@@ -106,7 +106,7 @@ def _release(version: str) -> list[int]:
 
 
 def completion(shell: str, flags: Mapping[str, Iterable[str]], helps: Mapping[str, str]) -> str:
-    """The completion script of the command for "bash" or "zsh".
+    """The command's completion script for bash or zsh.
 
     Args:
         shell: "bash" or "zsh".
@@ -114,7 +114,7 @@ def completion(shell: str, flags: Mapping[str, Iterable[str]], helps: Mapping[st
         helps: verb -> what it does.
 
     Raises:
-        ValueError: for another shell.
+        ValueError: for any other shell.
         ImportError: if shtab is not installed.
     """
     if shell not in ("bash", "zsh"):

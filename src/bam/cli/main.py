@@ -1,4 +1,4 @@
-"""The command itself: runs a verb, and reports errors in one sentence."""
+"""The command's entry point: runs a verb and reports errors in one line."""
 
 import inspect
 import os
@@ -21,12 +21,12 @@ from bam.objects import trusting_code
 #: Heading -> its verbs.
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "train and compare": (compare, train, report, recipes),
-    "use and explain what was trained": (evaluate, predict, explain, examine, export),
-    "look at networks": (sites, cost, models, modules, paper, coverage),
-    "look at the installation": (doctor,),
+    "use and explain trained networks": (evaluate, predict, explain, examine, export),
+    "inspect networks": (sites, cost, models, modules, paper, coverage),
+    "inspect the installation": (doctor,),
 }
 VERBS = {verb.__name__: verb for verbs in GROUPS.values() for verb in verbs}
-#: Verb -> commands at the end of its help.
+#: Verb -> example commands at the end of its help.
 EXAMPLES = {
     "compare": [
         "bam compare --recipe digits/small --attention none,bam --seeds 3",
@@ -58,29 +58,29 @@ EXAMPLES = {
 }
 #: Flags of every verb -> what they do.
 COMMON = {
-    "--trust-code": "run code of your own that a record, a recipe or a comparison names as <module>:<name>",
-    "--traceback": "show where an error arose",
+    "--trust-code": "run your own code that a record, recipe or comparison names as <module>:<name>",
+    "--traceback": "show where an error occurred",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 1 for a reported error, 2 for wrong usage, 128 and the
-    signal's number if interrupted: 130 after Ctrl-C; 141 if the reader of its output left."""
+    """Run a verb; returns the exit status: 0 for success, 1 for a reported error, 2 for wrong usage, 128 plus the
+    signal's number if interrupted (130 after Ctrl-C), 141 if the reader of its output has closed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     common = [word for word in words if word in COMMON]
     words = [word for word in words if word not in COMMON]
     try:
         try:
-            status = _about(words)
+            status = _without_verb(words)
             return _run(words, common) if status is None else status
         finally:
             sys.stdout.flush()
-    except Exception as error:  # whatever is wrong, users get a sentence; --traceback shows where
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+    except Exception as error:  # users get a message for any error; --traceback shows where it occurred
+        if isinstance(error, BrokenPipeError) and _reader_closed():
             return 128 + signal.SIGPIPE
         if "--traceback" in common:
             raise
-        print(f"bam {words[0]}: {_sentence(error)}", file=sys.stderr)
+        print(f"bam {words[0]}: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         command = words + common + (["--resume"] if words[0] == "train" and "--resume" not in words else [])
@@ -89,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + getattr(stop, "signal", signal.SIGINT)
 
 
-def _about(words: list[str]) -> int | None:
-    """Print what needs no verb, e.g. the version; returns the exit status, None if the words begin with a verb."""
+def _without_verb(words: list[str]) -> int | None:
+    """Handle a command that has no verb, e.g. --version; returns the exit status, or None if the words have a verb."""
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -115,8 +115,8 @@ def _run(words: list[str], common: list[str]) -> int:
     return 0
 
 
-def _nobody_reads() -> bool:
-    """Whether the reader of our output has left, as in `bam recipes | head`; nothing more is written then."""
+def _reader_closed() -> bool:
+    """Whether the reader of stdout has closed it, as in `bam recipes | head`; if so, later output is discarded."""
     watcher = select.poll()
     watcher.register(sys.stdout.fileno(), 0)
     if not watcher.poll(0):
@@ -126,28 +126,28 @@ def _nobody_reads() -> bool:
 
 
 def _leave_process_group() -> None:
-    """End torchrun's process group: threads that are left at the end of a process may abort it."""
-    distributed = sys.modules.get("torch.distributed")  # else there is no group
+    """End torchrun's process group: threads still running at exit may abort the process."""
+    distributed = sys.modules.get("torch.distributed")  # not imported: there is no group
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def _sentence(error: Exception) -> str:
-    """What to tell the user; one line for an error that nobody has written a message for."""
+def _message(error: Exception) -> str:
+    """The message for the user; for an unexpected error, one line with its type and text."""
     own = type(error).__module__.split(".")[0] in ("builtins", "bam") and not isinstance(error, UnicodeError)
     if isinstance(error, OSError | ImportError) or (isinstance(error, ValueError | TypeError) and own):
         return str(error)
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error), re.IGNORECASE):
         size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
         needed = f" for {size[1]} at once" if size else ""
-        return f"there is not enough memory{needed}: choose smaller images, batches or networks"
+        return f"not enough memory{needed}: use smaller images, batches or networks"
     if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|[Cc]onnection (reset|closed) by peer", str(error)):
         return (
             "another process of this training has ended, or cannot be reached: see what it says; then give the "
             "command to all machines again, with --resume"
         )
-    what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
-    return f"unexpected error, {what}; if the files and flags are right, report it with what --traceback adds"
+    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+    return f"unexpected error, {text}; if the files and flags are right, please report it with the --traceback output"
 
 
 def _complete(shell: str) -> int:

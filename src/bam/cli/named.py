@@ -1,4 +1,4 @@
-"""Networks given by name instead of by the folder of a run."""
+"""Networks given by name rather than by a run's folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ class NamedNetwork:
     """The parts of a network given by name: attention, weights, classes.
 
     Attributes:
-        attention: attention module of a network by name, with its options and sites in brackets: 'bam(sites=layer2)'
-            (default: that of the adapter).
+        attention: attention module for a network given by name, with options and sites in brackets: 'bam(sites=layer2)'
+            (default: the adapter's).
         pretrained: weights of the network without attention: a file, or a tag of torchvision or timm such as DEFAULT
             (default: random weights).
-        adapter: file of bam.save_attention with the attention, its sites and its weights.
-        weights: a .safetensors file for the whole network, including its attention, instead of --pretrained and
+        adapter: file written by bam.save_attention, with the attention, its sites and its weights.
+        weights: .safetensors file for the whole network including its attention, instead of --pretrained and
             --adapter.
-        num_classes: outputs of the network (default: its own).
-        class_names: file with one class name per line, or folder with a subfolder for each class (default: ImageNet's
-            names for networks of torchvision and timm with its 1000 classes, else numbers).
+        num_classes: number of outputs (default: the network's own).
+        class_names: file with one class name per line, or folder with one subfolder per class (default: ImageNet's
+            names for torchvision and timm networks with its 1000 classes, else numbers).
     """
 
     attention: AttentionSpec = AttentionSpec()
@@ -44,7 +44,7 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
     """The network called `model` in eval mode, and its description.
 
     Raises:
-        ValueError: for an unknown network, or files that do not fit it or each other.
+        ValueError: for an unknown network, or files that do not match it or each other.
     """
     from bam.export.description import describe_named
     from bam.models import build
@@ -58,7 +58,7 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
         raise ValueError(f"{model} is a {task.name} network: {task.not_named}")
     check_named(options.attention)
     if options.weights and (options.pretrained or options.adapter):
-        raise ValueError("--weights holds the whole network: give it alone, or give --pretrained and --adapter")
+        raise ValueError("--weights holds the whole network: drop --pretrained and --adapter, or drop --weights")
     network = build(model, options.num_classes)
     count = options.num_classes
     if count is None and (options.pretrained or options.class_names or imagenet_classes(model)):
@@ -77,13 +77,13 @@ def build_named(model: str, options: NamedNetwork, image: int | None = None) -> 
 
 
 def check_named(attention: AttentionSpec) -> None:
-    """Refuse options of the attention without its name."""
+    """Raise ValueError if options of the attention are given without its name."""
     if attention.is_none and attention != AttentionSpec():
-        raise ValueError("--attention-options, --sites and --identity need an attention: give --attention, e.g. bam")
+        raise ValueError("--attention-options, --sites and --identity need --attention, e.g. --attention bam")
 
 
 def _load_backbone(network: "nn.Module", model: str, options: NamedNetwork, count: int) -> None:
-    """Load the pretrained weights, which must have the classifier, too."""
+    """Load the pretrained weights, which must include the classifier."""
     import torch
 
     from bam.models.pretrained import classifier_names, load_pretrained
@@ -94,13 +94,13 @@ def _load_backbone(network: "nn.Module", model: str, options: NamedNetwork, coun
     load_pretrained(network, model, options.pretrained, count)
     if any(torch.equal(old, new) for old, new in zip(before, heads, strict=True)):
         raise ValueError(
-            f"{options.pretrained} has no classifier of {count} classes for {model}: give its number of classes with "
-            "--num-classes"
+            f"{options.pretrained} has no classifier with {count} classes for {model}: give the file's number of "
+            "classes with --num-classes"
         )
 
 
 def _num_outputs(network: "nn.Module", image: int | None) -> int:
-    """The number of class logits that a network returns; raises ValueError if it returns something else."""
+    """The number of class logits a network returns; ValueError if it returns something else."""
     from bam.dryrun import dry_run
     from bam.tasks.classification.network import class_logits
 
@@ -108,7 +108,7 @@ def _num_outputs(network: "nn.Module", image: int | None) -> int:
 
 
 def _class_names(model: str, count: int | None, options: NamedNetwork) -> list[str] | None:
-    """The names of the classes, if they are known."""
+    """The class names, if known."""
     from bam.models.weights import imagenet_classes
 
     if count is None:
@@ -122,17 +122,17 @@ def _class_names(model: str, count: int | None, options: NamedNetwork) -> list[s
     else:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(names) != count:
-        raise ValueError(f"{path} has {len(names)} class names, and {model} has {count} outputs")
+        raise ValueError(f"{path} has {len(names)} class names, but {model} has {count} outputs")
     return names
 
 
 def untrained(options: NamedNetwork) -> list[str]:
-    """What to tell a user about weights that nobody trained."""
+    """Notes for the user about weights that are random."""
     if options.weights:
         return []
     has_attention = options.adapter or not options.attention.is_none
     where = " around the attention" if has_attention else ""
     notes = [] if options.pretrained else [f"the network{where} has random weights: give --pretrained"]
     if has_attention and not options.adapter:
-        notes.append("the attention is untrained, so its maps say nothing yet: give --adapter or --weights")
+        notes.append("the attention is untrained, so its maps mean nothing yet: give --adapter or --weights")
     return notes

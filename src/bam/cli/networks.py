@@ -1,4 +1,4 @@
-"""Verbs about networks: sites, cost, models, modules, coverage, paper."""
+"""The verbs about networks: sites, cost, models, modules, coverage, paper."""
 
 import re
 import sys
@@ -25,13 +25,13 @@ def sites(
     Args:
         model: network, see `bam models`.
         image: image size in pixels (default: the network's own, or 224).
-        attention: attention module, with its options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
+        attention: attention module, with options and sites in brackets: 'bam(reduction=8, sites=layer2)'. Sites are
             "bottlenecks", "every block" (each residual branch), names (layer1), inputs (before layer2), patterns
             (layer?.*), positions (-1), strides (stride 8), "input" (the image), or "3x3 convolutions of the last stage"
             ("... of stride 16"), which deformable replaces; default: where the module's paper puts it.
         keep: number of bottlenecks to keep, counted from the deepest.
-        latency: also measure the forward pass of each module.
-        num_classes: outputs of the network (default: its own).
+        latency: also measure each module's forward pass.
+        num_classes: number of outputs (default: the network's own).
     """
     from bam.tasks import task_knowing
 
@@ -52,11 +52,11 @@ def cost(
 
     Args:
         model: network, see `bam models`.
-        attention: attention module, with its options and sites in brackets:
+        attention: attention module, with options and sites in brackets:
             'bam(layout=released)', 'se(sites=bottlenecks)'; or "none".
-        image: image size in pixels (default: the network's own, or 224; detectors are counted at the size to which they
-            resize images).
-        num_classes: outputs of the network (default: its own; 100 for cifar/ networks, 20 for detectors).
+        image: image size in pixels (default: the network's own, or 224; detectors are counted at the size they resize
+            images to).
+        num_classes: number of outputs (default: the network's own; 100 for cifar/ networks, 20 for detectors).
     """
     from bam.tasks import task_knowing
 
@@ -75,7 +75,7 @@ def _recipe(task: str, model: str, attention: AttentionSpec) -> Recipe:
 
 
 def models() -> None:
-    """List the networks for all verbs, with their cost and the strided convolution of their bottleneck blocks."""
+    """List the networks that verbs accept, with their cost and the strided convolution of their bottleneck blocks."""
     import torch
     from torchvision.models import list_models
 
@@ -100,9 +100,9 @@ def models() -> None:
 
 
 def modules(model: str = "resnet50") -> None:
-    """List the attention modules: paper, where each usually goes, and what it costs there in a network.
+    """List the attention modules: their paper, their usual sites, and their cost there in a network.
 
-    Parameters and multiply-adds are counted as by `bam cost`, without simple arithmetic such as pooling; "-" where the
+    Parameters and multiply-adds are counted as in `bam cost`, without simple arithmetic such as pooling; "-" if the
     network has no such sites.
 
     Args:
@@ -135,7 +135,7 @@ def modules(model: str = "resnet50") -> None:
 
 
 def _papers(module: type) -> str:
-    """Links to the papers that a module's file names at its head."""
+    """Links to the papers named in the first docstring line of a module's file."""
     head = (sys.modules[module.__module__].__doc__ or "").partition("\n")[0]
     if numbers := re.findall(r"\d{4}\.\d{5}", head):
         return ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in numbers)
@@ -195,7 +195,7 @@ def paper(table: str = "", out: Path | None = None) -> None:
 
     Args:
         table: only tables with this in their title, e.g. SE, ablation, ImageNet (default: all).
-        out: write all tables into this Markdown page, between its markers (docs/reproducing.md).
+        out: write all tables into this Markdown page between its markers, as in docs/reproducing.md.
     """
     from bam.paper import TABLES, markdown, write_tables
 

@@ -1,4 +1,4 @@
-"""The network that a verb is about: that of a run, one that bam export saved, or one by name."""
+"""Open the network a verb works on: a run's, one saved by bam export, or one given by name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,15 +20,15 @@ class Opened(NamedTuple):
 
     task: "Task"
     trained: "Trained"
-    record: "Record | None"  #: that of a run
-    notes: list[str]  #: for the user
+    record: "Record | None"  #: None unless the network comes from a run
+    notes: list[str]  #: messages for the user
 
 
 def opened(run: Path, named: NamedNetwork, device: "torch.device") -> Opened:
-    """The network in the folder `run`, or the one of that name.
+    """The network in the folder `run`, or the network with that name.
 
     Raises:
-        ValueError, OSError: if there is none, or what is said of it does not fit.
+        ValueError, OSError: if there is no such network, or the flags do not match it.
     """
     from bam.export.config import CONFIG, config_of
     from bam.export.description import describe_saved
@@ -50,8 +50,8 @@ def opened(run: Path, named: NamedNetwork, device: "torch.device") -> Opened:
         if run.is_dir():
             raise FileNotFoundError(f"{run} holds no complete run ({FILE_NAME}) and no saved network ({CONFIG})")
         raise ValueError(
-            f"there is no folder {run}; to use a network by name, give its weights: --pretrained for the network, "
-            "--adapter for its attention; or --weights for both, with --attention"
+            f"there is no folder {run}; to use a network by name, give its weights: --pretrained for the network and "
+            "--adapter for its attention, or --weights for both, with --attention"
         )
     network, description = build_named(run.as_posix(), named)
     return Opened(*_ready(run.as_posix(), network, description, device), None, untrained(named))
@@ -78,8 +78,8 @@ def check_question(run: Path, task: "Task", trained: "Trained", question: str | 
         ValueError: unless a question is given to a network that answers questions, and to no other.
     """
     if task.asks and not question:
-        raise ValueError(f'{run} answers questions, and needs one: --question "how many 3s are there"')
+        raise ValueError(f'{run} answers questions, so ask one: --question "how many 3s are there"')
     if question is not None and not task.asks:
-        raise ValueError(f"{run} is a {task.name} network, which answers no questions: leave --question out")
+        raise ValueError(f"{run} is a {task.name} network and does not answer questions: drop --question")
     unknown = task.unknown_words(trained, question) if question else []
     return [f"words that training never showed: {', '.join(unknown)}"] if unknown else []

@@ -1,4 +1,4 @@
-"""Verbs about what a trained network does: predict, evaluate."""
+"""The verbs predict and evaluate: use a trained network, and measure it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class LabelledData:
 
     Attributes:
         data: data set for the run's task, e.g. folder:PATH (default: the run's own).
-        data_options: options of the data set as JSON, added to the run's own options if the data are the run's own.
+        data_options: options of the data set as JSON, added to the run's own options if it is the run's data set.
             Images from folders are resized and cropped as the network expects.
-        part: measure on the test images, the training images or all of them.
+        part: use the test images, the training images, or both.
         data_root: folder of the data (default: $BAM_DATA, or data).
     """
 
@@ -35,11 +35,11 @@ class LabelledData:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a prediction needs besides images.
+    """Options of a prediction.
 
     Attributes:
-        score: minimum score of a detection; 0.3 if none is given.
-        question: question about each image, for networks that answer questions: "how many 3s are there".
+        score: minimum score of a detection (default: 0.3).
+        question: question to ask about each image, for networks that answer questions: "how many 3s are there".
     """
 
     score: float | None = None
@@ -56,15 +56,15 @@ def predict(
 ) -> None:
     """Predict the classes of your own images, detect objects in them, or answer a question about them.
 
-    A classifier's five most likely classes with their probabilities go to predictions.csv and predictions.json; a
-    detector's boxes to pictures and predictions.json; answers to predictions.json. Images are prepared as the network's
-    test images were; EXIF orientation is applied only if a detector's data say so. Those that cannot be read are named
-    and left out.
+    A classifier writes its five most likely classes with their probabilities to predictions.csv and predictions.json. A
+    detector writes pictures with its boxes, and predictions.json. Answers go to predictions.json. Images are prepared
+    like the network's test images; EXIF orientation is applied only if a detector's data options ask for it. Images
+    that cannot be read are named and skipped.
 
     To use a network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
 
     Args:
-        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
+        run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         images: one or more files or folders.
         out: folder for the results.
         device: cpu or cuda (default: a GPU if there is one).
@@ -89,15 +89,15 @@ def evaluate(
     named: NamedNetwork = NOTHING_NAMED,
     device: str | None = None,
 ) -> None:
-    """Measure a trained network on labelled data: in total with intervals, and class by class.
+    """Measure a trained network on labelled data, overall with intervals and class by class.
 
-    Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors carry
-    Wilson's 95 % intervals. The data may lack classes of the network, but must not have others. Runs in float32.
+    Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors have Wilson
+    95 % intervals. The data may lack some of the network's classes but must not have others. Runs in float32.
 
     To use a network by name: bam evaluate resnet50 --pretrained DEFAULT --data folder:PATH
 
     Args:
-        run: folder of a complete run, or of a network saved by bam export; or the name of a network, see `bam models`.
+        run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         out: folder for the results.
         device: cpu or cuda (default: a GPU if there is one).
     """
@@ -112,8 +112,8 @@ def evaluate(
         trained = network.trained
         size = min(task.recipe.batch_size // task.recipe.accumulation, _LARGEST_BATCH)
         batches = task.batches(test, size, trained.preprocessing.normalization, (place, (0, 1)))
-        shown = track(batches.test(), -(-len(test) // size), "evaluating")
-        breakdown = task.break_down(trained.network, shown, test)
+        tracked = track(batches.test(), -(-len(test) // size), "evaluating")
+        breakdown = task.break_down(trained.network, tracked, test)
         unreadable = batches.take_unreadable()
     about: dict[str, Any] = {
         "run": str(run),
@@ -136,23 +136,23 @@ def _refuse(run: Path, task: "Task", reason: str) -> None:
 
 
 def measured(run: Path, network: Opened, data: LabelledData) -> "tuple[Task, Images, list[str]]":
-    """The task on the data to measure, their images, with classes numbered as the network's, and notes for the user.
+    """The task on the data to measure on, the images with classes numbered like the network's, and notes for the user.
 
     Raises:
-        ValueError: if a network without data of its own gets none, or the data have classes that the network lacks.
+        ValueError: if no data are given and the network has none of its own, or the data have classes it lacks.
     """
     from bam.training.identity import fingerprint
 
     trained, record = network.trained, network.record
     if record is None and data.data is None:
-        raise ValueError(f"{run} is not a run, so it has no data of its own: give --data, e.g. folder:PATH")
+        raise ValueError(f"{run} is not a run and has no data of its own: give --data, e.g. folder:PATH")
     task = network.task.on_data(data.data, data.data_options, trained.preprocessing)
     train, test = task.load(data.data_root)
     images: Images = {"test": lambda: test, "train": lambda: train, "all": lambda: train.joined(test)}[data.part]()
     notes = [*network.notes, *images.notes]
     own = record is not None and task.recipe.data == record.recipe["data"]
     if own and record is not None and record.data and record.data != fingerprint(train, test):
-        notes.append("these are not the images of the run: files, classes or options have changed since")
+        notes.append("these are not the run's images: files, classes or options have changed since")
     return task, task.numbered(images, trained) if trained.classes else images, notes
 
 
@@ -162,6 +162,6 @@ def _part_in_words(part: str, details: str) -> str:
 
 
 def say(lines: Iterable[str]) -> None:
-    """Print lines; they may contain names with undecodable bytes."""
+    """Print lines, with escapes for undecodable bytes in file names."""
     for line in lines:
         print(line.encode(errors="backslashreplace").decode())

@@ -1,4 +1,4 @@
-"""Verbs about training: compare, train, report, recipes."""
+"""The verbs about training: compare, train, report, recipes."""
 
 import inspect
 import json
@@ -22,16 +22,16 @@ def compare(
     out: Path | None = None,
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Find out whether attention helps: train all variants, paired by seed, and report with intervals.
+    """Find out whether attention helps: train all variants, paired by seed, and report differences with intervals.
 
     Repeat the command to resume an interrupted comparison; complete runs are skipped.
 
     Args:
         recipe: name (see `bam recipes`) or YAML file; the fields below change it.
-        attention: variants, starting with the baseline; each may have options (of the module, sites, identity) in
-            brackets: 'none,bam,bam(reduction=8,identity=true),se(sites=bottlenecks)'. `bam modules` lists the modules;
-            your own is <module>:<class>. Each goes where its paper puts it unless you name sites.
-        seeds: number of seeds (3 or more for meaningful intervals); or a range to add to a comparison, e.g. 5:8 for
+        attention: variants, baseline first; each may have options (of the module, sites, identity) in brackets:
+            'none,bam,bam(reduction=8,identity=true),se(sites=bottlenecks)'. `bam modules` lists the modules; name your
+            own as <module>:<class>. Each module goes where its paper puts it unless you name sites.
+        seeds: number of seeds (3 or more for meaningful intervals), or a range to add to a comparison, e.g. 5:8 for
             seeds 5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).
     """
@@ -67,12 +67,12 @@ def train(
     resume: bool = False,
     options: RunOptions = RunOptions(),
 ) -> None:
-    """Train one network into a folder with its record, weights and training states.
+    """Train one network; write its record, weights and training states into a folder.
 
     Args:
         recipe: name (see `bam recipes`) or YAML file; the fields below change it.
         out: the run's folder (default: runs/<recipe>-<attention>-seed<seed>).
-        resume: continue an interrupted run; it ends with bit-identical weights.
+        resume: continue an interrupted run; the final weights are bit-identical to an uninterrupted run's.
     """
     from bam.training import keep_freed_memory, run
 
@@ -85,7 +85,7 @@ def train(
 
 
 def report(out: Path) -> None:
-    """Write the report of a comparison again, from its complete runs.
+    """Rewrite a comparison's report from its complete runs.
 
     Args:
         out: folder of the comparison.
@@ -109,7 +109,7 @@ def report(out: Path) -> None:
 
 
 def _add_looks(summary: dict[str, Any], out: Path, plan: dict[str, Any]) -> None:
-    """Add what the attention of each variant does to the summary; write a gallery for each."""
+    """Add each variant's attention statistics and pictures to the summary, and write its gallery."""
     from bam.reports.gallery import write_gallery
     from bam.training.looks import read_looks
 
@@ -120,30 +120,30 @@ def _add_looks(summary: dict[str, Any], out: Path, plan: dict[str, Any]) -> None
         views, pictures = look.pop("views"), look.pop("pictures")
         title = f"{summary['recipe']['model']} with {text}, seed {look['seed']}: what it attends to"
         page = write_gallery(folder, title, views)
-        kept = [picture | {"file": str((folder / picture["file"]).relative_to(out))} for picture in pictures]
-        shown = _below(out, kept)
+        pictures = [picture | {"file": str((folder / picture["file"]).relative_to(out))} for picture in pictures]
+        existing = _below(out, pictures)
         gallery = str(page.relative_to(out))
-        summary["attention"].append({"name": text, "problem": "", "gallery": gallery, "pictures": shown, **look})
+        summary["attention"].append({"name": text, "problem": "", "gallery": gallery, "pictures": existing, **look})
 
 
 def _below(out: Path, pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of `pictures` that exist; their files must lie below the comparison's folder."""
+    """The `pictures` whose files exist; the files must lie below the comparison's folder."""
     paths = [inside(out, picture["file"], "the comparison", follow_links=True) for picture in pictures]
     return [picture for picture, path in zip(pictures, paths, strict=True) if path.exists()]
 
 
 def recipes() -> None:
-    """List the recipes and what to expect from them."""
+    """List the recipes, with expected results and commands."""
     for name, recipe in RECIPES.items():
         print(f"{name}\n    " + inspect.cleandoc(recipe.__doc__ or "").replace("\n", "\n    ") + "\n")
     print(
         "GPU hours are estimates: six operations per multiply-add at a sustained 60 TFLOP/s, which large convolutions\n"
-        "reach in bf16 on one data-centre GPU. Small or depthwise layers and slow image decoding take longer."
+        "reach in bf16 on one data-centre GPU. Small or depthwise layers and slow image decoding make it longer."
     )
 
 
 def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
-    """The commands that repeat a comparison in a folder of its own, one per line; a gap in its seeds needs another."""
+    """The commands that repeat a comparison in a new folder, one line per range of consecutive seeds."""
     seeds = sorted({*summary["variants"][0]["seeds"], *(failure["seed"] for failure in summary.get("failures", []))})
     starts = [seed for seed in seeds if seed - 1 not in seeds]
     ends = [seed + 1 for seed in seeds if seed + 1 not in seeds]
@@ -153,13 +153,13 @@ def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
 
 
 def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = None) -> str:
-    """The command that repeats a comparison: its recipe, and flags for all changed fields."""
+    """The command that repeats a comparison: its recipe, and a flag for each changed field."""
     recipe, names = Recipe.from_dict(summary["recipe"]), [variant["name"] for variant in summary["variants"]]
     names += dict.fromkeys(failure["name"] for failure in summary.get("failures", []) if failure["name"] not in names)
     known = recipe.name in RECIPES
     source = recipe.name if known else str(out / "recipe.yaml")
     words = ["bam", "compare", "--recipe", source, "--attention", ",".join(names)]
-    words += ["--model", recipe.model] if not known and ":" in recipe.model else []  # a file alone runs no code
+    words += ["--model", recipe.model] if not known and ":" in recipe.model else []  # a recipe file may not run code
     words += ["--seeds", seeds or str(len(summary["variants"][0]["seeds"]))]
     named = Recipe.from_dict(RECIPES[recipe.name]().as_dict() | {"task": recipe.task}) if known else recipe
     changes = named.differences(recipe)
@@ -178,7 +178,7 @@ def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = Non
 
 
 def _parts(before: AttentionSpec, after: AttentionSpec) -> dict[str, tuple[Any, Any]]:
-    """Differences between two specifications, except the name, as recipe fields: field -> (before, after)."""
+    """The differences between two specifications except in name, as recipe fields: field -> (before, after)."""
     parts = {
         "attention_options": (before.options, after.options),
         "sites": (before.sites and list(before.sites), after.sites and list(after.sites)),

@@ -1,4 +1,4 @@
-"""Coverage of "any CNN": attaches attention to every network of torchvision and timm, and tabulates the checks."""
+"""Attach attention to every network of torchvision and timm, check the results and tabulate them."""
 
 from bam.coverage.checks import CHECKS, Row, check
 from bam.coverage.page import write_page

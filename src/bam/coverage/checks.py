@@ -1,4 +1,4 @@
-"""The checks of one network: everything that attaching attention promises."""
+"""The checks for one network, which cover everything that attaching attention promises."""
 
 import copy
 import dataclasses
@@ -23,15 +23,15 @@ from bam.surgery import attach, attended, detach
 #: Check -> its meaning, in order; each is a column.
 CHECKS = {
     "sites": "sites are found",
-    "levels": "they are maps that timm's `feature_info` lists: same, or another map of the same stride",
-    "identity": "with `identity=True` the output in eval mode is the plain network's, bit for bit; up to rounding, for "
-    'a module in the place of a convolution; "not claimed" by modules without this option',
-    "keys": "the backbone's state-dict keys are as they were, and a plain state loads",
-    "detach": "`detach` gives back the same modules and the same output",
-    "gradients": "one training step: each attention parameter gets a finite gradient, and not all are zero",
-    "ways": "attention runs once on every other way through the network that its library has: timm's "
+    "levels": "the sites are maps in timm's `feature_info`: the same map, or another map of the same stride",
+    "identity": "with `identity=True` the output in eval mode equals the plain network's, bit for bit; up to rounding "
+    'where a module replaces a convolution; "not claimed" for modules without this option',
+    "keys": "the backbone's state-dict keys do not change, and a plain state dict loads",
+    "detach": "`detach` restores the same modules and the same output",
+    "gradients": "in one training step each attention parameter gets a finite gradient, and not all gradients are zero",
+    "ways": "attention runs exactly once on each of the library's other ways through the network: timm's "
     "`forward_intermediates`, `features_only` and gradient checkpointing, torchvision's `create_feature_extractor`",
-    "export": "`torch.export` with any batch size computes the same",
+    "export": "`torch.export` with any batch size computes the same output",
 }
 
 
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def refused(self) -> bool:
-        """Whether the network has no suitable feature maps, and so does not count."""
+        """Whether the network has no suitable feature maps and so does not count."""
         return self.sites == "refused"
 
     @property
@@ -80,11 +80,11 @@ def check(library: str, family: str, name: str, build: Callable[[], nn.Module], 
     current = "sites"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes on sites, and warnings of the libraries
+            warnings.simplefilter("ignore")  # notes on sites, and the libraries' own warnings
             for current, outcome in _outcomes(row, build):
                 setattr(row, current, outcome)
                 current = next((name for name in CHECKS if not getattr(row, name)), current)
-    except Exception as error:  # a network may raise anything, which is a result of the survey
+    except Exception as error:  # whatever a network raises is a result of the survey
         setattr(row, current, "fail")
         message = (
             " ".join(str(error).split()) if isinstance(error, Failure | ValueError) else str(error).partition("\n")[0]
@@ -137,7 +137,7 @@ def _sites(build: Callable[[], nn.Module], spec: AttentionSpec) -> tuple[Sites |
 
 
 def _without_zeros(model: nn.Module) -> nn.Module:
-    """Put noise into all-zero parameters, which would hide changes and block gradients; returns `model`."""
+    """Fill all-zero parameters with noise, as zeros hide changes and block gradients; returns `model`."""
     for parameter in model.parameters():
         if parameter.is_floating_point() and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -145,7 +145,7 @@ def _without_zeros(model: nn.Module) -> nn.Module:
 
 
 def _levels(model: nn.Module, sites: Sites) -> str:
-    """Compare the sites with timm's list of stages; ignores sites whose stride is not listed."""
+    """Compare the sites with timm's list of stages, ignoring sites whose stride is not listed."""
     info = getattr(model, "feature_info", None)
     listed = [(level["reduction"], level["num_chs"]) for level in getattr(info, "info", info) or []]
     comparable = [site for site in sites if site.stride in {stride for stride, _ in listed}]
@@ -195,7 +195,7 @@ def _insertion(model: nn.Module, spec: AttentionSpec, images: Tensor) -> Iterato
     yield "keys", "pass"
     detach(model)
     if modules != [(name, id(module)) for name, module in model.named_modules()]:
-        raise Failure("the modules are not those of before")
+        raise Failure("the modules have changed")
     if not _equal(plain, _outputs(model, images)):
         raise Failure("the output has changed")
     yield "detach", "pass"
@@ -233,19 +233,19 @@ def _gradients(model: nn.Module, spec: AttentionSpec, images: Tensor) -> str:
                 raise Failure(f"{site}: {name} has {'no' if gradient is None else 'no finite'} gradient")
         if not any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None):
             raise Failure(f"{site}: all gradients are 0")
-    model.eval().load_state_dict(before)  # discard the BatchNorm statistics of noise
+    model.eval().load_state_dict(before)  # discard BatchNorm statistics from noise
     return "pass"
 
 
 def _ways(library: str, model: nn.Module, images: Tensor) -> str:
-    """Run the attended network on every other way that it has; "no other" if it has none."""
+    """Run the attended network in every other way the library offers; "no other" if there is none."""
     if library == "torchvision":
         return _extraction(model, images)
     tried = 0
     for name, prepare in _OTHER_WAYS.items():
         try:
             prepare(detach(copy.deepcopy(model)))
-        except (AttributeError, NotImplementedError, AssertionError):  # so timm says that a network has no such way
+        except (AttributeError, NotImplementedError, AssertionError):  # timm's sign that a network lacks this way
             continue
         network = copy.deepcopy(model)
         way = prepare(network)
@@ -264,7 +264,7 @@ def _checkpointed(network: Any) -> Callable[[Tensor], Any]:
     return network
 
 
-#: Way through a network of timm -> what returns it for the network.
+#: Another way through a timm network -> function that returns it for a network.
 _OTHER_WAYS: dict[str, Callable[[Any], Callable[[Tensor], Any]]] = {
     "forward_intermediates": lambda network: network.forward_intermediates,
     "features_only": lambda network: feature_extractor("getter")(network).eval(),
@@ -275,9 +275,9 @@ _OTHER_WAYS: dict[str, Callable[[Any], Callable[[Tensor], Any]]] = {
 def _extraction(model: nn.Module, images: Tensor) -> str:
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    seen, names = {}, [name.removeprefix("before ") for name in attended(model)]
+    outputs, names = {}, [name.removeprefix("before ") for name in attended(model)]
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *values, name=name: seen.update({name: values[-1]}))
+        model.get_submodule(name).register_forward_hook(lambda *values, name=name: outputs.update({name: values[-1]}))
         for name in names
     ]
     _outputs(model, images)
@@ -286,7 +286,7 @@ def _extraction(model: nn.Module, images: Tensor) -> str:
     with torch.no_grad():
         extracted = create_feature_extractor(model, names)(images)
     for name in names:
-        if not torch.equal(extracted[name], seen[name]):
+        if not torch.equal(extracted[name], outputs[name]):
             raise Failure(f"create_feature_extractor returns another map at {name}")
     return "pass"
 
@@ -294,7 +294,7 @@ def _extraction(model: nn.Module, images: Tensor) -> str:
 def _export(model: nn.Module, images: Tensor) -> str:
     try:
         _compare_export(model, images)
-    except AssertionError:  # random weights may amplify rounding: what is left in double precision is no rounding
+    except AssertionError:  # random weights may amplify rounding; a difference in double precision is not rounding
         _compare_export(copy.deepcopy(model).double(), images.double())
     return "pass"
 

@@ -1,4 +1,4 @@
-"""The survey as a Markdown page."""
+"""Write the survey as a Markdown page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,27 +15,27 @@ def write_page(path: Path, survey: Path, command: str) -> None:
     lines = ["# Coverage", "", f"Written by `{command}` ({', '.join(versions)}). {_ABOUT}", ""]
     lines += [f"- **{name}**: {meaning}" for name, meaning in CHECKS.items()]
     for library in dict.fromkeys(row.library for row in rows):
-        of_library = [row for row in rows if row.library == library]
-        lines += ["", f"## {library}", "", *_counts(of_library)]
-        lines += _section("Failures", [row for row in of_library if not row.refused and not row.passed], _reason)
+        library_rows = [row for row in rows if row.library == library]
+        lines += ["", f"## {library}", "", *_counts(library_rows)]
+        lines += _section("Failures", [row for row in library_rows if not row.refused and not row.passed], _reason)
         lines += _section(
-            "Another map of the same stride than `feature_info` lists: the last one before the down-sampling",
-            [row for row in of_library if row.levels == "other map"],
+            "Other map than in `feature_info`, same stride: the last map before the down-sampling",
+            [row for row in library_rows if row.levels == "other map"],
             _sites,
         )
-        with_notes = [row for row in of_library if row.passed and row.reason]
-        lines += _section("Sites that carry a part of the flow only", with_notes, _reason)
+        with_notes = [row for row in library_rows if row.passed and row.reason]
+        lines += _section("Sites that carry only part of the flow", with_notes, _reason)
         lines += _section(
-            "Refused: no feature maps, or none that is down-sampled", [row for row in of_library if row.refused], _name
+            "Refused: no feature maps, or no down-sampling", [row for row in library_rows if row.refused], _name
         )
         lines += [
             "",
-            "### All that count",
+            "### All networks that count",
             "",
             "| family | network | attention | where | " + " | ".join(CHECKS) + " |",
             "|---" * (4 + len(CHECKS)) + "|",
         ]
-        for row in of_library:
+        for row in library_rows:
             if not row.refused:
                 cells = [row.family, row.name.removeprefix("timm/"), row.attention, row.found or row.reason]
                 lines.append("| " + " | ".join([*cells, *(getattr(row, name) for name in CHECKS)]) + " |")

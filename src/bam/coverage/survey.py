@@ -1,4 +1,4 @@
-"""The survey of all networks: runs in several processes, and resumes where it stopped."""
+"""Check all networks in several processes; an interrupted survey resumes where it stopped."""
 
 import csv
 import dataclasses
@@ -63,12 +63,12 @@ def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
 
 
 def survey(
-    wanted: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
+    networks: Sequence[Candidate], path: Path, *, jobs: int = 2, timeout: int = 900, again: bool = False
 ) -> list[Row]:
-    """Check the networks and append their rows to a CSV file; returns the rows of all `wanted` networks.
+    """Check the networks and append their rows to a CSV file; returns the rows of all `networks`.
 
     Args:
-        wanted: the networks.
+        networks: the networks to check.
         path: the CSV file.
         jobs: number of processes.
         timeout: time limit per network in seconds.
@@ -83,9 +83,9 @@ def survey(
             f"{path} has other columns, as earlier versions wrote it: move it away, or choose another --out"
         )
     done = set(map(_key, read(path)))
-    pending = [network for network in wanted if again or _key(network) not in done]
+    pending = [network for network in networks if again or _key(network) not in done]
     with Progress() as display:
-        bar = display.add_task("networks", total=len(wanted), completed=len(wanted) - len(pending))
+        bar = display.add_task("networks", total=len(networks), completed=len(networks) - len(pending))
         while pending:
             for row in _run(pending, jobs, timeout):
                 append(path, _line(row))
@@ -95,7 +95,7 @@ def survey(
                     f"{row.library} {row.name}, {row.attention}: {result}", soft_wrap=True, highlight=False
                 )
                 display.advance(bar)
-    names = set(map(_key, wanted))
+    names = set(map(_key, networks))
     return [row for row in read(path) if _key(row) in names]
 
 
@@ -105,7 +105,7 @@ def _key(one: Candidate | Row) -> tuple[str, str, str]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a survey's CSV file by library, family and name; for repeated networks, the last row counts."""
+    """The rows of a survey's CSV file by library, family and name; the last row of a repeated network counts."""
     kinds = typing.get_type_hints(Row)
     with open(path, newline="", encoding="utf-8") as file:
         rows = [Row(**{key: kinds[key](value) for key, value in line.items()}) for line in csv.DictReader(file)]
@@ -113,11 +113,11 @@ def read(path: Path) -> list[Row]:
     return [latest[key] for key in sorted(latest, key=lambda key: (key[0] != "torchvision", *key[1:]))]
 
 
-def _run(wanted: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
-    """Yield rows as they complete; if a process dies, reports the network that caused it and ends early."""
+def _run(networks: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row]:
+    """Yield rows as they complete; if a process dies, report the network that caused it and end early."""
     context = multiprocessing.get_context("spawn")
     running: dict[Future[Row], Candidate] = {}
-    waiting = list(wanted)
+    waiting = list(networks)
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while waiting or running:
             while waiting and len(running) < jobs:

@@ -1,4 +1,4 @@
-"""What attention does on images: how much it strengthens each place, statistics and tests of that, and pictures."""
+"""What attention does on images: maps of how much it strengthens each place, statistics, tests and pictures."""
 
 from bam.explanation.ablation import ablations, branch_alone
 from bam.explanation.examination import examine

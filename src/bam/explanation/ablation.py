@@ -1,4 +1,4 @@
-"""What a trained network owes to its attention: accuracy with parts of it switched off."""
+"""Ablation of a trained network: its accuracy with parts of the attention switched off."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,32 +19,32 @@ from bam.surgery import attended, without_attention
 
 @dataclass(frozen=True)
 class Ablation:
-    """The network with a part of its attention switched off."""
+    """The network with part of its attention switched off."""
 
     accuracy: Estimate
-    difference: Estimate  #: its accuracy minus that of the whole network, image by image
-    changed: float  #: share of images with another predicted class
+    difference: Estimate  #: accuracy minus the whole network's accuracy, image by image
+    changed: float  #: share of images whose predicted class changes
     verdict: str  #: the conclusion that the interval of the difference supports
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """The accuracy of a network, whole and without parts of its attention."""
+    """A network's accuracy, with all its attention and without parts of it."""
 
     accuracy: Estimate  #: of the whole network
     all_off: Ablation
-    sites_off: dict[str, Ablation]  #: each site alone switched off
-    branches_alone: dict[str, Ablation]  #: one branch alone at every site that has several; {} without such sites
+    sites_off: dict[str, Ablation]  #: site -> result with only that site switched off
+    branches_alone: dict[str, Ablation]  #: branch -> result with only that branch, at sites that have several
 
 
 def ablations(network: nn.Module, batches: Batches) -> Ablations:
     """Accuracy with each site off, all attention off, and each branch alone, with 95 % paired bootstrap intervals.
 
-    The network is not trained again. So a fall shows that it relies on this attention, not that a network trained
-    without it would be worse; for that, compare runs (`bam compare`).
+    The network is not retrained. A drop therefore shows that it relies on this attention, not that a network trained
+    without attention would be worse; for that, compare runs (`bam compare`).
 
     Args:
-        network: a classifier with attention; it is left as it was.
+        network: a classifier with attention; its state is restored.
         batches: normalised images (N, 3, H, W) and their classes (N,).
 
     Raises:
@@ -72,7 +72,7 @@ def ablations(network: nn.Module, batches: Batches) -> Ablations:
 
 
 def _switches(network: nn.Module) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
-    """The forms of the network: "whole", "all off", "off SITE", "alone BRANCH"."""
+    """Forms of the network, "whole", "all off", "off SITE" and "alone BRANCH" -> a context that switches to it."""
     modules = attended(network)
     if not modules:
         raise ValueError(f"{type(network).__name__} has no attention to switch off: attach some with bam.attach")
@@ -87,17 +87,17 @@ def _switches(network: nn.Module) -> dict[str, Callable[[], AbstractContextManag
 
 @contextlib.contextmanager
 def branch_alone(network: nn.Module, branch: str) -> Iterator[None]:
-    """Within this context, the other branches' logits are neutral (0 where logits are added) at every site.
+    """In this context, all other branches have neutral logits (0 if logits are added) at every site.
 
-    Modules without such a branch are left alone.
+    Modules without this branch do not change.
 
     Raises:
-        ValueError: if no attention of the network has branches of which one is `branch`.
+        ValueError: if no attention module of the network has a branch called `branch`.
     """
     modules = [logit_branches(module) for module in attended(uncompiled(network)).values()]
     known = dict.fromkeys(name for branches in modules for name in branches)
     if branch not in known:
-        raise ValueError(f"no attention of this network has a branch {branch!r} (known: {', '.join(known) or 'none'})")
+        raise ValueError(f"this network's attention has no branch {branch!r} (known: {', '.join(known) or 'none'})")
     with contextlib.ExitStack() as hooks:
         for branches in modules:
             for name, other in branches.items() if branch in branches else ():
@@ -117,7 +117,7 @@ def _compared(predictions: dict[str, Tensor], targets: Tensor) -> dict[str, Abla
     sites = [name for name in differences if name.startswith("minus off ")]
     results = estimates(correct | differences, len(sites))
     off = over_sites({name: {"off": results[name]} for name in sites})
-    results |= {name: each["off"] for name, each in off.items()}
+    results |= {name: corrected["off"] for name, corrected in off.items()}
     return {
         name: Ablation(
             results[name],

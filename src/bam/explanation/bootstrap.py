@@ -1,4 +1,4 @@
-"""Means over images and their bootstrap intervals; differences are paired, image by image."""
+"""Means over images with bootstrap intervals; differences are paired by image."""
 
 import dataclasses
 import math
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FEWEST = 10  #: images for an interval: the percentile bootstrap of fewer is too narrow
+FEWEST = 10  #: images needed for an interval: with fewer, the percentile bootstrap is too narrow
 NO_VERDICT = f"no verdict: fewer than {FEWEST} images"
-LEVEL = 0.05  #: of all sites together
+LEVEL = 0.05  #: significance level for all sites together
 _RESAMPLES, _SEED, _AT_ONCE = 2000, 0, 2_000_000
 
 
@@ -21,14 +21,14 @@ class Estimate:
     mean: float
     interval: tuple[float, float] | None  #: None with fewer than `FEWEST` images
     num_images: int
-    p: float | None = None  #: share of resampled means on the other side of zero, twice; None without an interval
-    holm_p: float | None = None  #: the same corrected for all sites of the network, see `over_sites`; None if it is not
+    p: float | None = None  #: two-sided: twice the share of resampled means across zero; None without an interval
+    holm_p: float | None = None  #: p corrected for all sites, see `over_sites`; None if uncorrected
 
     @property
     def sign(self) -> int | None:
-        """1 or -1 if the interval lies above or below zero, 0 if it holds zero, None without an interval.
+        """1 or -1 if the interval lies above or below zero, 0 if it contains zero, None without an interval.
 
-        It is also 0 where the correction for several sites leaves no evidence: `holm_p` above `LEVEL`.
+        Also 0 if the correction for several sites removes the evidence, that is if `holm_p` exceeds `LEVEL`.
         """
         if self.interval is None:
             return None
@@ -41,19 +41,19 @@ class Estimate:
 def estimates(values: Mapping[str, Tensor], sites: int = 1) -> dict[str, Estimate]:
     """The mean of each quantity (n,) over the same n images, with percentile bootstrap intervals (Efron 1979).
 
-    All quantities share their resamples, drawn with a fixed seed: 2,000, or 100 for each of many `sites`, so that
-    correcting over these (see `over_sites`) leaves room for verdicts. The interval of a paired difference is that of
-    the differences per image.
+    All quantities share their resamples, drawn with a fixed seed: 2,000, or 100 per site if there are many `sites`, so
+    that verdicts are still possible after the correction in `over_sites`. For a paired difference, pass the difference
+    of each image.
 
     Raises:
         ValueError: without images, or for a value that is not finite.
     """
-    for name, each in values.items():
-        if not len(each):
+    for name, quantity in values.items():
+        if not len(quantity):
             raise ValueError("there are no images to average over")
-        if not each.isfinite().all():
-            raise ValueError(f"{name}: the value of image {int((~each.isfinite()).nonzero()[0])} is not finite")
-    table = torch.stack([each.detach().cpu().double() for each in values.values()], dim=1)
+        if not quantity.isfinite().all():
+            raise ValueError(f"{name}: the value for image {int((~quantity.isfinite()).nonzero()[0])} is not finite")
+    table = torch.stack([quantity.detach().cpu().double() for quantity in values.values()], dim=1)
     number = len(table)
     bounds = _bounds(table, max(_RESAMPLES, 100 * sites)) if number >= FEWEST else None
     return {
@@ -70,11 +70,12 @@ def estimates(values: Mapping[str, Tensor], sites: int = 1) -> dict[str, Estimat
 def over_sites(differences: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Estimate]]:
     """Site -> comparison -> difference from zero, each comparison corrected over the sites by Holm (1979).
 
-    The smallest of m p-values is multiplied by m, the next one by m - 1, and so on; none becomes less than one before.
+    The smallest of m p-values is multiplied by m, the next one by m - 1, and so on; the products never decrease.
     """
-    corrected = {site: dict(each) for site, each in differences.items()}
+    corrected = {site: dict(comparisons) for site, comparisons in differences.items()}
     for name in next(iter(corrected.values()), {}):
-        family = sorted((each[name].p or 0.0, site) for site, each in differences.items() if each[name].p is not None)
+        p_values = [(comparisons[name].p, site) for site, comparisons in differences.items()]
+        family = sorted((p, site) for p, site in p_values if p is not None)
         largest = 0.0
         for place, (p, site) in enumerate(family):
             largest = max(largest, min(1.0, (len(family) - place) * p))
@@ -92,7 +93,7 @@ def _bounds(table: Tensor, resamples: int) -> Tensor:
     level = torch.tensor([0.025, 0.975], dtype=torch.float64)
     resampled = torch.cat(means)
     equal = table.amin(0) == table.amax(0)
-    resampled = torch.where(equal, table[0], resampled)  # a mean of equal values is that value, without rounding
+    resampled = torch.where(equal, table[0], resampled)  # the mean of equal values, without rounding
     beyond = torch.minimum((resampled <= 0).sum(0), (resampled >= 0).sum(0))
     p = (2 * (beyond + 1) / (len(resampled) + 1)).clamp(max=1)
     return torch.cat([resampled.quantile(level, dim=0), p[None]])

@@ -1,4 +1,4 @@
-"""Everything that can be said about the attention of a network, as plain data."""
+"""Run all analyses of a network's attention and return them as plain data."""
 
 import dataclasses
 from collections.abc import Collection
@@ -28,26 +28,26 @@ def examine(
     parts: Collection[str] = PARTS,
     track: Track = untracked,
 ) -> dict[str, Any]:
-    """Statistics, pointing, deletion and insertion, and ablations of a network's attention: plain data, strict JSON.
+    """Statistics, pointing, deletion and insertion, and ablations of a network's attention, as data for strict JSON.
 
     Args:
-        network: a classifier with attention; it is left as it was.
-        images: images and their classes, usually the test set, and if they have `boxes`, the object in each.
-        normalization: mean and deviation of each channel (0 to 255), those of the training set.
-        limit: look at a random sample of so many images, the same in every call; None for all.
-        parts: what to compute beside the statistics.
-        track: passes on the batches of each part, and may show how far it is.
+        network: a classifier with attention; its state is restored.
+        images: images and their classes, usually the test set; if they have `boxes`, one object per image.
+        normalization: mean and deviation of each channel (0 to 255) over the training set.
+        limit: size of a random sample of the images, the same in every call; None for all.
+        parts: what to compute in addition to the statistics.
+        track: wraps the batches of each part, e.g. in a progress bar.
 
     Returns:
-        "num_images", "num_unreadable", and those of "statistics", "pointing" (None without boxes), "faithfulness" and
-        "ablations" that are in `parts`.
+        "num_images", "num_unreadable", "statistics", and whichever of "pointing" (None without boxes), "faithfulness"
+        and "ablations" are in `parts`.
 
     Raises:
-        ValueError: without attention or images, for an unknown part, a limit below 1, boxes that do not fit, or values
-            not finite.
+        ValueError: without attention or images, for an unknown part, a limit below 1, boxes that do not match the
+            images, or values that are not finite.
     """
     if unknown := set(parts) - set(PARTS):
-        raise ValueError(f"parts: {', '.join(sorted(unknown))} unknown; there are {', '.join(PARTS)}")
+        raise ValueError(f"parts: {', '.join(sorted(unknown))} unknown; choose from {', '.join(PARTS)}")
     images = sample(images, limit)
     boxes: Tensor | None = getattr(images, "boxes", None)
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -70,7 +70,7 @@ def examine(
 
 
 def sample(images: LabelledImages, limit: int | None) -> LabelledImages:
-    """So many of the images, drawn at random, the same in every call; None for all.
+    """A random sample of `limit` images, the same in every call; all images if `limit` is None.
 
     Raises:
         ValueError: as `examine`.
@@ -81,7 +81,7 @@ def sample(images: LabelledImages, limit: int | None) -> LabelledImages:
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 image, got {limit}")
     if not len(images):
-        raise ValueError("there are no images to look at")
+        raise ValueError("there are no images to examine")
     if limit is None or limit >= len(images):
         return images
     return images.subset(torch.randperm(len(images), generator=epoch_generator(0, 0))[:limit].sort().values)

@@ -1,4 +1,4 @@
-"""Is a map evidence or decoration? Deleting and inserting the places it points at, in the order of the map."""
+"""Deletion and insertion: does the network rely on the places that its attention points at?"""
 
 import dataclasses
 import math
@@ -22,22 +22,22 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Curve:
-    """Deletion or insertion in the order of one site's map, and in other orders: areas under the curve, 0 to 1."""
+    """Deletion or insertion in the order of one site's map and in other orders: areas under the curve, 0 to 1."""
 
     attention: Estimate
     others: dict[str, Estimate]  #: "random", "centre", "grad_cam"
-    differences: dict[str, Estimate]  #: attention minus each of them, image by image
-    curves: dict[str, tuple[float, ...]]  #: mean probability of the class at each of the fractions, for each order
+    differences: dict[str, Estimate]  #: attention minus each other order, image by image
+    curves: dict[str, tuple[float, ...]]  #: order -> mean probability of the class at each fraction
     verdict: str  #: the conclusion that the interval of attention minus random supports
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """What deleting and inserting the places shows that the attention at one site points at."""
+    """Results of deleting and inserting the places that the attention at one site points at."""
 
     num_images: int
-    place_map: str  #: "spatial logits" or "gain": what was looked at
-    fractions: tuple[float, ...]  #: shares of the pixels that were deleted or inserted
+    place_map: str  #: the map that was used: "spatial logits" or "gain"
+    fractions: tuple[float, ...]  #: shares of the pixels deleted or inserted
     deletion: Curve  #: a lower area is better
     insertion: Curve  #: a higher area is better
     verdict: str  #: whether the map is evidence
@@ -46,22 +46,23 @@ class Faithfulness:
 def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16) -> dict[str, Faithfulness]:
     """Deletion and insertion curves of the map at each site, with 95 % bootstrap intervals over images.
 
-    Petsiuk et al. (RISE, https://arxiv.org/abs/1806.07421): the probability of the true class while pixels are replaced
-    by the mean, or while they replace those of a blurred image, most attended first; area under it by trapezoids. The
-    other orders are Grad-CAM of the true class, a Gaussian at the centre, and the same map with its places shuffled
-    ("random"), which deletes patches of the same size. Pixels that a map does not tell apart come in a random order.
+    Petsiuk et al. (RISE, https://arxiv.org/abs/1806.07421) track the probability of the true class, most attended
+    pixels first: deletion replaces pixels by the mean, insertion puts them into a blurred image. The area under each
+    curve is by trapezoids. The other orders are Grad-CAM of the true class, a Gaussian at the centre, and the same map
+    with its places shuffled ("random"), which deletes patches of the same size. Pixels with equal values come in a
+    random order.
 
     Args:
-        network: a classifier with attention; it is left as it was.
-        batches: normalised images (N, 3, H, W), 0 being the mean, and their classes (N,).
-        steps: how many times pixels are replaced; each costs six forward passes per site and two more.
+        network: a classifier with attention; its state is restored.
+        batches: normalised images (N, 3, H, W), with the mean at 0, and their classes (N,).
+        steps: number of times pixels are replaced; each step costs six forward passes per site plus two.
 
     Raises:
         ValueError: for steps below 1; as `bam.explanation.attention_statistics`.
     """
     if steps < 1:
         raise ValueError(f"deletion needs at least 1 step, got {steps}")
-    kept: dict[str, list[dict[str, _Curves]]] = {}
+    batches_by_site: dict[str, list[dict[str, _Curves]]] = {}
     kinds: dict[str, str] = {}
     for batch, _, sites in watched(network, batches):
         cams = grad_cam(network, batch.images, batch.classes)
@@ -69,7 +70,7 @@ def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16)
         centre = probe.curves(centred(probe.size).to(batch.images.device).expand(len(batch.images), -1, -1))
         for site, maps in sites.items():
             kinds[site] = place_map_name(maps)
-            kept.setdefault(site, []).append(
+            batches_by_site.setdefault(site, []).append(
                 {
                     "attention": probe.curves(place_map(maps)),
                     "random": probe.curves(probe.shuffled(place_map(maps))),
@@ -77,10 +78,10 @@ def deletion_insertion(network: nn.Module, batches: Batches, *, steps: int = 16)
                     "grad_cam": probe.curves(cams[site]),
                 }
             )
-    deletion, insertion = (_curves_of(kept, kind) for kind in _Curves._fields)
+    deletion, insertion = (_curves_of(batches_by_site, kind) for kind in _Curves._fields)
     fractions = tuple(step / steps for step in range(steps + 1))
     results = {}
-    for site, pair in zip(kept, zip(_judged(deletion, -1), _judged(insertion, 1), strict=True), strict=True):
+    for site, pair in zip(batches_by_site, zip(_judged(deletion, -1), _judged(insertion, 1), strict=True), strict=True):
         count = pair[0].attention.num_images
         results[site] = Faithfulness(count, kinds[site], fractions, *pair, "; ".join(_conclusions(*pair)))
     return results
@@ -92,7 +93,7 @@ class _Curves(NamedTuple):
 
 
 class _Probe:
-    """Deletes and inserts pixels of one batch, and asks the network for the probability of the class."""
+    """Deletes and inserts pixels of one batch and measures the probability of the true class."""
 
     def __init__(self, network: nn.Module, batch: Batch, steps: int) -> None:
         self.network, self.batch, self.steps = network, batch, steps
@@ -112,15 +113,15 @@ class _Probe:
         }
 
     def _permutations(self, length: int) -> Tensor:
-        drawn = [torch.randperm(length, generator=generator) for generator in self.generators]
-        return torch.stack(drawn).to(self.batch.images.device)
+        permutations = [torch.randperm(length, generator=generator) for generator in self.generators]
+        return torch.stack(permutations).to(self.batch.images.device)
 
     def shuffled(self, values: Tensor) -> Tensor:
-        """Maps (N, h, w) with their places in a random order."""
+        """Maps (N, h, w) with their places shuffled."""
         return values.flatten(1).gather(1, self._permutations(values[0].numel())).view_as(values)
 
     def curves(self, values: Tensor) -> _Curves:
-        """Probabilities while pixels are deleted and inserted, those first where maps (N, h, w) are greatest."""
+        """Probabilities while pixels are deleted and inserted, in descending order of the maps (N, h, w)."""
         ranks = ordered(levels(values, self.size).flatten(1), self.ties).view(-1, 1, *self.size)
         images, count = self.batch.images, self.size[0] * self.size[1]
         deletion, insertion = [self.ends["whole"]], [self.ends["blurred"]]
@@ -139,7 +140,7 @@ class _Probe:
 
 
 def ordered(values: Tensor, ties: Tensor) -> Tensor:
-    """The rank of each value (N, n) in its row, 0 for the greatest; equal ones follow the permutations `ties`."""
+    """The rank of each value (N, n) in its row, 0 for the largest; the permutations `ties` order equal values."""
     order = ties.gather(1, values.gather(1, ties).argsort(dim=1, descending=True, stable=True))
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -147,7 +148,7 @@ def ordered(values: Tensor, ties: Tensor) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) blurred by a Gaussian with a deviation of `BLUR` of the shorter side; borders repeat."""
+    """Images (N, C, H, W) blurred by a Gaussian whose deviation is `BLUR` times the shorter side; borders repeat."""
     deviation = BLUR * min(images.shape[2:])
     radius = math.ceil(3 * deviation)
     kernel = (-((torch.arange(-radius, radius + 1, device=images.device) / deviation) ** 2) / 2).exp()
@@ -156,13 +157,13 @@ def blurred(images: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None]).view_as(images)
 
 
-def _curves_of(kept: dict[str, list[dict[str, _Curves]]], kind: str) -> dict[str, Curve]:
-    """Site -> its curve of "deletion" or "insertion"."""
-    return {site: _curve(parts, kind, len(kept)) for site, parts in kept.items()}
+def _curves_of(batches_by_site: dict[str, list[dict[str, _Curves]]], kind: str) -> dict[str, Curve]:
+    """Site -> its "deletion" or "insertion" curve."""
+    return {site: _curve(parts, kind, len(batches_by_site)) for site, parts in batches_by_site.items()}
 
 
 def _curve(parts: list[dict[str, _Curves]], kind: str, sites: int) -> Curve:
-    """Areas, differences and mean curves of "deletion" or "insertion", from probabilities (n, steps + 1) per batch."""
+    """Areas, differences and mean curves of "deletion" or "insertion", from one probability table per batch."""
     probabilities = {name: torch.cat([getattr(part[name], kind) for part in parts]) for name in parts[0]}
     areas = {
         name: torch.trapezoid(values, dx=1 / (values.shape[1] - 1), dim=1) for name, values in probabilities.items()
@@ -179,7 +180,7 @@ def _curve(parts: list[dict[str, _Curves]], kind: str, sites: int) -> Curve:
 
 
 def _judged(curves: dict[str, Curve], better: int) -> list[Curve]:
-    """The curves of all sites with their verdicts, corrected for several sites."""
+    """Add verdicts, corrected for the number of sites, to all sites' curves."""
     verb = "deleting what it points at hurts" if better < 0 else "showing what it points at helps"
     texts = {
         None: NO_VERDICT,
@@ -195,13 +196,13 @@ def _judged(curves: dict[str, Curve], better: int) -> list[Curve]:
 
 
 def _conclusions(deletion: Curve, insertion: Curve) -> Iterator[str]:
-    """The verdict on a site, part by part: 1 is for the map, -1 against it."""
+    """The parts of a site's verdict; in the signs, 1 counts for the map and -1 against it."""
     signs = {name: _signs(deletion, insertion, name) for name in ("random", "centre")}
     if not signs["random"]:
         yield NO_VERDICT
         return
     if signs["random"] == {0}:
-        yield "no difference shown: nothing says that it is more than decoration"
+        yield "no difference shown: no evidence that it is more than decoration"
         return
     kind = "mixed" if {1, -1} <= signs["random"] else "evidence" if 1 in signs["random"] else "contrary"
     texts = [curve.verdict for curve in (deletion, insertion) if curve.differences["random"].sign]

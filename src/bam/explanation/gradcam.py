@@ -1,4 +1,4 @@
-"""Grad-CAM (Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391)."""
+"""Grad-CAM at the attention sites (Selvaraju et al., ICCV 2017, https://arxiv.org/abs/1610.02391)."""
 
 import contextlib
 from functools import partial
@@ -15,8 +15,8 @@ from bam.surgery import attended
 def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
     """Grad-CAM of each image's class at each site with attention: site -> float32 (N, h, w), not negative.
 
-    L = ReLU(sum_k a_k A_k), a_k = mean of dy/dA_k over places (equations 1 and 2). A are the refined features and y is
-    the logit of the class. The network is in eval mode meanwhile; parameters get no gradient, and no hook stays.
+    L = ReLU(sum_k a_k A_k), a_k = mean of dy/dA_k over places (equations 1 and 2), where A are the refined features and
+    y is the logit of the class. The network runs in eval mode; parameters get no gradients, and hooks are removed.
 
     Args:
         network: a classifier with attention.
@@ -24,7 +24,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> dict[str, T
         classes: class numbers (N,).
 
     Raises:
-        ValueError: without attention, for a network that is no classifier, or a map that is not finite.
+        ValueError: without attention, for a network that is not a classifier, or for a map that is not finite.
     """
     network = uncompiled(network)
     modules = attended(network)
@@ -37,7 +37,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> dict[str, T
             stack.callback(module.register_forward_hook(partial(_keep, features, site)).remove)
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.enable_grad())
-        # The images ask for a gradient, so that features have one in a frozen network, too.
+        # The images require a gradient, so that features have one even in a frozen network.
         logits = class_logits(network, images.detach().requires_grad_(), classes)
         if not features:
             raise ValueError(NOTHING_RUNS)
@@ -54,4 +54,4 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> dict[str, T
 
 def _keep(features: dict[str, Tensor], site: str, module: nn.Module, inputs: Any, refined: Tensor) -> Tensor:
     features[site] = refined
-    return refined.clone()  # what follows may work in place
+    return refined.clone()  # later layers may work in place

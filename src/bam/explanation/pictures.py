@@ -10,23 +10,23 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-PANEL_SIDE = 320  #: of panels, in pixels
+PANEL_SIDE = 320  #: height of a panel in pixels
 
 
 def overlay(image: Tensor, gain: Tensor) -> Tensor:
-    """A map (h, w) in colours over an image, uint8 (3, H, W): dark where it is least, yellow where it is greatest."""
+    """A map (h, w) in colours over an image, uint8 (3, H, W): dark for the lowest value, yellow for the highest."""
     from matplotlib import colormaps
 
     low, high = gain.min(), gain.max()
     scaled = (gain - low) / (high - low) if high > low else torch.zeros_like(gain)
-    large = F.interpolate(scaled[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-    colours = torch.from_numpy(colormaps["inferno"](large.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
+    resized = F.interpolate(scaled[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    colours = torch.from_numpy(colormaps["inferno"](resized.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
     grey = image.float().mean(0) / 255
     return (255 * (0.35 * grey + 0.65 * colours)).clamp(0, 255).round().to(torch.uint8)
 
 
 def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
-    """Images uint8 (3, H, W) of one height side by side, each under its title."""
+    """Images uint8 (3, H, W) of equal height side by side, each below its title."""
     pictures = {title: _scaled(Image.fromarray(panel.permute(1, 2, 0).numpy())) for title, panel in panels.items()}
     header, gap = 22, 6
     width = sum(picture.width + gap for picture in pictures.values()) - gap
@@ -41,11 +41,9 @@ def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
 
 
 def hierarchy(pixels: Tensor, maps: Mapping[str, tuple[str, Tensor]], *, plain: bool = True) -> Image.Image:
-    """An image uint8 (3, H, W), then over it the map of each site, with a bar of its colours, its kind and its range.
+    """An image uint8 (3, H, W) beside each site's map over it, with the map's colour bar, kind and range.
 
-    `maps` is site -> (kind, e.g. "gain", and map (h, w)).
-
-    Without `plain`, the image itself is left out.
+    `maps` is site -> (kind, e.g. "gain", and map (h, w)). If not `plain`, the image on its own is left out.
     """
     from matplotlib import colormaps
 
@@ -72,7 +70,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
 
 
 def save_png(picture: Image.Image | Tensor, to: Path | BinaryIO) -> None:
-    """Write a picture, or an image uint8 (3, H, W), as PNG to a stream or a path, whose folder is made."""
+    """Write a picture, or an image uint8 (3, H, W), as PNG to a stream or path; missing folders are created."""
     if isinstance(picture, Tensor):
         picture = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()))
     if isinstance(to, Path):

@@ -1,4 +1,4 @@
-"""What the attention in a network attends to, recorded in its forward passes."""
+"""Record the attention maps of a network's forward passes."""
 
 import contextlib
 import copy
@@ -17,19 +17,19 @@ from bam.surgery import attended
 
 @contextlib.contextmanager
 def record(model: nn.Module) -> Iterator[list[dict[str, AttentionMaps]]]:
-    """Record what each attention module attends to, in every forward pass of `model` within this context.
+    """Record the maps of each attention module in every forward pass of `model` within this context.
 
         with record(model) as passes:
             model(images)
         passes[0]["layer1"].spatial_logits  # (N, 1, H, W)
 
     The list grows by one dictionary per forward pass: site -> maps, detached, on the network's device. A module that
-    does not know the contract (`bam.attention.contract.AttentionModule`) has its gain alone. The network computes what
-    it would compute otherwise, bit for bit, in eval and training mode and under autocast; no hook stays behind. A
-    network from `torch.compile` runs uncompiled meanwhile. Combined maps are as large as the features: to record many
-    images, take what you need of each pass and clear the list.
+    does not implement the contract (`bam.attention.contract.AttentionModule`) has only its gain. Recording does not
+    change the network's results by a bit, in eval or training mode or under autocast; all hooks are removed. A network
+    from `torch.compile` runs uncompiled in this context. Combined maps are as large as the features: to record many
+    images, take what you need from each pass and clear the list.
 
-    Networks replicated by `nn.DataParallel`, and exported or traced programs, are not recorded.
+    Networks replicated by `nn.DataParallel` and exported or traced programs cannot be recorded.
 
     Raises:
         ValueError: if `model` has no attention.
@@ -37,7 +37,7 @@ def record(model: nn.Module) -> Iterator[list[dict[str, AttentionMaps]]]:
     model = uncompiled(model)
     modules = attended(model)
     if not modules:
-        raise ValueError(f"{type(model).__name__} has no attention to look at: attach some with bam.attach")
+        raise ValueError(f"{type(model).__name__} has no attention to record: attach some with bam.attach")
     recorder = _Recorder()
     with contextlib.ExitStack() as hooks:
         hooks.callback(model.register_forward_pre_hook(recorder.begin).remove)
@@ -56,7 +56,7 @@ class _Recorder:
         self._begun = True
 
     def add(self, site: str, module: nn.Module, features: tuple[Tensor, ...], refined: Tensor) -> None:
-        # Parts of a network can be called without the whole: then a site's second turn begins a new pass.
+        # Part of a network may be called on its own: then a site's second call starts a new pass.
         if self._begun or not self.passes or site in self.passes[-1]:
             self.passes.append({})
             self._begun = False
@@ -65,7 +65,7 @@ class _Recorder:
 
 @torch.no_grad()
 def _observed(module: nn.Module, features: Tensor, refined: Tensor) -> AttentionMaps:
-    """The maps of a copy of `module`, whose running statistics and random numbers nobody misses."""
+    """The maps of `module`, computed on a copy so that running statistics and random numbers do not change."""
     strength = gain(features, features if takes_place(module) else refined)
     if not has_maps(module):
         return AttentionMaps(strength)
@@ -78,7 +78,7 @@ def _observed(module: nn.Module, features: Tensor, refined: Tensor) -> Attention
 def site_gains(model: nn.Module, *inputs: Any) -> dict[str, Tensor]:
     """The gain at each site in one forward pass `model(*inputs)`: site -> float32 (N, h, w), on the CPU.
 
-    It is ||F'|| / ||F|| - 1 over the channels, see `bam.attention.contract.gain`; for any attention module whatever.
+    The gain is ||F'|| / ||F|| - 1 over the channels, see `bam.attention.contract.gain`; any attention module has it.
     """
     if not attended(model):
         return {}

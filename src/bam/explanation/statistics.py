@@ -1,4 +1,4 @@
-"""Statistics of the attention over a data set: is it alive, how sharp is it, and what does it tell apart?"""
+"""Statistics of the attention over a data set: dead and constant maps, entropy, gain and class selectivity."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from bam.attention.contract import AttentionMaps
 from bam.explanation.passes import Batches, watched
 from bam.explanation.places import place_map, place_map_name, shares, strength
 
-TOLERANCE = 0.01  #: how near to 0, to 1 or to each other values of a map count as equal
-SATURATED = 0.99  #: share of a map's values that must be near 0 or 1
-_LOGIT_LIMIT = 1e-7  #: a sigmoid in float32 tells no logits apart beyond this distance from 0 and 1
+TOLERANCE = 0.01  #: values of a map this close to 0, to 1 or to each other count as equal
+SATURATED = 0.99  #: share of a saturated map's values that must be near 0 or 1
+_LOGIT_LIMIT = 1e-7  #: closer to 0 or 1 than this, a float32 sigmoid does not determine its logit
 
 
 @dataclass(frozen=True)
 class BranchShares:
-    """Shares of the variance of the combined logits (C, H, W) of an image; they add up to 1.
+    """Shares of the variance of an image's combined logits (C, H, W); they add up to 1.
 
-    Of the channel means, of the place means, and of what is neither (0 where the logits are added).
+    From the channel means, from the place means, and the rest (0 if the logits are added).
     """
 
     channel: float
@@ -31,10 +31,10 @@ class BranchShares:
 
 @dataclass(frozen=True)
 class ClassAttention:
-    """What the channel attention sigmoid(Mc(F)) tells about the classes.
+    """How the channel attention sigmoid(Mc(F)) differs between classes.
 
     Selectivity is eta squared, the variance between classes over the total variance (Fisher 1925, correlation ratio).
-    Channels without class information have (k - 1) / (n - 1) on average, for k classes with images and n images.
+    For k classes with images and n images, channels without class information have (k - 1) / (n - 1) on average.
     """
 
     means: tuple[tuple[float, ...] | None, ...]  #: per class, C values; None for a class without images
@@ -44,17 +44,17 @@ class ClassAttention:
 
 @dataclass(frozen=True)
 class SiteStatistics:
-    """Statistics of the attention at one site; None where its module has no such map."""
+    """Statistics of the attention at one site; None if its module has no such map."""
 
     num_images: int
-    place_map: str  #: "spatial logits" or "gain": what entropy and constancy are about
+    place_map: str  #: the map that entropy and constancy refer to: "spatial logits" or "gain"
     dead: float  #: share of images whose gain is below `TOLERANCE` everywhere
     saturated: float | None  #: share of images whose map is within `TOLERANCE` of 0 or 1 nearly everywhere
     constant: float | None  #: share of images whose map varies by less than `TOLERANCE` over places; None for 1x1 maps
     entropy: float | None  #: mean entropy of the map over places, 0 (one place) to 1 (uniform); None for 1x1 maps
-    entropy_deviation: float | None  #: its standard deviation over images (divided by n)
+    entropy_deviation: float | None  #: standard deviation of the entropy over images (dividing by n)
     mean_gain: float
-    branches: BranchShares | None  #: None unless there are both branches, and their logits vary
+    branches: BranchShares | None  #: None unless the module has both branches and their logits vary
     classes: ClassAttention | None  #: None without channel logits
 
 
@@ -62,21 +62,21 @@ def attention_statistics(network: nn.Module, batches: Batches) -> dict[str, Site
     """Statistics of the attention at each site over all images; memory does not grow with their number.
 
     Args:
-        network: a classifier with attention; it is left as it was.
+        network: a classifier with attention; its state is restored.
         batches: normalised images (N, 3, H, W) and their classes (N,).
 
     Raises:
-        ValueError: without attention, images or classes that the network knows; for values that are not finite.
+        ValueError: without attention or images, for classes that the network lacks, or values that are not finite.
     """
     sums: dict[str, _Sums] = {}
     for batch, logits, sites in watched(network, batches):
         for site, maps in sites.items():
             sums.setdefault(site, _Sums(maps, logits.shape[1])).add(maps, batch.classes.cpu())
-    return {site: each.statistics() for site, each in sums.items()}
+    return {site: site_sums.statistics() for site, site_sums in sums.items()}
 
 
 class _Sums:
-    """Sums over images, in float64 on the CPU."""
+    """Sums of one site's quantities over images, in float64 on the CPU."""
 
     def __init__(self, maps: AttentionMaps, num_classes: int) -> None:
         self.place_map = place_map_name(maps)
@@ -125,7 +125,7 @@ class _Sums:
 
 
 class _ClassSums:
-    """Sums of the channel attention and of its squares, per class."""
+    """Per-class sums of the channel attention, and sums of its squares."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         self.counts = torch.zeros(num_classes, dtype=torch.float64)
@@ -154,12 +154,12 @@ class _ClassSums:
 
 
 def most_selective(classes: Mapping[str, Any], names: Sequence[str], count: int = 16) -> dict[str, Any]:
-    """The channels that tell the classes apart best, and the classes that they tell apart.
+    """The channels that tell classes apart best, and the classes that differ most in them.
 
     Args:
         classes: a `ClassAttention` as plain data.
-        names: of the classes; numbers where there are none.
-        count: number of channels, and the largest number of classes.
+        names: class names; if empty, classes are named by number.
+        count: number of channels, and maximum number of classes.
 
     Returns: "channels" and their "selectivity", best first; "by_chance"; "means", class -> one value per channel.
     """
@@ -171,8 +171,8 @@ def most_selective(classes: Mapping[str, Any], names: Sequence[str], count: int 
         for number, row in enumerate(classes["means"])
         if row is not None
     }
-    middle = [math.fsum(column) / len(rows) for column in zip(*rows.values(), strict=True)]
-    far = sorted(rows, key=lambda name: -sum((a - b) ** 2 for a, b in zip(rows[name], middle, strict=True)))[:count]
+    centre = [math.fsum(column) / len(rows) for column in zip(*rows.values(), strict=True)]
+    far = sorted(rows, key=lambda name: -sum((a - b) ** 2 for a, b in zip(rows[name], centre, strict=True)))[:count]
     return {
         "channels": channels,
         "selectivity": [selectivity[k] for k in channels],
@@ -182,16 +182,16 @@ def most_selective(classes: Mapping[str, Any], names: Sequence[str], count: int 
 
 
 def normalized_entropy(values: Tensor) -> Tensor:
-    """Entropy of each map (N, h, w) as shares of its sum, over log(hw): float64 (N,), 0 to 1. Not for 1x1 maps."""
+    """The entropy of each map (N, h, w), normalised to sum 1, over log(hw): float64 (N,), 0 to 1. Not for 1x1 maps."""
     parts = shares(values)
     return -torch.special.xlogy(parts, parts).sum((1, 2)) / math.log(parts[0].numel())
 
 
 def branch_variances(maps: AttentionMaps) -> dict[str, Tensor] | None:
-    """Variance of the combined logits over channels and places (N,): of channel means, place means and the rest.
+    """Variance of the combined logits over channels and places (N,), split into channel means, place means and rest.
 
-    The logits are Mc(F) + Ms(F) where that gives the combined map, and else those of the combined map itself. None for
-    a module without both branches.
+    The logits are Mc(F) + Ms(F) if that gives the combined map, else the logits of the combined map itself. None for a
+    module without both branches.
     """
     channel, spatial, combined = maps.channel_logits, maps.spatial_logits, maps.combined
     if channel is None or spatial is None or combined is None:
@@ -200,20 +200,20 @@ def branch_variances(maps: AttentionMaps) -> dict[str, Tensor] | None:
     if logits.shape != combined.shape or not torch.allclose(logits.sigmoid().float(), combined.float(), atol=0.01):
         logits = combined.double().clamp(_LOGIT_LIMIT, 1 - _LOGIT_LIMIT).logit()
     mean = logits.mean((1, 2, 3), keepdim=True)
-    of_channels = logits.mean((2, 3), keepdim=True) - mean
-    of_places = logits.mean(1, keepdim=True) - mean
-    rest = logits - mean - of_channels - of_places
-    parts = {"channel": of_channels, "spatial": of_places, "interaction": rest}
+    channel_means = logits.mean((2, 3), keepdim=True) - mean
+    place_means = logits.mean(1, keepdim=True) - mean
+    rest = logits - mean - channel_means - place_means
+    parts = {"channel": channel_means, "spatial": place_means, "interaction": rest}
     return {name: (part**2).flatten(1).mean(1) for name, part in parts.items()}
 
 
 def _within(values: Tensor, centre: float) -> Tensor:
-    """Whether all values of each image are near `centre`: bool (N,)."""
+    """Whether all values of each image are within `TOLERANCE` of `centre`: bool (N,)."""
     return ((values.float() - centre).abs() < TOLERANCE).flatten(1).all(1)
 
 
 def _is_constant(maps: AttentionMaps) -> Tensor:
-    """Whether the map of each image is equal at all places, up to `TOLERANCE`: bool (N,)."""
+    """Whether each image's map is the same at all places, within `TOLERANCE`: bool (N,)."""
     if maps.spatial_logits is not None:
         values = strength(maps)[:, None]
     else:

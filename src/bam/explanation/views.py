@@ -1,4 +1,4 @@
-"""What attention does in one image, as data for pictures and pages."""
+"""Attention in one image, as data for pictures and pages."""
 
 import base64
 import io
@@ -21,11 +21,11 @@ class SiteView:
 
     Attributes:
         site: the site's label.
-        maps: name -> float32 (h, w), on the CPU: `SPATIAL`, the sigmoid of the spatial logits, of modules that have
-            them; `DISPLACEMENT`, how many places away values are read, of modules that move them; `GAIN`, how much
-            stronger each place became, of every module; `REGIONS`, the weight of each place for a question.
-        channels: the sigmoid of the channel logits, float32 (C,); None for modules without.
-        words: the weight of each word of a question, of modules that attend to words.
+        maps: name -> float32 (h, w), on the CPU: `SPATIAL`, the sigmoid of the spatial logits, if the module has them;
+            `DISPLACEMENT`, how many places away values are read, if the module displaces them; `GAIN`, how much
+            stronger each place became, for every module; `REGIONS`, the weight of each place for a question.
+        channels: the sigmoid of the channel logits, float32 (C,); None if the module has none.
+        words: (word, weight) pairs of a question, if the module attends to words.
     """
 
     site: str
@@ -35,18 +35,18 @@ class SiteView:
 
     @property
     def shown(self) -> tuple[str, Tensor]:
-        """The map that tells most of this module, the first, after its name."""
+        """The name and values of the most informative map, which is the first."""
         return next(iter(self.maps.items()))
 
     def as_plain(self) -> dict[str, Any]:
-        """For a page, see `bam.reports.gallery`: maps as bytes in base64, from their least to their greatest value."""
+        """Plain data for the page of `bam.reports.gallery`: maps are base64 bytes, scaled from minimum to maximum."""
         strongest, weakest = self.ranked_channels()
         maps = [{"name": name} | _as_bytes(values) for name, values in self.maps.items()]
         words = [[word, weight] for word, weight in self.words]
         return {"site": self.site, "maps": maps, "strongest": strongest, "weakest": weakest, "words": words}
 
     def ranked_channels(self, count: int = 5) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
-        """The strongest and the weakest channels, each as (number, value); empty where there are none."""
+        """The strongest and the weakest channels as (number, value) pairs; empty without channel attention."""
         if self.channels is None:
             return [], []
         order = self.channels.argsort(descending=True).tolist()
@@ -57,13 +57,13 @@ class SiteView:
 
 @dataclass(frozen=True)
 class ImageView:
-    """An image, what the network says of it, and its attention at every site.
+    """An image, the network's prediction for it, and its attention at every site.
 
     Attributes:
-        name: of the image.
-        pixels: as the network saw them, uint8 (3, H, W).
-        prediction: (what, score) pairs, best first.
-        sites: in the network's order.
+        name: name of the image.
+        pixels: the image as the network saw it, uint8 (3, H, W).
+        prediction: (label, score) pairs, best first.
+        sites: one view per site, in the network's order.
     """
 
     name: str
@@ -72,11 +72,11 @@ class ImageView:
     sites: Sequence[SiteView]
 
     def as_plain(self) -> dict[str, Any]:
-        """For a page, see `bam.reports.gallery`."""
+        """Plain data for the page of `bam.reports.gallery`."""
         buffer = io.BytesIO()
         save_png(self.pixels, buffer)
         png = base64.b64encode(buffer.getvalue()).decode()
-        prediction = [[what, score] for what, score in self.prediction]
+        prediction = [[label, score] for label, score in self.prediction]
         sites = [site.as_plain() for site in self.sites]
         return {"name": self.name, "png": png, "prediction": prediction, "sites": sites}
 
@@ -92,19 +92,19 @@ def site_views(maps: Mapping[str, AttentionMaps], number: int, share: tuple[floa
     """The attention at each site for image `number` of a recorded pass.
 
     Args:
-        maps: of one pass, see `bam.explanation.record`.
-        number: of the image in its batch.
-        share: of height and width that the image takes of its padded batch, from the top left.
+        maps: site -> maps of one pass, see `bam.explanation.record`.
+        number: index of the image in its batch.
+        share: shares of the padded height and width that the image fills, from the top left.
     """
     views = []
-    for site, values in maps.items():
-        shown = {GAIN: values.gain[number]}
-        if values.spatial_logits is not None:
-            shown = {SPATIAL: values.spatial_logits[number, 0].sigmoid()} | shown
-        if values.displacement is not None:
-            shown = {DISPLACEMENT: values.displacement[number].norm(dim=0)} | shown
-        cropped = {name: _top_left(each.float().cpu(), *share) for name, each in shown.items()}
-        logits = values.channel_logits
+    for site, site_maps in maps.items():
+        named = {GAIN: site_maps.gain[number]}
+        if site_maps.spatial_logits is not None:
+            named = {SPATIAL: site_maps.spatial_logits[number, 0].sigmoid()} | named
+        if site_maps.displacement is not None:
+            named = {DISPLACEMENT: site_maps.displacement[number].norm(dim=0)} | named
+        cropped = {name: _top_left(values.float().cpu(), *share) for name, values in named.items()}
+        logits = site_maps.channel_logits
         channels = None if logits is None else logits[number].flatten().sigmoid().float().cpu()
         views.append(SiteView(site, cropped, channels))
     return views

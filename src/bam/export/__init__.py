@@ -1,4 +1,4 @@
-"""Networks as files: for other runtimes, for other people, and the BAM weights that others have published."""
+"""Export networks to other runtimes, save and load them, and load published BAM weights."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import HubModel, which needs huggingface_hub, at its first use."""
+    """Import HubModel on first use, as it needs huggingface_hub."""
     if name == "HubModel":
         from bam.export.hub import HubModel
 

@@ -1,4 +1,4 @@
-"""`config.json`: what a saved network is, and which images it expects. Nothing in it is executed."""
+"""`config.json`: the structure of a saved network and the images it expects. Nothing in it is executed."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"  # as huggingface_hub's PyT
 FORMAT = 1
 ATTRIBUTE = "bam_config"
 
-#: How networks are trained on ImageNet, and evaluated: the central 224 x 224 pixels after resizing to 256.
+#: Usual ImageNet preprocessing: the central 224 x 224 pixels after resizing the shorter side to 256.
 IMAGENET: dict[str, Any] = {
     "mean": IMAGENET_MEAN,
     "std": IMAGENET_STD,
@@ -30,21 +30,21 @@ IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a network is, apart from its weights; a loaded network carries it as `bam_config`.
+    """The description of a network without its weights; a loaded network has it as `bam_config`.
 
     Raises:
-        ValueError: naming the field, if one is wrong.
+        ValueError: naming the field, if a field is invalid.
     """
 
-    backbone: str  #: its name for `bam.models.build`
-    num_classes: int | None  #: outputs; None: the backbone's own
-    classes: tuple[str, ...] | None  #: their names
-    sites: dict[str, SiteSpec]  #: the attention at each site, by the site's label
-    mean: tuple[float, ...]  #: of each channel of the image, on the scale 0 to 1
-    std: tuple[float, ...]  #: the same
+    backbone: str  #: name of the backbone for `bam.models.build`
+    num_classes: int | None  #: number of outputs; None for the backbone's own
+    classes: tuple[str, ...] | None  #: class names
+    sites: dict[str, SiteSpec]  #: label of a site -> its attention
+    mean: tuple[float, ...]  #: mean of each image channel, on the scale 0 to 1
+    std: tuple[float, ...]  #: standard deviation of each image channel, on the scale 0 to 1
     image_size: tuple[int, int]  #: height and width in pixels
-    resize: int  #: pixels of the shorter side before the centre is cropped
-    bam_version: str = __version__  #: of the package that saved it
+    resize: int  #: the shorter side in pixels before the centre is cropped
+    bam_version: str = __version__  #: version of the package that saved it
     bam_format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class NetworkConfig:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         for field, (valid, expected) in _expectations(self).items():
             if not valid:
-                raise _wrong(field, expected, getattr(self, field))
+                raise _invalid(field, expected, getattr(self, field))
 
     def to_json(self) -> str:
         """The content of config.json."""
@@ -63,10 +63,10 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, text: str, source: Path | str) -> "NetworkConfig":
-        """Read what `to_json` wrote; messages call its origin `source`.
+        """Parse the output of `to_json`; error messages call its origin `source`.
 
         Raises:
-            ValueError: naming source and field, if the text is damaged, was written by something else or is not valid.
+            ValueError: naming source and field, if the text is damaged, written by another program or invalid.
         """
         try:
             content = json.loads(text)
@@ -76,7 +76,7 @@ class NetworkConfig:
             keys = ", ".join(list(content)[:4]) if isinstance(content, dict) else f"a {type(content).__name__}"
             raise ValueError(f"{source} was not written by bam.export.save_pretrained: it holds {keys or 'nothing'}")
         if content["bam_format"] != FORMAT:
-            problem = f"bam_format: this version of bam reads {FORMAT}, got {_short(content['bam_format'])}"
+            problem = f"bam_format: this version of bam reads format {FORMAT}, got {_short(content['bam_format'])}"
             raise ValueError(f"{source}: {problem}; update bottleneck-attention")
         known = {field.name for field in dataclasses.fields(cls)}
         for title, names in (("missing", known - set(content)), ("unknown", set(content) - known)):
@@ -93,10 +93,10 @@ class NetworkConfig:
 
         Raises:
             FileNotFoundError: if it does not exist.
-            ValueError: naming file and field, if it is damaged, was written by something else or is not valid.
+            ValueError: naming file and field, if it is damaged, written by another program or invalid.
         """
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}: bam.export.save_pretrained writes it last")
+            raise FileNotFoundError(f"there is no file {path}; bam.export.save_pretrained writes it last")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -105,27 +105,27 @@ class NetworkConfig:
 
 
 def set_config(model: nn.Module, config: NetworkConfig) -> None:
-    """Make `config` the `bam_config` of `model`."""
+    """Set `config` as the model's `bam_config`."""
     setattr(model, ATTRIBUTE, config)
 
 
 def config_of(model: nn.Module) -> NetworkConfig | None:
-    """The configuration that a loaded network carries; None for any other network."""
+    """The configuration of a loaded network; None for any other network."""
     config = getattr(model, ATTRIBUTE, None)
     return config if isinstance(config, NetworkConfig) else None
 
 
 def sites_of(model: nn.Module) -> dict[str, SiteSpec]:
-    """The attention at each site of `model`, as it reads back from JSON, without options such as the device.
+    """Site label -> attention of `model`, as read back from JSON, without runtime options such as the device.
 
     Raises:
         ValueError: if an option cannot be written as JSON.
     """
     sites = {}
     for site, carrier in attended_modules(model).items():
-        left_out = runtime_options(carrier.attention)
+        omitted = runtime_options(carrier.attention)
         spec = carrier.attention_spec.attention
-        options = {name: value for name, value in spec.options.items() if name not in left_out}
+        options = {name: value for name, value in spec.options.items() if name not in omitted}
         try:
             content = SiteSpec(dataclasses.replace(spec, options=options), site.channels).to_dict()
         except ValueError as error:
@@ -135,21 +135,21 @@ def sites_of(model: nn.Module) -> dict[str, SiteSpec]:
 
 
 def _read_sites(content: Any) -> dict[str, SiteSpec]:
-    """The field `sites` of config.json."""
+    """Parse the field `sites` of config.json."""
     try:
         if not isinstance(content, dict):
             raise ValueError
         sites = {label: SiteSpec.from_dict(entry) for label, entry in content.items()}
         for site in sites.values():
-            site.to_dict()  # refuses NaN, which Python reads from JSON
+            site.to_dict()  # rejects NaN, which Python's JSON parser accepts
     except ValueError:
         expected = '{site: {"attention": name or null, "channels": a positive number, "options": {name: value}}}'
-        raise _wrong("sites", expected, content) from None
+        raise _invalid("sites", expected, content) from None
     return sites
 
 
 def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
-    """Field -> (whether its value is valid, what a valid value is)."""
+    """Field -> (whether its value is valid, the description of a valid value)."""
     count, names, size = config.num_classes, config.classes, config.image_size
     are_sides = isinstance(size, tuple) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     mean, std = config.mean, config.std
@@ -168,12 +168,12 @@ def _expectations(config: NetworkConfig) -> dict[str, tuple[bool, str]]:
         "mean": (_are_numbers(mean) and all(0 <= value <= 1 for value in mean), "a mean from 0 to 1 for each channel"),
         "std": (
             _are_numbers(std) and all(0 < value <= 1 for value in std) and _are_numbers(mean) and len(std) == len(mean),
-            "a deviation above 0 and up to 1 for each channel that mean has",
+            "a deviation above 0 and up to 1 for each channel in mean",
         ),
         "image_size": (are_sides, "height and width in pixels"),
         "resize": (
             type(config.resize) is int and config.resize >= (min(size) if are_sides else 1),
-            "pixels of the shorter side, at least as many as are cropped from it",
+            "the shorter side in pixels, at least as large as the crop",
         ),
         "bam_version": (isinstance(config.bam_version, str), "a version"),
     }
@@ -183,7 +183,7 @@ def _are_numbers(values: Any) -> bool:
     return isinstance(values, tuple) and len(values) > 0 and all(type(value) in (int, float) for value in values)
 
 
-def _wrong(field: str, expected: str, value: Any) -> ValueError:
+def _invalid(field: str, expected: str, value: Any) -> ValueError:
     return ValueError(f"{field}: expected {expected}, got {_short(value)}")
 
 

@@ -1,4 +1,4 @@
-"""What a network is and which images it expects: as a caller, a run or a saved network states it, and completed."""
+"""Describe a network and the images it expects, from a caller, a run or a saved network, and fill in the rest."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from bam.export.config import IMAGENET, NetworkConfig, config_of, sites_of
 from bam.export.rebuild import outputs
 from bam.records import Record
 
-#: Pixels of the side up to which networks see whole images, as on CIFAR; larger ones are cropped as for ImageNet.
+#: Side in pixels up to which networks see whole images, as on CIFAR; larger images are cropped as for ImageNet.
 LARGEST_UNCROPPED = 64
 
 
 class NetworkDescription(TypedDict, total=False):
-    """What can be stated about a network, see `save_pretrained`; a field that is None or left out is not stated."""
+    """The fields that describe a network, see `save_pretrained`; None is the same as leaving a field out."""
 
     backbone: str | None
     num_classes: int | None
@@ -29,7 +29,7 @@ class NetworkDescription(TypedDict, total=False):
 
 
 def describe_saved(model: nn.Module) -> NetworkDescription:
-    """The description that a loaded network carries as `bam_config`; empty for any other network."""
+    """The description in a loaded network's `bam_config`; empty for any other network."""
     config = config_of(model)
     if config is None:
         return {}
@@ -47,9 +47,9 @@ def describe_saved(model: nn.Module) -> NetworkDescription:
 def describe_named(
     model: nn.Module, backbone: str, num_classes: int | None = None, weights: str | None = None
 ) -> NetworkDescription:
-    """The description of a network that was built by name: images of its own size, normalised as for its weights.
+    """The description of a network built by name, with its own image size and its weights' normalisation.
 
-    Weights that do not say it, and none, mean ImageNet's normalisation.
+    Without weights, or if the weights do not record a normalisation, ImageNet's is used.
     """
     from bam.models.weights import normalization  # imports torchvision
 
@@ -87,7 +87,7 @@ def describe_run(record: Record) -> NetworkDescription:
 
 
 def at_image_size(description: NetworkDescription, side: int) -> NetworkDescription:
-    """The description for images of `side` x `side` pixels, cropped to the same share of the resized image."""
+    """The description changed to images of `side` x `side` pixels; the crop stays the same share of the image."""
     resize, size = description.get("resize"), description.get("image_size")
     if resize is None or size is None:
         return {**description, "image_size": side}
@@ -98,10 +98,10 @@ def at_image_size(description: NetworkDescription, side: int) -> NetworkDescript
 def complete(model: nn.Module, description: NetworkDescription) -> tuple[NetworkConfig, Tensor]:
     """The configuration of `model`, and noise (1, C, H, W) in the shape of the images it expects.
 
-    Fields that are not stated come from the configuration the model carries, then from its outputs and image size.
+    Missing fields come from the model's `bam_config`, then from its outputs and image size.
 
     Raises:
-        ValueError: naming the field, if one is missing, is wrong or does not fit the model.
+        ValueError: naming the field, if a field is missing, invalid or does not match the model.
     """
     stated: dict[str, Any] = {field: value for field, value in description.items() if value is not None}
     if "classes" in stated:
@@ -115,7 +115,7 @@ def complete(model: nn.Module, description: NetworkDescription) -> tuple[Network
     fields: dict[str, Any] = dict.fromkeys(NetworkDescription.__annotations__) | describe_saved(model) | stated
     missing = [field for field in ("backbone", "mean", "std") if fields[field] is None]
     if missing:
-        raise ValueError(f"pass {'=, '.join(missing)}=: only a network of bam.export.from_pretrained carries them")
+        raise ValueError(f"pass {'=, '.join(missing)}=: only networks loaded by bam.export.from_pretrained have them")
     for field in ("mean", "std"):
         fields[field] = tuple(float(value) for value in fields[field])
     if fields["classes"] is not None and not isinstance(fields["classes"], str):
@@ -126,7 +126,7 @@ def complete(model: nn.Module, description: NetworkDescription) -> tuple[Network
 
 
 def _with_num_classes(config: NetworkConfig, leaves: list[Tensor]) -> NetworkConfig:
-    """The configuration with the number of outputs, if the network's output is one tensor (N, classes)."""
+    """The configuration with num_classes filled in, if the network's output is one tensor (N, classes)."""
     if len(leaves) != 1 or leaves[0].dim() != 2:
         return config
     count = leaves[0].shape[1]

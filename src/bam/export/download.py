@@ -1,4 +1,4 @@
-"""Fetching saved networks from the Hugging Face Hub."""
+"""Download saved networks from the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,15 @@ MISSING = "the Hub needs huggingface_hub: pip install 'bottleneck-attention[hub]
 
 
 def download(repository: str, **options: Any) -> Path:
-    """The folder in the local cache that holds the two files of a repository.
+    """Download a repository's two files; returns their folder in the local cache.
 
     Args:
         repository: "owner/name".
         **options: passed to `huggingface_hub.snapshot_download`.
 
     Raises:
-        FileNotFoundError: with the reason, if the files cannot be fetched.
-        ImportError: without huggingface_hub.
+        FileNotFoundError: with the reason, if the files cannot be downloaded.
+        ImportError: if huggingface_hub is not installed.
     """
     try:
         from huggingface_hub import snapshot_download

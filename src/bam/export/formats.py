@@ -1,4 +1,4 @@
-"""The three file formats: writing a network to one, and loading one as a function."""
+"""Write a network to one of the three file formats, and load a file as a function."""
 
 import importlib
 import io
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from bam.export.reasons import REFUSALS, onnxruntime_refusals, reason
 from bam.export.sizes import AXES, advice
 
-#: Most bytes of weights in an ONNX file: a protobuf message is limited to 2 GB.
+#: Largest size of an ONNX file's weights in bytes: a protobuf message is limited to 2 GB.
 ONNX_LIMIT = 2_000_000_000
 
 
 def to_pt2(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network, traced by `torch.export` on `image` (N, C, H, W), as the content of a .pt2 file.
+    """The content of a .pt2 file: the network, traced by `torch.export` on `image` (N, C, H, W).
 
     Raises:
-        ValueError: if the network cannot be exported, or not with these axes dynamic.
+        ValueError: if the network cannot be exported, or cannot have these axes dynamic.
     """
     buffer = io.BytesIO()
     torch.export.save(_program(model, image, dynamic), buffer)
@@ -30,11 +30,11 @@ def to_pt2(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
 
 
 def to_onnx(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network as the content of an .onnx file: input `image` (N, C, H, W), outputs in the order of their leaves.
+    """The content of an .onnx file: the network with input `image` (N, C, H, W) and its output's leaves in order.
 
     Raises:
-        ValueError: if the network cannot be exported, not with these axes dynamic, or is too large.
-        ImportError: without the packages that ONNX needs.
+        ValueError: if the network cannot be exported, cannot have these axes dynamic, or is too large.
+        ImportError: if a package that ONNX needs is missing.
     """
     need_onnx()
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
@@ -55,7 +55,7 @@ def to_onnx(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
 
 
 def to_torchscript(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> bytes:
-    """The network, traced by `torch.jit.trace` on `image` (N, C, H, W), as the content of a .torchscript file.
+    """The content of a .torchscript file: the network, traced by `torch.jit.trace` on `image` (N, C, H, W).
 
     Raises:
         ValueError: if the network cannot be traced.
@@ -63,7 +63,7 @@ def to_torchscript(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> b
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         _silence_torchscript()
-        # Tracing freezes Python branches on the shape of `image`; the check at other sizes shows if that matters.
+        # Tracing freezes Python branches that depend on the shape of `image`; the check at other sizes catches this.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         try:
             torch.jit.save(torch.jit.trace(model, image, strict=False, check_trace=False), buffer)
@@ -72,7 +72,7 @@ def to_torchscript(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> b
     return buffer.getvalue()
 
 
-#: Suffix of the file -> the function that returns its content.
+#: File suffix -> function that returns the file's content.
 FORMATS: dict[str, Callable[[nn.Module, Tensor, Sequence[str]], bytes]] = {
     ".pt2": to_pt2,
     ".onnx": to_onnx,
@@ -81,18 +81,18 @@ FORMATS: dict[str, Callable[[nn.Module, Tensor, Sequence[str]], bytes]] = {
 
 
 def open_file(path: Path) -> Callable[[Tensor], Any]:
-    """The function in an exported file; it takes images (N, C, H, W). Only for trusted files: loading may unpickle."""
+    """Load an exported file as a function of images (N, C, H, W). Only for trusted files: loading may unpickle."""
     if path.suffix == ".onnx":
         return _open_onnx(path)
     if path.suffix == ".pt2":
-        return torch.export.load(path).module().__call__  # a function: it has no eval() of its own
+        return torch.export.load(path).module().__call__  # only the call: an exported module has no eval()
     with warnings.catch_warnings():
         _silence_torchscript()
         return torch.jit.load(path)
 
 
 def need_onnx() -> None:
-    """Raise an ImportError that says what to install, unless every package that ONNX needs is installed."""
+    """Raise an ImportError with the install command if a package that ONNX needs is missing."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             importlib.import_module(package)
@@ -101,7 +101,7 @@ def need_onnx() -> None:
 
 
 def _open_onnx(path: Path) -> Callable[[Tensor], list[Tensor]]:
-    """The file in onnxruntime on the CPU, with torch's number of threads; it returns the leaves of the output."""
+    """Load the file into onnxruntime on the CPU, with torch's number of threads; it returns the output's leaves."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -130,6 +130,6 @@ def _program(model: nn.Module, image: Tensor, dynamic: Sequence[str]) -> torch.e
 
 
 def _silence_torchscript() -> None:
-    # torch deprecates TorchScript in favour of torch.export, which .pt2 uses; a caller who asks for it needs it.
+    # torch deprecates TorchScript in favour of torch.export (.pt2), but some runtimes still need it.
     for category in (FutureWarning, DeprecationWarning):  # depending on torch's version
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", category)

@@ -1,4 +1,4 @@
-"""Saved networks with the methods of huggingface_hub's mixin, which pushes them to the Hugging Face Hub."""
+"""Saved networks with huggingface_hub's mixin methods, which push them to the Hugging Face Hub."""
 
 import os
 from pathlib import Path
@@ -27,10 +27,10 @@ class HubModel(
         bam.export.save_pretrained(model, "my-model", backbone="resnet50", mean=..., std=...)
         bam.export.HubModel.from_pretrained("my-model").push_to_hub("me/my-model")
 
-    Its files are those of `bam.export.save_pretrained`: tensors have the names they have in `network`.
+    It writes the files of `bam.export.save_pretrained`: tensors keep their names in `network`.
 
     Args:
-        network: a network of `bam.export.from_pretrained`; it takes images (N, C, H, W).
+        network: a network loaded by `bam.export.from_pretrained`; it takes images (N, C, H, W).
         attention: builds its attention if that is not in `bam.ATTENTION`.
     """
 

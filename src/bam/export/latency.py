@@ -1,4 +1,4 @@
-"""The latency of a network: eager, compiled, and as an exported file."""
+"""Measure a network's latency: eager, compiled, and as an exported file."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,12 +19,12 @@ def measure_latency(model: nn.Module, exported: Exported, rounds: int = 30) -> d
     """Median milliseconds per forward pass of one image at the traced size, for each way of running the network.
 
     The ways ("eager", "compiled" by `torch.compile`, and the file in its runtime) take turns, with torch's number of
-    threads. Instead of a number, the entry of a way that fails on this machine says why.
+    threads. If a way fails on this machine, its entry is the reason instead of a number.
 
     Args:
         model: the network.
         exported: its file, from `export_model`.
-        rounds: how often each way runs.
+        rounds: number of passes for each way.
     """
     batch, *size = exported.checks[0].shape
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

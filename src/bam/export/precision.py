@@ -1,4 +1,4 @@
-"""Converting ONNX files to lower precision."""
+"""Convert ONNX files to lower precision."""
 
 import tempfile
 import warnings
@@ -11,25 +11,25 @@ from bam.export.reasons import onnxruntime_refusals
 
 
 def to_fp16(content: bytes) -> bytes:
-    """The content of an ONNX file with half-precision weights and arithmetic; inputs and outputs stay float32."""
+    """Convert an ONNX file's content to half-precision weights and arithmetic; inputs and outputs stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with warnings.catch_warnings():
-        # Weights below 6e-8 become 1e-7, far below the rounding error of the others; the comparison sees the effect.
+        # Weights below 6e-8 become 1e-7, far below the rounding error of the others; the comparison covers the effect.
         warnings.filterwarnings("ignore", "the float32 number", UserWarning)
         model = convert_float_to_float16(onnx.load_model_from_string(content), keep_io_types=True)
     return model.SerializeToString()
 
 
 def to_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
-    """The content of an ONNX file with 8-bit integers (QDQ), with one scale per channel of the weights.
+    """Quantise an ONNX file's content to 8-bit integers (QDQ), with one scale per weight channel.
 
-    The ranges of the features are the smallest and largest values for `batches`, each float32 (N, C, H, W). Linear
-    layers, the attention's included, and normalisations that no convolution could absorb stay float32: they cost next
-    to nothing, and linear layers in 8 bits make the difference up to ten times as large. In onnxruntime on x86,
-    unsigned features are several times as fast as signed ones. Weights take seven of the eight bits: on x86 processors
-    without VNNI, onnxruntime adds products of eight bits in sixteen, which overflow.
+    Feature ranges are the smallest and largest values over `batches`, each float32 (N, C, H, W). Linear layers
+    (including the attention's) and normalisations that no convolution absorbs stay float32: they cost almost nothing,
+    and 8-bit linear layers make the difference up to ten times larger. In onnxruntime on x86, unsigned features are
+    several times faster than signed ones. Weights use seven of the eight bits: on x86 processors without VNNI,
+    onnxruntime accumulates 8-bit products in 16 bits, which overflow.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static

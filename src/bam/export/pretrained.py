@@ -1,4 +1,4 @@
-"""A network with its attention as a folder of two files, weights and configuration, that restore it anywhere."""
+"""Save a network with its attention as two files, weights and configuration, and load it again."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from bam.files import write_atomically
 from bam.surgery.wrapping import refuse_wrapped
 from bam.tensors import listed, read_safetensors, safetensors
 
-_SAVED_WITH = "bam.config"  # the only metadata of the weights, as their order is not fixed: the configuration again
+_SAVED_WITH = "bam.config"  # the weights' metadata: a copy of the configuration; one entry, as their order varies
 
 
 def save_pretrained(
@@ -31,27 +31,27 @@ def save_pretrained(
 ) -> None:
     """Write `model` to `folder`/model.safetensors and `folder`/config.json, for `from_pretrained`.
 
-    Before anything is written, the network is rebuilt from the content of the files and compared with `model`: its
-    tensors by name, and its output for noise. Fields you leave out are taken from `model.bam_config` if the model was
-    itself loaded: after training it further, `save_pretrained(model, folder)` is enough.
+    Before anything is written, the network is rebuilt from the files' content and compared with `model`: its tensors by
+    name, and its output for noise. If the model was itself loaded, missing fields come from `model.bam_config`, so
+    after further training `save_pretrained(model, folder)` is enough.
 
     Args:
-        model: a network with or without attention, in any floating type; it is left as it was.
+        model: a network with or without attention, in any floating type; its state is restored.
         folder: created if it does not exist; other files in it stay.
         attention: builds the attention (`channels -> nn.Module`) if it is not in `bam.ATTENTION`.
         backbone: the name by which `bam.models.build` builds the network without attention. A "<module>:<function>" is
-            imported here and now, but `from_pretrained` asks for the network: it never runs code that a file names.
-        num_classes: outputs of the network; default: the number of `classes`, or of the model's outputs.
-        classes: their names.
+            imported now, but `from_pretrained` will need it as an argument: it never runs code that a file names.
+        num_classes: number of outputs; default: the number of `classes`, or of the model's outputs.
+        classes: class names.
         mean: mean of each channel of the training images, on the scale 0 to 1.
-        std: their standard deviation on that scale.
+        std: standard deviation of each channel, on the scale 0 to 1.
         image_size: side, or height and width, in pixels; default: the network's own or 224.
-        resize: pixels of an image's shorter side before the centre is cropped; default: the longer side of image_size.
+        resize: an image's shorter side in pixels before the centre is cropped; default: the longer side of image_size.
 
     Raises:
-        ValueError: if the files would not restore this network; nothing is then written.
-        ImportError: without safetensors, or without torchvision or timm if the backbone is theirs.
-        OSError: if the files cannot be written; the folder then never loads as a different network.
+        ValueError: if the files would not restore this network; nothing is written then.
+        ImportError: if safetensors is missing, or torchvision or timm for a backbone of theirs.
+        OSError: if the files cannot be written; even then, the folder never loads as a different network.
     """
     check_keywords("save_pretrained", description, NetworkDescription)
     folder, save = Path(folder), safetensors().torch.save
@@ -63,7 +63,7 @@ def save_pretrained(
         check_same(model, copy, images, config)
     except ValueError as error:
         raise ValueError(f"{folder} was not written: {error}") from error
-    # Interrupted between the two writes, these weights lie beside an older configuration: their metadata show that.
+    # If interrupted between the two writes, the weights' metadata reveal that the configuration is an older one.
     write_atomically(folder / WEIGHTS, save(tensors, {_SAVED_WITH: config.to_json()}))
     write_atomically(folder / CONFIG, config.to_json())
 
@@ -75,13 +75,13 @@ def from_pretrained(
     backbone: nn.Module | Callable[..., nn.Module] | None = None,
     attention: Callable[..., nn.Module] | None = None,
 ) -> nn.Module:
-    """The network in a folder of `save_pretrained`, or in such a repository on the Hugging Face Hub; in eval mode.
+    """Load the network saved in a folder by `save_pretrained`, or in a Hugging Face Hub repository; in eval mode.
 
-    It carries its `NetworkConfig` (classes, normalisation, image size) as `bam_config`; `preprocessing` turns images
-    into its input. It is on the CPU, and its parameters have the floating type they were saved in.
+    Its `bam_config` is its `NetworkConfig` (classes, normalisation, image size); `preprocessing` turns images into its
+    input. It is on the CPU, and its parameters keep the floating type in which they were saved.
 
     Args:
-        source: a folder, or "owner/name" on the Hub, from which these two files are fetched.
+        source: a folder, or "owner/name" on the Hub, from which the two files are downloaded.
         revision: branch, tag or commit on the Hub.
         backbone: the network without attention, which is changed in place, or a function that builds it (called with
             `num_classes` if it takes that); default: built by the name in the configuration.
@@ -90,8 +90,8 @@ def from_pretrained(
     Raises:
         ValueError: naming file and field, if a file is damaged, the two do not belong together, or they name something
             unknown. Nothing in them is executed.
-        FileNotFoundError: if one of the files, or the repository, does not exist.
-        ImportError: without safetensors, torchvision, timm or huggingface_hub where they are needed.
+        FileNotFoundError: if a file or the repository does not exist.
+        ImportError: if safetensors, torchvision, timm or huggingface_hub is needed but missing.
     """
     folder = _folder(source, revision)
     paths = folder / CONFIG, folder / WEIGHTS
@@ -102,7 +102,7 @@ def from_pretrained(
     if backbone is not None:
         network = build_own(backbone, config.num_classes)
     elif ":" in config.backbone:
-        problem = f"backbone: {config.backbone!r} is code outside of bam, and bam never runs code that a file names"
+        problem = f"backbone: {config.backbone!r} is code outside bam, and bam never runs code that a file names"
         raise ValueError(
             f"{paths[0]}: {problem}; pass the network: bam.export.from_pretrained(..., backbone=my_network)"
         )
@@ -112,11 +112,11 @@ def from_pretrained(
 
 
 def _check_together(config: NetworkConfig, metadata: str, paths: tuple[Path, Path]) -> None:
-    """Raise a ValueError, naming the first field that differs, if the weights were saved with another configuration."""
+    """Raise ValueError if the weights were saved with another configuration, naming the first field that differs."""
     saved = NetworkConfig.from_json(metadata, f"the metadata of {paths[1]}")
     for field in dataclasses.fields(config):
         if getattr(config, field.name) != getattr(saved, field.name):
-            problem = f"{field.name}: not the value that {paths[1]} was saved with"
+            problem = f"{field.name}: {paths[1]} was saved with another value"
             cause = "saving was interrupted, or the file was edited"
             raise ValueError(f"{paths[0]}: {problem}: {cause}; to change it, use bam.export.save_pretrained")
 
@@ -133,9 +133,9 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the tensors in the model's state dict; tied tensors appear under each of their names."""
     refuse_wrapped(model, "save")
     if is_fused(model):
-        raise ValueError("its attention is fused, which no file restores: save the model that was passed to bam.fuse")
+        raise ValueError("its attention is fused, which no file can restore: save the model you passed to bam.fuse")
     state = model.state_dict()
     others = [key for key, value in state.items() if not isinstance(value, Tensor) or value.device.type == "meta"]
     if others:
-        raise ValueError(f"every entry of the state dict must be a tensor with values; these are not: {listed(others)}")
+        raise ValueError(f"every state-dict entry must be a tensor with values; these are not: {listed(others)}")
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()}

@@ -1,16 +1,16 @@
-"""The reason for an error of torch or onnxruntime, in its own words and in one line."""
+"""Reduce errors of torch and onnxruntime to a one-line reason."""
 
 import contextlib
 import zipfile
 from collections.abc import Iterator
 
-#: The errors of torch and of its exported files: exporters raise RuntimeErrors, guards of loaded programs and
-#: assertions of networks raise AssertionErrors, a damaged .pt2 raises BadZipFile.
+#: The errors of torch and its exported files: exporters raise RuntimeError, guards of loaded programs and assertions
+#: in networks raise AssertionError, a damaged .pt2 raises BadZipFile.
 REFUSALS = (RuntimeError, ValueError, AssertionError, zipfile.BadZipFile)
 
 
 def reason(error: BaseException) -> str:
-    """The line that says what is wrong, of `error` or of the error that caused it."""
+    """The line that says what is wrong, from the root cause of `error`."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -20,7 +20,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def onnxruntime_refusals() -> Iterator[None]:
-    """Turn the errors of onnxruntime, which have no base class in common, into RuntimeErrors."""
+    """Turn onnxruntime's errors, which have no common base class, into RuntimeErrors."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     errors = (

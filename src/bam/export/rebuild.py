@@ -1,4 +1,4 @@
-"""Rebuilding a network from its configuration and its tensors, and checking that it is the one that was saved."""
+"""Rebuild a network from its configuration and tensors, and check that it matches the original."""
 
 import inspect
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from bam.private import tree_leaves
 from bam.surgery import attach, detach
 from bam.tensors import listed, load_tensors
 
-#: Type of the parameters -> largest allowed difference between a network and its copy, as a share of the largest
-#: output. The two may run in different memory layouts, which changed float32, float16 and bfloat16 outputs by 4e-7,
-#: 5e-4 and 4e-3 on the CPU. A ResNet with another epsilon in its BatchNorms (1e-3 instead of 1e-5) differs by 5e-3, one
-#: without its max-pooling by 6e-2.
+#: Parameter type -> largest allowed difference between a network and its copy, as a share of the largest output. The
+#: two may run in different memory layouts, which changed float32, float16 and bfloat16 outputs by 4e-7, 5e-4 and 4e-3
+#: on the CPU. A ResNet with a wrong BatchNorm epsilon (1e-3 instead of 1e-5) differs by 5e-3, one without max-pooling
+#: by 6e-2.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 0.03}
-ON_ACCELERATORS = 0.01  # which may compute float32 in TF32
+ON_ACCELERATORS = 0.01  #: smallest tolerance off the CPU, where float32 may run as TF32
 
 
 def build_backbone(config: NetworkConfig, path: Path) -> nn.Module:
-    """The network without attention, built by its name; torch's random state is left as it was.
+    """The network without attention, built by name; torch's random state does not change.
 
     Raises:
-        ValueError: naming `path`, that of the configuration, if the network cannot be built.
+        ValueError: naming the configuration's `path`, if the network cannot be built.
     """
     from bam.models import build
 
@@ -36,13 +36,13 @@ def build_backbone(config: NetworkConfig, path: Path) -> nn.Module:
             return build(config.backbone, config.num_classes)
     except ImportError:
         raise
-    except Exception as error:  # any of many builders, with a number of classes from a file
-        problem = f"{config.backbone!r} cannot be built with num_classes={config.num_classes}: {_line(error)}"
+    except Exception as error:  # any builder may raise anything for values from a file
+        problem = f"{config.backbone!r} cannot be built with num_classes={config.num_classes}: {_first_line(error)}"
         raise ValueError(f"{path}: backbone: {problem}") from None
 
 
 def build_own(backbone: nn.Module | Callable[..., nn.Module], num_classes: int | None) -> nn.Module:
-    """The caller's network, or the one that the caller's function builds."""
+    """The caller's network, or the network built by the caller's function."""
     if isinstance(backbone, nn.Module):
         return backbone
     takes_num_classes = "num_classes" in inspect.signature(backbone).parameters
@@ -59,23 +59,23 @@ def rebuild(
     paths: tuple[Path, Path],
     attention: Callable[..., nn.Module] | None,
 ) -> nn.Module:
-    """Turn a backbone into the saved network, in place; in eval mode.
+    """Turn a backbone into the saved network, in place; returns it in eval mode.
 
     Args:
-        network: the backbone; attention that it carries is removed.
+        network: the backbone; any attention in it is removed.
         config: the configuration.
         tensors: the state dict.
-        paths: of the configuration and of the tensors, for error messages.
+        paths: paths of the configuration and of the tensors, for error messages.
         attention: builds the attention if it is not in `bam.ATTENTION`.
 
     Raises:
-        ValueError: naming the file, if attention or tensors do not fit the backbone.
+        ValueError: naming the file, if attention or tensors do not match the backbone.
     """
     detach(network)
     _attach(network, config, paths[0], attention)
     types = {value.dtype for value in tensors.values() if value.is_floating_point()}
     if len(types) == 1:
-        network.to(types.pop())  # buffers that are not in the state dict, too
+        network.to(types.pop())  # includes buffers that are not in the state dict
     for key, value in network.state_dict(keep_vars=True).items():
         if value.is_floating_point() and key in tensors and tensors[key].is_floating_point():
             value.data = value.data.to(tensors[key].dtype)
@@ -89,7 +89,7 @@ def _title(config: NetworkConfig) -> str:
 
 
 def _attach(network: nn.Module, config: NetworkConfig, path: Path, attention: Callable[..., nn.Module] | None) -> None:
-    """Attach the attention that the configuration names, all sites with the same specification at once."""
+    """Attach the attention in the configuration, all sites with the same specification at once."""
     image = (len(config.mean), *config.image_size)
     labels_of: dict[str, list[str]] = {}
     for label, site in config.sites.items():
@@ -106,20 +106,22 @@ def _attach(network: nn.Module, config: NetworkConfig, path: Path, attention: Ca
                 else:
                     attach(network, spec.attention, sites=labels, image=image)
         except Exception as error:  # a module may raise anything for options from a file
-            raise ValueError(f"{path}: sites: {spec.attention.name} at {listed(labels)}: {_line(error)}") from None
+            raise ValueError(
+                f"{path}: sites: {spec.attention.name} at {listed(labels)}: {_first_line(error)}"
+            ) from None
     _check_sites(network, config, path)
 
 
 def _check_sites(network: nn.Module, config: NetworkConfig, path: Path) -> None:
-    """Raise a ValueError unless `network` has attention at the configuration's sites, with its channels and options.
+    """Raise ValueError unless `network` has attention at the configuration's sites, with its channels and options.
 
-    Names of modules are not compared: a file need not know that of the caller's own module.
+    Module names are not compared: a file may not know the name of the caller's own module.
     """
     actual = sites_of(network)
     for label in sorted(config.sites.keys() | actual):
         expected, value = (_channels_and_options(sites.get(label)) for sites in (actual, config.sites))
         if expected != value:
-            raise ValueError(f"{path}: sites: {label}: expected {expected}, as {config.backbone} has it, got {value}")
+            raise ValueError(f"{path}: sites: {label}: expected {expected}, as in {config.backbone}, got {value}")
 
 
 def _channels_and_options(site: SiteSpec | None) -> dict[str, Any] | None:
@@ -129,7 +131,7 @@ def _channels_and_options(site: SiteSpec | None) -> dict[str, Any] | None:
 
 
 def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """The tensors in `model`'s output for `images` (N, C, H, W), float64 on the CPU; the model is left as it was.
+    """The tensors in `model`'s output for `images` (N, C, H, W), float64 on the CPU; its state is restored.
 
     Raises:
         ValueError: if the model does not run on such images.
@@ -139,28 +141,28 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
         with left_as_it_was(model):
             leaves: list[Any] = tree_leaves(model(images.to(like.device, like.dtype)))
     except Exception as error:  # a network may raise anything for images of the wrong size
-        problem = f"the model does not run on images {tuple(images.shape)}: {_line(error)}"
+        problem = f"the model does not run on images {tuple(images.shape)}: {_first_line(error)}"
         raise ValueError(f"{problem}; pass image_size=") from error
     return [leaf.double().cpu() for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def check_same(model: nn.Module, copy: nn.Module, images: Tensor, config: NetworkConfig) -> None:
-    """Raise a ValueError unless `copy` has the same output for `images` (N, C, H, W) as `model`."""
+    """Raise ValueError unless `copy` has the same output as `model` for `images` (N, C, H, W)."""
     like = next((p for p in model.parameters() if p.is_floating_point()), images)
-    ours, theirs = outputs(model, images), outputs(copy.to(like.device), images)
+    expected, actual = outputs(model, images), outputs(copy.to(like.device), images)
     tolerance = max(TOLERANCE.get(like.dtype, 0.1), ON_ACCELERATORS if like.device.type != "cpu" else 0.0)
-    if len(ours) != len(theirs) or not all(_close(*pair, tolerance) for pair in zip(ours, theirs, strict=True)):
+    if len(expected) != len(actual) or not all(_close(*pair, tolerance) for pair in zip(expected, actual, strict=True)):
         raise ValueError(
-            f"rebuilt as {_title(config)}, it does not compute what the model computes: was the model changed after it "
-            'was built, or its attention switched off? Pass the function that builds it, backbone="<module>:<function>"'
+            f"rebuilt as {_title(config)}, its outputs differ from the model's: was the model changed after it was "
+            'built, or its attention switched off? Pass the function that builds it, backbone="<module>:<function>"'
         )
 
 
 def _close(left: Tensor, right: Tensor, tolerance: float) -> bool:
     finite = left[left.isfinite()].abs()
-    most = tolerance * float(finite.max()) if len(finite) else 0.0
-    return left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=most, equal_nan=True)
+    limit = tolerance * float(finite.max()) if len(finite) else 0.0
+    return left.shape == right.shape and torch.allclose(left, right, rtol=0, atol=limit, equal_nan=True)
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Loading the BAM weights that others have published into torchvision's ResNets with this package's BAM."""
+"""Load published BAM weights into torchvision's ResNets with this package's BAM."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from bam.tensors import check_fit, listed, read_pickle, read_safetensors
 
 SITES = ("layer1", "layer2", "layer3")
 
-#: Part of our BAM -> (its name in the released code's `bam1` .. `bam3`, its name in pytorchcv's `bam`).
+#: Part of our BAM -> (its name in the released code's `bam1` to `bam3`, its name in pytorchcv's `bam`).
 PARTS = {
     "channel.reduce": ("channel_att.gate_c.gate_c_fc_0", "ch_att.init_fc.fc"),
     "channel.norm": ("channel_att.gate_c.gate_c_bn_1", "ch_att.init_fc.bn"),
@@ -28,7 +28,7 @@ PARTS = {
     "spatial.project": ("spatial_att.gate_s.gate_s_conv_final", "sp_att.final_conv"),
 }
 
-#: (Number of blocks in each of the four stages, whether they are bottleneck blocks) -> depth of the ResNet.
+#: (Number of blocks per stage, whether they are bottleneck blocks) -> depth of the ResNet.
 DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
@@ -39,22 +39,22 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
 
 
 def load_released(path: Path | str) -> nn.Module:
-    """A ResNet with BAM from a file of the authors, of PytorchInsight or of pytorchcv; in eval mode, on the CPU.
+    """Load a ResNet with BAM from a file by the authors, PytorchInsight or pytorchcv; in eval mode, on the CPU.
 
     The network is torchvision's with `bam.attach(model, combine="product", layout="released", sites=[layer1, layer2,
     layer3])`; its parameters are float32. The tensors determine its depth (18, 34, 50, 101, 152) and number of classes;
     with a 3 x 3 stem it is the authors' CIFAR network. It takes images (N, 3, H, W): for ImageNet the central
     224 x 224 pixels after resizing the shorter side to 256, RGB on the scale 0 to 1, normalised with ImageNet's mean
-    and deviation. `bam.export.preprocessing(model)` does that, as `model.bam_config` says.
+    and deviation. `bam.export.preprocessing(model)` does this, following `model.bam_config`.
 
-    Files trained on ImageNet, with the top-1 / top-5 accuracy (%) that their publishers print, not measured here:
+    Files trained on ImageNet, with the top-1 / top-5 accuracy (%) their publishers report (not measured here):
         ResNet-50, https://github.com/Jongchan/attention-module (README, the authors): 76.860 / 93.416
         ResNet-50 and 101, https://github.com/implus/PytorchInsight (README): 76.898 / 93.402 and 78.218 / 94.018
-        ResNet-50, https://github.com/osmr/pytorchcv (bam_resnet50): 79.09 / 94.53 (printed as errors, 20.91 / 5.47)
+        ResNet-50, https://github.com/osmr/pytorchcv (bam_resnet50): 79.09 / 94.53 (reported as errors, 20.91 / 5.47)
 
     Args:
-        path: a file of `torch.save` (a state dict, or a training checkpoint with one under "state_dict", with or
-            without the prefix "module."), or a .safetensors file. Only tensors are read; nothing is executed.
+        path: a file written by `torch.save` (a state dict, or a training checkpoint with one under "state_dict", with
+            or without the prefix "module."), or a .safetensors file. Only tensors are read; nothing is executed.
 
     Raises:
         ValueError: if the file is damaged, needs to execute code, or holds another network; the message lists missing,
@@ -77,7 +77,7 @@ def load_released(path: Path | str) -> nn.Module:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The named tensors in the content of a file, without DataParallel's prefix."""
+    """The named tensors in a file's content, without DataParallel's prefix."""
     if isinstance(content, Mapping) and "state_dict" in content:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
@@ -104,18 +104,18 @@ def _copy(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layout(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Whose names the tensors have, "official" or "pytorchcv"; otherwise a ValueError says what the file holds."""
+    """The naming scheme of the tensors, "official" or "pytorchcv"; ValueError if the file holds something else."""
     official = any(key.startswith("layer1.0.") for key in tensors)
     if not official and not any(key.startswith("features.stage1.unit1.") for key in tensors):
         raise ValueError(
-            f"{path} holds no ResNet with the names of the released code (layer1.0.conv1.weight) or of pytorchcv "
+            f"{path} holds no ResNet with names as in the released code (layer1.0.conv1.weight) or in pytorchcv "
             f"(features.stage1.unit1...); its first tensors are {listed(tensors, 3)}"
         )
     if any(".cbam." in key for key in tensors):
-        raise ValueError(f"{path} holds a ResNet with CBAM; this function loads those with BAM")
+        raise ValueError(f"{path} holds a ResNet with CBAM; this function loads ResNets with BAM")
     if any(".attention." in key for key in tensors):
-        advice = "build that network, attach BAM and model.load_state_dict(...), or see bam.export.from_pretrained"
-        raise ValueError(f"{path} holds a network of this package; {advice}")
+        advice = "build it, attach BAM and call model.load_state_dict(...), or see bam.export.from_pretrained"
+        raise ValueError(f"{path} holds a network from this package; {advice}")
     if not any(re.match(r"bam\d\.|.*\.unit1\.bam\.", key) for key in tensors):
         advice = "load it into torchvision's or pytorchcv's network, then bam.attach(model)"
         raise ValueError(f"{path} holds a ResNet without BAM; {advice}")
@@ -131,14 +131,14 @@ def _depth(tensors: Mapping[str, Tensor], path: Path) -> int:
     if (blocks, deep) not in DEPTHS:
         kind = "bottleneck" if deep else "basic"
         raise ValueError(
-            f"{path} holds a ResNet with {'-'.join(map(str, blocks))} {kind} blocks in its stages; known are "
-            f"ResNet-{', '.join(map(str, DEPTHS.values()))}"
+            f"{path} holds a ResNet with {'-'.join(map(str, blocks))} {kind} blocks in its stages; known depths are "
+            f"{', '.join(map(str, DEPTHS.values()))}"
         )
     return DEPTHS[blocks, deep]
 
 
 def _empty(depth: int, num_classes: int, small: bool) -> nn.Module:
-    """The network on the meta device, which takes no time and no random numbers."""
+    """The network on the meta device, which needs neither time nor random numbers."""
     from torchvision.models import get_model
 
     from bam.models import cifar
@@ -150,11 +150,11 @@ def _empty(depth: int, num_classes: int, small: bool) -> nn.Module:
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], names: Callable[[str], str], path: Path, depth: int) -> None:
-    """Load the tensors into the network on the meta device; raises a ValueError unless they are exactly its own."""
+    """Load the tensors into the network on the meta device; raises ValueError unless they match it exactly."""
     state = model.state_dict()
     expected = {names(key): value for key, value in state.items()}
     counters = [key for key in expected if key.endswith("num_batches_tracked")]
-    if not any(key in tensors for key in counters):  # PyTorch before 0.4.1 did not count
+    if not any(key in tensors for key in counters):  # PyTorch before 0.4.1 had no counters
         tensors |= {key: torch.zeros((), dtype=torch.int64) for key in counters}
     check_fit(expected, tensors, path, f"ResNet-{depth} with BAM")
     values = {key: _copy(tensors[names(key)], value.dtype) for key, value in state.items()}
@@ -162,14 +162,14 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], names: Callable[[str], s
 
 
 def _official(key: str) -> str:
-    """Our key as the released code and PytorchInsight name it; outside of BAM their names are torchvision's."""
+    """Our key under the released code's and PytorchInsight's names; outside BAM their names are torchvision's."""
     site, attended, rest = key.partition(".attention.")
     part, _, name = rest.rpartition(".")
     return f"bam{site[-1]}.{PARTS[part][0]}.{name}" if attended else key
 
 
 def _pytorchcv(key: str) -> str:
-    """Our key as pytorchcv names it; its BAM is in the first unit of the next stage."""
+    """Our key under pytorchcv's names; its BAM is in the first unit of the next stage."""
     site, attended, rest = key.partition(".attention.")
     part, _, name = rest.rpartition(".")
     if attended:

@@ -1,4 +1,4 @@
-"""The image sizes at which a network is traced and its file is checked."""
+"""Choose the image sizes at which a network is traced and its file is checked."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,16 @@ from torch import nn
 from bam.dryrun import Image, dry_run, image_shape
 from bam.export.reasons import REFUSALS, reason
 
-#: Axis of an image batch that may differ from call to call -> its index in (N, C, H, W).
+#: Axis of an image batch whose size may vary from call to call -> its index in (N, C, H, W).
 AXES = {"batch": 0, "height": 2, "width": 3}
 
 Shape = tuple[int, ...]  # (N, C, H, W)
 
 
 def sizes_to_check(model: nn.Module, image: Image | None, dynamic: Sequence[str]) -> list[Shape]:
-    """The shape (N, C, H, W) to trace at, and two more that differ from it in every dynamic axis and are not square.
+    """The shape (N, C, H, W) to trace at, and two non-square shapes that differ from it in every dynamic axis.
 
-    One of the two has odd sides if the network takes odd sides. Nothing is computed.
+    One of the two has odd sides if the network accepts odd sides. Nothing is computed.
 
     Raises:
         ValueError: if the network does not run at one of them, so that an axis cannot be dynamic.
@@ -45,12 +45,12 @@ def sizes_to_check(model: nn.Module, image: Image | None, dynamic: Sequence[str]
 
 
 def advice(dynamic: Sequence[str]) -> str:
-    """Which dynamic axes to try if `dynamic` does not work."""
+    """Advice on which dynamic axes to try if `dynamic` does not work."""
     return 'try dynamic=("batch",)' if set(dynamic) - {"batch"} else "try dynamic=()"
 
 
 def _refusal(model: nn.Module, shape: Shape) -> str | None:
-    """Why the network does not run on images of `shape`; None if it does."""
+    """The reason why the network does not run on images of `shape`; None if it runs."""
     try:
         dry_run(model, shape)
     except REFUSALS as error:

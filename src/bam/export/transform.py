@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 def preprocessing(model: nn.Module | NetworkConfig) -> "Compose":
     """The transform from a PIL image, or a uint8 tensor (..., C, H, W), to the input of a saved network.
 
-    It resizes the shorter side to `resize`, crops the centre to `image_size`, scales to 0 to 1 and normalises with mean
-    and deviation, into a float32 tensor (..., C, H, W). PIL images of any mode become RGB (grey for a network of one
-    channel).
+    It resizes the shorter side to `resize`, crops the centre to `image_size`, scales values to 0 to 1 and normalises
+    them with mean and deviation, giving a float32 tensor (..., C, H, W). PIL images of any mode become RGB (or grey if
+    the network takes one channel).
 
     Args:
-        model: a network of `from_pretrained` or `load_released`, or its configuration.
+        model: a network from `from_pretrained` or `load_released`, or its configuration.
 
     Raises:
         ValueError: for a network without a configuration.
-        ImportError: without torchvision.
+        ImportError: if torchvision is not installed.
     """
     config = model if isinstance(model, NetworkConfig) else config_of(model)
     if config is None:

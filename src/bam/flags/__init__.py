@@ -1,4 +1,4 @@
-"""Flags from signatures: a typed function and its docstring become a command line; a recipe's fields become flags."""
+"""Build a command line from a typed function and its docstring; a recipe's fields become flags."""
 
 from bam.flags.parser import flags_of
 from bam.flags.parsing import parse_flags

@@ -1,4 +1,4 @@
-"""The parser of a verb: a flag for each parameter and for each field of a recipe, and their help."""
+"""Build a verb's parser: one flag, with its help, per parameter of the verb and per field of its recipe."""
 
 import dataclasses
 import inspect
@@ -14,7 +14,7 @@ from bam.flags.positions import placeable
 from bam.private import option_strings
 from bam.recipes import Recipe, load
 
-#: What may also be said beside --attention.
+#: Flags that set one part of --attention: name -> type and help.
 PARTS = {
     "attention_options": (dict[str, Any], "options of the attention module as JSON, e.g. '{\"reduction\": 8}'"),
     "sites": (
@@ -27,7 +27,7 @@ PARTS = {
 
 
 def flags_of(verb: Callable[..., None]) -> list[str]:
-    """All flags of `verb`; of a recipe's fields, those of the task classification."""
+    """All flags of `verb`; if it takes a recipe, with the fields of the classification task."""
     parser, _ = parser_of(verb, [], {}, ())
     return [flag for flag in option_strings(parser) if flag.startswith("--")]
 
@@ -35,7 +35,7 @@ def flags_of(verb: Callable[..., None]) -> list[str]:
 def parser_of(
     verb: Callable[..., None], words: list[str], placed: Mapping[str, Any], examples: Sequence[str]
 ) -> tuple[Any, Recipe | None]:
-    """The parser of a verb's flags, and the recipe that `words` name, if the verb takes one."""
+    """The parser for a verb's flags, and the recipe named in `words` if the verb takes one."""
     try:
         from docstring_parser import parse
         from jsonargparse import ArgumentParser, DefaultHelpFormatter
@@ -43,20 +43,20 @@ def parser_of(
         raise ImportError(f"the command needs {error.name}: pip install 'bottleneck-attention[train]'") from None
 
     class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-        """Keeps the paragraphs of the description."""
+        """Keeps the description's paragraphs."""
 
     class Parser(ArgumentParser):
         def format_help(self, *formatter: Any) -> str:
-            """Help with plain names of types, and the examples at its end."""
+            """The help with plain type names, and the examples at the end."""
             text = re.sub(r"<class\s+'(\w+)'>", lambda kind: kind[1].lower(), super().format_help(*formatter))
             return text + "".join(["\nexamples:\n", *(f"  {line}\n" for line in examples)] if examples else [])
 
-    described, parameters = parse(inspect.getdoc(verb) or ""), inspect.signature(verb).parameters
-    description = _description(described.description, parameters)
+    docstring, parameters = parse(inspect.getdoc(verb) or ""), inspect.signature(verb).parameters
+    description = _description(docstring.description, parameters)
     name = f"bam {verb.__name__}"
     parser = Parser(prog=name, description=description, exit_on_error=False, formatter_class=Formatter)
     recipe = _named_recipe(words) if "recipe" in parameters else None
-    _add_flags(parser, parameters, {p.arg_name: p.description for p in described.params}, placed)
+    _add_flags(parser, parameters, {p.arg_name: p.description for p in docstring.params}, placed)
     if recipe is not None:
         _add_recipe_flags(parser, recipe, without={"name", *parameters})
     return parser, recipe
@@ -65,7 +65,7 @@ def parser_of(
 def _add_flags(
     parser: Any, parameters: Mapping[str, inspect.Parameter], helps: Mapping[str, str | None], placed: Mapping[str, Any]
 ) -> None:
-    """Add a flag for each parameter of a verb; those in `placed` were given by position."""
+    """Add a flag for each parameter of a verb; parameters in `placed` already have a value, by position."""
     for name, parameter in parameters.items():
         if name == "recipe":
             parser.add_argument("--recipe", required=True, help=helps[name])
@@ -79,7 +79,7 @@ def _add_flags(
 
 
 def _description(description: str | None, parameters: Mapping[str, inspect.Parameter]) -> str:
-    """What a verb does, and what may be given by its position, in lines of 100 characters."""
+    """A verb's description and its positional arguments, wrapped at 100 characters."""
     paragraphs = (description or "").split("\n\n")
     kinds = placeable(parameters)
     order = " ".join(name.upper() + ("..." if kind == list[str] else "") for name, kind in kinds.items())
@@ -88,7 +88,7 @@ def _description(description: str | None, parameters: Mapping[str, inspect.Param
 
 
 def _named_recipe(words: list[str]) -> Recipe:
-    """The recipe that --recipe names among `words`, of the task that --task names, if it does."""
+    """The recipe that --recipe in `words` names, converted to the task of --task if that is present."""
     from argparse import ArgumentParser
 
     early = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -101,19 +101,19 @@ def _named_recipe(words: list[str]) -> Recipe:
 
 def _add_recipe_flags(parser: Any, recipe: Recipe, without: set[str]) -> None:
     group = parser.add_argument_group(
-        f"recipe fields of the task {recipe.task}", f"defaults are those of the recipe {recipe.name}"
+        f"recipe fields of the task {recipe.task}", f"the defaults come from the recipe {recipe.name}"
     )
     group.add_argument(
         "--task",
         choices=list(Recipe.TASKS),
         default=recipe.task,
-        help="what is trained for; each has fields of its own",
+        help="what to train for; each task has its own fields",
     )
-    helps = _described_fields(type(recipe))
+    helps = _field_descriptions(type(recipe))
     for name, kind in recipe.types().items():
         if name not in without:
-            old = [recipe.RENAMED[name]] if name in recipe.RENAMED else []
-            _add_flag(group, name, kind, getattr(recipe, name), helps[name], old)
+            aliases = [recipe.RENAMED[name]] if name in recipe.RENAMED else []
+            _add_flag(group, name, kind, getattr(recipe, name), helps[name], aliases)
     _add_parts(group, recipe.attention)
 
 
@@ -124,31 +124,31 @@ def _add_parts(parser: Any, attention: AttentionSpec) -> None:
 
 
 def _add_fields(parser: Any, kind: Any, default: Any) -> None:
-    """Add a flag for each field of a dataclass, as a group with its title."""
+    """Add a flag for each field of a dataclass, in a group titled with its docstring's first line."""
     parser = parser.add_argument_group((inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".").lower())
-    helps = _described_fields(kind)
+    helps = _field_descriptions(kind)
     for name, hint in typing.get_type_hints(kind).items():
         _add_flag(parser, name, hint, getattr(default, name), helps[name])
         if hint is AttentionSpec:
             _add_parts(parser, getattr(default, name))
 
 
-def _described_fields(kind: type) -> dict[str, str | None]:
-    """Field -> what the docstrings of a dataclass and of those it builds on say of it."""
+def _field_descriptions(kind: type) -> dict[str, str | None]:
+    """Field -> its description in the docstring of a dataclass or of one of its bases."""
     from docstring_parser import parse
 
-    described: dict[str, str | None] = {}
+    descriptions: dict[str, str | None] = {}
     for cls in reversed(kind.__mro__):
-        described |= {
+        descriptions |= {
             p.arg_name: p.description for p in parse(cls.__doc__ and inspect.cleandoc(cls.__doc__) or "").params
         }
-    return described
+    return descriptions
 
 
-def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None, old: Iterable[str] = ()) -> None:
+def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None, aliases: Iterable[str] = ()) -> None:
     from jsonargparse import ActionYesNo
 
-    flags = ["--" + each.replace("_", "-") for each in (name, *old)]
+    flags = ["--" + word.replace("_", "-") for word in (name, *aliases)]
     options = {"help": help, "default": default}
     if default is inspect.Parameter.empty:
         options = {"help": help, "required": True}
@@ -163,13 +163,13 @@ def _add_flag(parser: Any, name: str, kind: Any, default: Any, help: str | None,
 
 
 class ListOf:
-    """A flag's value "0.5,0.75" or "layer[1,2],fc" as a list."""
+    """Reads a flag's value, such as "0.5,0.75" or "layer[1,2],fc", as a list."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
 
     def __call__(self, text: str | list[Any]) -> list[Any]:
-        """The list that `text` stands for."""
+        """The items of `text`, split at commas outside brackets; a list is returned as it is."""
         return text if isinstance(text, list) else [self.kind(word) for word in re.split(r",(?![^\[]*\])", text)]
 
     def __repr__(self) -> str:

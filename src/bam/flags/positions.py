@@ -1,4 +1,4 @@
-"""Values by their position: of a verb's required paths, texts and lists, given without their flags."""
+"""Positional arguments: a verb's required paths, texts and lists, given without their flags."""
 
 import dataclasses
 import inspect
@@ -11,13 +11,13 @@ from bam.attention.spec import AttentionSpec
 
 
 def placeable(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Name -> type of the parameters that may be given by their position, in order."""
+    """Name -> type of the parameters that may be given by position, in order."""
     required = [p for p in parameters.values() if p.default is inspect.Parameter.empty]
     return {p.name: p.annotation for p in required if p.annotation in (str, Path, list[str])}
 
 
 def by_position(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> tuple[list[str], dict[str, Any]]:
-    """The words that remain, and the values of the parameters that others give by their position; a list takes all."""
+    """Split off positional arguments: the remaining words, and parameter -> value; a list takes all words left."""
     missing = [name for name in placeable(parameters) if not names_flag(words, f"--{name.replace('_', '-')}")]
     free, placed = _free_words(words, _switches(parameters)), dict[str, Any]()
     used: set[int] = set()
@@ -32,7 +32,7 @@ def by_position(words: list[str], parameters: Mapping[str, inspect.Parameter]) -
 
 
 def _free_words(words: list[str], switches: set[str]) -> list[int]:
-    """Places of the words that are neither flags nor their values."""
+    """Indices of the words that are neither flags nor values of flags."""
     places, value_follows = [], False
     for place, word in enumerate(words):
         if word.startswith("-") and not value_follows:
@@ -51,13 +51,13 @@ def _switches(parameters: Mapping[str, inspect.Parameter]) -> set[str]:
     names = {"help"}
     for name, parameter in parameters.items():
         kind = parameter.annotation
-        is_one = kind is AttentionSpec or not dataclasses.is_dataclass(kind)
-        for field, hint in {name: kind}.items() if is_one else typing.get_type_hints(kind).items():
+        is_single = kind is AttentionSpec or not dataclasses.is_dataclass(kind)
+        for field, hint in {name: kind}.items() if is_single else typing.get_type_hints(kind).items():
             names |= {field} if hint is bool else {"identity"} if hint is AttentionSpec else set()
     flags = {f"--{prefix}{name.replace('_', '-')}" for name in names for prefix in ("", "no-")}
     return flags | {"-h"}
 
 
 def names_flag(words: list[str], flag: str) -> bool:
-    """Whether one of the words is `flag`, alone or with its value."""
+    """Whether one of the words is `flag` or `flag=value`."""
     return any(word == flag or word.startswith(f"{flag}=") for word in words)

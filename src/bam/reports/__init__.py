@@ -1,4 +1,4 @@
-"""Reports: statistics, tables, plots and pages from records. Reads records, never models."""
+"""Statistics, tables, plots and pages from the records of runs; never touches a model."""
 
 from bam.reports.classes import summarize_classes
 from bam.reports.evaluation import evaluation_lines, write_evaluation

@@ -1,4 +1,4 @@
-"""What each variant had reached when the fastest one finished: a comparison at equal training time."""
+"""Comparison at equal training time: each variant's result when the fastest one finished."""
 
 import math
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from bam.reports.statistics import paired_difference, standard_deviation
 
 
 def at_equal_time(complete: Mapping[str, Mapping[int, Record]], measure: Measure) -> dict[str, Any] | None:
-    """Compare variants at the training time that the fastest one needed; the first variant is the baseline.
+    """Compare variants at the fastest variant's training time; the first variant is the baseline.
 
     The fastest variant has the shortest mean training time. For each seed, the clock stops when its run ends. Each
-    other run of that seed counts with its last evaluated epoch that had ended by then, or, where held-out images
-    choose the epoch, with the best of those. Only seeds that every variant has count.
+    other run of that seed counts with the last evaluated epoch that had ended by then or, if held-out images choose the
+    epoch, with the best of those epochs. Only seeds that all variants share count.
 
     Args:
         complete: variant -> seed -> complete run.
-        measure: what to compare.
+        measure: the measure to compare.
 
     Returns:
-        The comparison as plain data, in percent; None if the histories hold no times, or no seed is common to all.
+        The comparison as plain data, in percent; None if the histories lack times or the variants share no seed.
     """
     seeds = sorted(set.intersection(*(set(runs) for runs in complete.values())))
     if not seeds or not all(_is_timed(runs[seed]) for runs in complete.values() for seed in seeds):
@@ -43,11 +43,11 @@ def at_equal_time(complete: Mapping[str, Mapping[int, Record]], measure: Measure
     return {"fastest": fastest, "baseline": baseline, "seconds": seconds, "seeds": seeds, "variants": variants}
 
 
-_Reached = tuple[int, float] | None  #: (epoch, measure in percent), if an epoch had been evaluated by then
+_Reached = tuple[int, float] | None  #: (epoch, measure in percent); None if no epoch had been evaluated by then
 
 
 def _reached(run: Record, limit: float, measure: Measure) -> _Reached:
-    """The epoch that counts when the clock stops after `limit` seconds, and its measure in percent."""
+    """The epoch that counts if the clock stops after `limit` seconds, and its measure in percent."""
     rows = [
         row
         for row, seconds in zip(run.history, _clock(run), strict=True)
@@ -57,21 +57,21 @@ def _reached(run: Record, limit: float, measure: Measure) -> _Reached:
         return None
     held_out = "validation_" + measure.key.removeprefix("test_")
     sign = 1 if measure.higher_is_better else -1
-    # Of equals the first, as training chooses it.
+    # On a tie the first wins, as in training.
     row = max(rows, key=lambda row: sign * row[held_out]) if all(held_out in row for row in rows) else rows[-1]
     return int(row["epoch"]), 100 * row[measure.key]
 
 
 def _results(pairs: list[_Reached]) -> dict[str, Any]:
-    """Epochs and results of the seeds, None where nothing was evaluated yet; the mean only if all were."""
+    """Each seed's epoch and result, None if nothing was evaluated yet; the mean only if every seed has a result."""
     results = [None if pair is None else pair[1] for pair in pairs]
     known = [result for result in results if result is not None]
-    whole = len(known) == len(results)
+    complete = len(known) == len(results)
     return {
         "epochs": [None if pair is None else pair[0] for pair in pairs],
         "results": results,
-        "mean": fmean(known) if whole else None,
-        "std": standard_deviation(known) if whole else None,
+        "mean": fmean(known) if complete else None,
+        "std": standard_deviation(known) if complete else None,
     }
 
 
@@ -85,7 +85,7 @@ def _against(baseline: list[_Reached], pairs: list[_Reached], measure: Measure) 
 
 
 def _clock(run: Record) -> list[float]:
-    """Seconds of training until the end of each epoch."""
+    """Cumulative seconds of training at the end of each epoch."""
     return list(accumulate(row["seconds"] for row in run.history))
 
 

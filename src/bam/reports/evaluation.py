@@ -1,4 +1,4 @@
-"""Write an evaluation: evaluation.json, evaluation.csv by class, and confusion.csv."""
+"""Write an evaluation: evaluation.json, evaluation.csv (per class) and confusion.csv."""
 
 import csv
 import io
@@ -10,14 +10,14 @@ from bam.files import strict_json, write_atomically
 from bam.records import Breakdown, ClassResult, Measure
 from bam.reports.statistics import wilson_interval
 
-_SHOWN = 5  # classes in the printed summary
+_SHOWN = 5  #: classes in the printed summary
 
 
 def write_evaluation(out: Path, breakdown: Breakdown, about: dict[str, Any]) -> list[str]:
     """Write the files into `out`; return their names.
 
-    evaluation.json holds `about`, the measures and the classes, as shares of 1; the CSV files are in percent and in
-    images. Shares of the images have Wilson's 95 % interval.
+    evaluation.json holds `about`, the measures and the classes, as shares from 0 to 1; the CSV files hold percentages
+    and numbers of images. Shares of the images have Wilson 95 % intervals.
     """
     content = about | {
         "num_images": breakdown.num_images,
@@ -27,8 +27,8 @@ def write_evaluation(out: Path, breakdown: Breakdown, about: dict[str, Any]) -> 
     files = {"evaluation.json": "", "evaluation.csv": _csv(_class_rows(breakdown))}
     if breakdown.confusion:
         content["confusion"] = {"predicted": breakdown.predicted, "rows": breakdown.confusion}
-        named = zip(breakdown.classes, breakdown.confusion, strict=True)
-        files["confusion.csv"] = _csv([["class", *breakdown.predicted], *([one.name, *row] for one, row in named)])
+        rows = zip(breakdown.classes, breakdown.confusion, strict=True)
+        files["confusion.csv"] = _csv([["class", *breakdown.predicted], *([label.name, *row] for label, row in rows)])
     files["evaluation.json"] = strict_json(content)
     for name, text in files.items():
         write_atomically(out / name, text)
@@ -36,7 +36,7 @@ def write_evaluation(out: Path, breakdown: Breakdown, about: dict[str, Any]) -> 
 
 
 def evaluation_lines(breakdown: Breakdown) -> list[str]:
-    """The measures, and the classes that do worst, as lines for a terminal."""
+    """The measures and the worst classes, as lines for a terminal."""
     lines = []
     for measure in breakdown.measures:
         line = f"{measure.label} {100 * breakdown.figures[measure.key]:.2f} %"
@@ -51,7 +51,7 @@ def evaluation_lines(breakdown: Breakdown) -> list[str]:
         lines.append(f"the {_SHOWN} worst of {len(breakdown.classes)} classes:")
     for row in rows:
         lines.append("  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    return [*lines, *(["in brackets: Wilson's 95 % intervals"] if breakdown.errors else [])]
+    return [*lines, *(["in brackets: Wilson 95 % intervals"] if breakdown.errors else [])]
 
 
 def _badness(result: ClassResult) -> float:

@@ -1,4 +1,4 @@
-"""What differences a comparison can show, before it starts."""
+"""Estimate, before a comparison starts, which differences it can detect."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,23 +8,24 @@ from bam.reports.summary import summarize
 
 
 def expectations(earlier: Sequence[Mapping[str, list[Record]]], seeds: int) -> list[str]:
-    """A line for each variant of earlier comparisons: the difference that this number of seeds will probably show."""
-    spreads: dict[str, tuple[float, int]] = {}  # variant -> deviation of its differences, and how many there are
+    """One line per variant of earlier comparisons: the smallest difference that `seeds` seeds will probably show."""
+    spreads: dict[str, tuple[float, int]] = {}  # variant -> deviation and number of its differences
     for records in earlier:
         try:
             comparisons = summarize(records)["comparisons"]
-        except ValueError:  # nothing is complete yet
+        except ValueError:  # no complete run yet
             continue
-        for one in comparisons:
-            deviation, pairs = standard_deviation(one["differences"]), len(one["differences"])
-            if deviation is not None and pairs > spreads.get(one["name"], (0.0, 0))[1]:
-                spreads[one["name"]] = deviation, pairs
+        for comparison in comparisons:
+            name, differences = comparison["name"], comparison["differences"]
+            deviation, pairs = standard_deviation(differences), len(differences)
+            if deviation is not None and pairs > spreads.get(name, (0.0, 0))[1]:
+                spreads[name] = deviation, pairs
     lines = []
     for name, (deviation, pairs) in spreads.items():
-        least = detectable_difference(deviation, seeds)
-        if least is not None:
+        smallest = detectable_difference(deviation, seeds)
+        if smallest is not None:
             lines.append(
-                f"{seeds} seeds will probably show a difference of {name} if it is {least:.2f} points or more (four "
-                f"times in five; the {pairs} differences so far spread by {deviation:.2f} points)"
+                f"{seeds} seeds will probably show a difference for {name} if it is {smallest:.2f} points or more "
+                f"(80 % power; the {pairs} differences so far have a standard deviation of {deviation:.2f} points)"
             )
     return lines

@@ -1,4 +1,4 @@
-"""The figures of a report: each as SVG, with its data as CSV."""
+"""A report's figures: each an SVG, with its data as CSV."""
 
 import csv
 import io
@@ -12,16 +12,16 @@ from bam.reports.svg import standalone
 from bam.reports.wording import capitalized
 
 FOLDER = "figures"
-CHANNELS = "channels"  #: how the names of figures about channels begin
+CHANNELS = "channels"  #: prefix of the names of figures about channels
 _LATE = "second half of the epochs"
-_LONG = 5  #: evaluated epochs in the second half of a run that are worth a figure
+_MIN_LATE = 5  #: evaluated epochs in the second half of a run for a figure of their own
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, and the numbers it shows."""
+    """A figure and the numbers it shows."""
 
-    name: str  #: of its files
+    name: str  #: stem of its files
     title: str
     svg: str
     csv: str
@@ -43,7 +43,7 @@ def figures_of(summary: dict[str, Any]) -> dict[str, list[Figure]]:
     }
 
 
-#: All names that a figure can have: files of earlier reports with these names go where a report lacks them.
+#: All possible figure names: a new report deletes older files with these names that it does not write.
 NAMES = (
     "differences",
     *("curves", "curves-late", "loss"),
@@ -70,11 +70,11 @@ def _differences(summary: dict[str, Any]) -> Figure:
 
 def _curves(summary: dict[str, Any]) -> list[Figure]:
     label = summary["measures"][0]["label"]
-    whole = summary["variants"]
-    late = _second_half(whole)
-    kinds = [("curves", 1, f"{label}, %", whole, "by epoch")]
+    all_epochs = summary["variants"]
+    late = _second_half(all_epochs)
+    kinds = [("curves", 1, f"{label}, %", all_epochs, "by epoch")]
     kinds += [("curves-late", 1, f"{label}, %", late, _LATE)] if late else []
-    kinds += [("loss", 2, "training loss", whole, "by epoch")]
+    kinds += [("loss", 2, "training loss", all_epochs, "by epoch")]
     figures = []
     for name, column, text, variants, title in kinds:
         rows = [[*row[:3], row[2 + column]] for row in _points(variants)]
@@ -87,12 +87,12 @@ def _curves(summary: dict[str, Any]) -> list[Figure]:
 
 
 def _second_half(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The variants with the second half of their curves, where differences show; empty if the runs are short."""
+    """The variants with only the second half of their curves, where differences show; empty for short runs."""
     last = max((row[2] for row in _points(variants)), default=0)
     late = [
         v | {"curves": [[point for point in curve if 2 * point[0] >= last] for curve in v["curves"]]} for v in variants
     ]
-    long = all(len(curve) >= _LONG for variant in late for curve in variant["curves"])
+    long = all(len(curve) >= _MIN_LATE for variant in late for curve in variant["curves"])
     return late if long else []
 
 
@@ -149,40 +149,40 @@ def _time(summary: dict[str, Any]) -> list[Figure]:
 def _classes(summary: dict[str, Any]) -> Figure:
     rows = [
         [
-            one["name"],
-            one["images"],
-            one["baseline_error"],
+            row["name"],
+            row["images"],
+            row["baseline_error"],
             v["name"],
             v["error"],
             v["difference"],
             *_ends(v["interval"]),
         ]
-        for one in summary["classes"]
-        for v in one["variants"]
+        for row in summary["classes"]
+        for v in row["variants"]
     ]
     header = ["class", "images", "baseline_error", "variant", "error", "difference", "low", "high"]
     names = [variant["name"] for variant in summary["variants"]]
     return Figure(
         "classes",
-        f"Error of single classes, minus that of {summary['baseline']}",
+        f"Error per class, difference from {summary['baseline']}",
         plots.classes(plots.most_different(summary["classes"]), names),
         _csv(header, rows),
     )
 
 
 def channel_figures(statistics: dict[str, Any], prefix: str = CHANNELS) -> list[Figure]:
-    """For each site with channel attention, its most selective channels and their mean attention for each class.
+    """For each site with channel attention, its most selective channels and their mean attention per class.
 
-    `statistics` has for each site, under "classes", what `bam.explanation.statistics.most_selective` gives.
+    `statistics` maps each site to {"classes": the result of `bam.explanation.statistics.most_selective`}.
     """
     figures = []
     for site, values in statistics.items():
-        if not (shown := values.get("classes")) or not shown["channels"]:
+        if not (selective := values.get("classes")) or not selective["channels"]:
             continue
-        columns = zip(shown["channels"], shown["selectivity"], *shown["means"].values(), strict=True)
-        text = _csv(["channel", "selectivity", *shown["means"]], columns)
-        name = re.sub(r"[^\w.-]", "-", f"{prefix}-{site}")
-        figures.append(Figure(name, f"Channels at {site} that tell classes apart", plots.channels(shown, site), text))
+        columns = zip(selective["channels"], selective["selectivity"], *selective["means"].values(), strict=True)
+        text = _csv(["channel", "selectivity", *selective["means"]], columns)
+        name, title = re.sub(r"[^\w.-]", "-", f"{prefix}-{site}"), f"Channels at {site} that tell classes apart"
+        figures.append(Figure(name, title, plots.channels(selective, site), text))
     return figures
 
 

@@ -1,7 +1,7 @@
 "use strict";
 const images = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-// inferno, sampled at nine places: readable for every kind of colour vision, and in grey
+// inferno, sampled at nine points: readable with any colour vision, and in greyscale
 const COLOURS = [[0, 0, 4], [33, 12, 74], [87, 16, 110], [138, 34, 106], [188, 55, 84], [228, 90, 49], [249, 142, 9], [249, 203, 53], [252, 255, 164]];
 let number = 0, site = 0, kind = "";
 
@@ -83,9 +83,9 @@ function show() {
   $("channels").hidden = view.strongest.length === 0; $("channel-site").textContent = view.site;
   rows($("strongest"), view.strongest.map(([k, value]) => [`channel ${k}`, value]), false);
   rows($("weakest"), view.weakest.map(([k, value]) => [`channel ${k}`, value]), false);
-  const asked = view.words || []; // pages made again from what earlier versions wrote have none
-  $("question").hidden = asked.length === 0;
-  rows($("question-words"), asked, true);
+  const weights = view.words || []; // data written by earlier versions has none
+  $("question").hidden = weights.length === 0;
+  rows($("question-words"), weights, true);
   $("strip").replaceChildren(...image.sites.map((each, k) => strip(image, each, k)));
 }
 

@@ -1,4 +1,4 @@
-"""A page on what a network attends to: one self-contained HTML file, with image picker and sites to step through."""
+"""A page that shows what a network attends to: one self-contained HTML file to step through images and sites."""
 
 import json
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ NAME = "gallery.html"
 
 
 def write_gallery(out: Path, title: str, images: Sequence[dict[str, Any]], notes: Sequence[str] = ()) -> Path:
-    """Write gallery.html into `out`; returns its path.
+    """Write gallery.html into the folder `out`; returns its path.
 
     Args:
-        out: the folder.
-        title: of the page.
-        images: of each image "name", "png" (base64), "prediction" (pairs of text and score), and "sites": for each site
-            "site", "maps" (each with "name", "height", "width", "low", "high" and "values", bytes in base64 from low to
-            high, row by row), "strongest" and "weakest" (pairs of channel and value), and "words" (pairs of word and
-            weight).
-        notes: sentences to show below the title.
+        out: folder for the page.
+        title: title of the page.
+        images: one entry per image: "name", "png" (base64), "prediction" (pairs of text and score), and "sites". Each
+            site has "site", "maps" (each with "name", "height", "width", "low", "high" and "values": bytes in base64,
+            row by row, 0 for low and 255 for high), "strongest" and "weakest" (pairs of channel and value), and "words"
+            (pairs of word and weight).
+        notes: notes to show below the title.
     """
     page = environment().get_template("gallery.html.jinja")
     content = {"title": title, "notes": notes, "images": images, "data": _for_script(images)}
@@ -30,6 +30,6 @@ def write_gallery(out: Path, title: str, images: Sequence[dict[str, Any]], notes
 
 
 def _for_script(content: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element."""
+    """JSON that is safe inside a script element: nothing in it can end the element."""
     text = json.dumps(content, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -2,21 +2,21 @@
 (() => {
   const tip = document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
   tip.setAttribute("aria-hidden", "true");
-  const told = new Map();
+  const tooltips = new Map();
   for (const chart of document.querySelectorAll("svg.chart")) {
     chart.classList.add("active");
-    chart.setAttribute("role", "group"); // its legend can be reached now
+    chart.setAttribute("role", "group"); // makes the legend reachable by keyboard
     for (const title of chart.querySelectorAll("title")) {
-      told.set(title.parentNode, title.textContent);
+      tooltips.set(title.parentNode, title.textContent);
       title.remove();
     }
   }
   const show = (event) => {
     let element = event.target instanceof Element ? event.target : null;
-    while (element && !told.has(element)) element = element.parentElement;
+    while (element && !tooltips.has(element)) element = element.parentElement;
     tip.hidden = !element;
     if (!element) return;
-    tip.textContent = told.get(element);
+    tip.textContent = tooltips.get(element);
     const right = event.clientX + 14 + tip.offsetWidth > innerWidth;
     const below = event.clientY + 14 + tip.offsetHeight > innerHeight;
     tip.style.left = Math.max(4, event.clientX + (right ? -14 - tip.offsetWidth : 14)) + "px";

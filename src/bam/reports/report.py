@@ -21,9 +21,9 @@ _CLASSES_IN_TABLE = 200
 
 
 def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
-    """Write the report of a comparison into `out`; `command` has the commands that repeat it, one per line.
+    """Write a comparison's report into `out`; `command` holds the commands that repeat it, one per line.
 
-    report.html stands alone; report.md says the same and shows figures/*.svg. Each figure has a CSV beside it.
+    report.html is self-contained; report.md has the same text and links to figures/*.svg. Each figure has a CSV.
     """
     figures = figures_of(summary)
     files = {name: text for part in figures.values() for figure in part for name, text in figure.files.items()}
@@ -31,10 +31,10 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
     pictures = [picture | {"png": _base64(out / picture["file"])} for picture in summary["pictures"]]
     looks = []
     for look in summary["attention"]:
-        shown = [picture | {"png": _base64(out / picture["file"])} for picture in look.get("pictures", [])]
+        embedded = [picture | {"png": _base64(out / picture["file"])} for picture in look.get("pictures", [])]
         channels = channel_figures(look.get("statistics", {}), f"{CHANNELS}-{look['name']}")
         files |= {name: text for figure in channels for name, text in figure.files.items()}
-        looks.append(look | {"pictures": shown, "figures": channels})
+        looks.append(look | {"pictures": embedded, "figures": channels})
     html, markdown = _templates(autoescape=True), _templates(autoescape=False)
     files["report.html"] = html.get_template("report.html.jinja").render(
         page, pictures=pictures, looks=looks, chart_style=STYLE
@@ -53,7 +53,7 @@ def write_report(out: Path, summary: dict[str, Any], command: str) -> None:
 
 
 def _content(summary: dict[str, Any], command: str) -> dict[str, Any]:
-    """What both pages say."""
+    """The template variables for both pages."""
     measure, comparisons = summary["measures"][0], summary["comparisons"]
     return {
         "s": summary,
@@ -97,7 +97,7 @@ def _templates(*, autoescape: bool) -> "Environment":
 
 
 def _largest(classes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The classes for the table, in their order; if there are very many, those that differ most."""
+    """The classes for the table, in class order; beyond `_CLASSES_IN_TABLE`, only those that differ most."""
     if len(classes) <= _CLASSES_IN_TABLE:
         return classes
     order = sorted(range(len(classes)), key=lambda k: -max(abs(v["difference"]) for v in classes[k]["variants"]))

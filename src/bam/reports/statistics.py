@@ -1,4 +1,4 @@
-"""Statistics: differences of a paired comparison with confidence intervals, and an interval for a share."""
+"""Paired differences with confidence intervals, Holm's correction, and an interval for a share."""
 
 import dataclasses
 import math
@@ -7,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-_ROUNDING = 16 * sys.float_info.epsilon  #: spread of equal differences, as a share of the largest value
+_ROUNDING = 16 * sys.float_info.epsilon  #: a deviation below this share of the largest value is rounding
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus baseline, seed by seed, for a measure where lower (or, if stated, higher) is better."""
+    """Variant minus baseline, seed by seed; lower is better unless `higher_is_better`."""
 
     differences: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None  #: None if the spread cannot be estimated
     confidence: float
     higher_is_better: bool = False
-    p: float | None = None  #: of a mean as far from zero, if there were no difference; two-sided
+    p: float | None = None  #: two-sided p-value of the mean under no difference; None without an interval
 
     @property
     def seeds_to_halve(self) -> int | None:
-        """How many seeds would make the interval half as wide, if the spread stays; None without an interval."""
+        """The number of seeds that would halve the interval if the spread stays the same; None without an interval."""
         deviation = standard_deviation(self.differences)
         if self.interval is None or not deviation:
             return None
@@ -35,12 +35,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """The conclusion that the interval supports, in words."""
+        """The conclusion that the interval supports."""
         n = len(self.differences)
         if n == 1:
             return "no verdict: one seed has no spread"
         if self.interval is None:
-            return f"no verdict: all {n} differences are equal, which says nothing about their spread"
+            return f"no verdict: all {n} differences are equal, so their spread is unknown"
         low, high = self.interval
         if low <= 0 <= high:
             return f"no difference shown with n={n}"
@@ -73,29 +73,31 @@ def paired_difference(
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
-    """Differences with intervals that hold together: all of them with the confidence of each one (Holm 1979).
+    """The differences with simultaneous intervals: all hold together with the confidence of each (Holm 1979).
 
     The smallest of m p-values gets an interval of confidence 1 - a/m, the next one 1 - a/(m - 1), and so on. After the
-    first whose interval holds zero, no difference is shown: all others get the confidence of that one.
+    first interval that contains zero, no difference is shown, and all others get that interval's confidence.
     """
     known = [k for k in range(len(differences)) if differences[k].p is not None]
     corrected = list(differences)
     remaining, stopped = len(known), False
     for k in sorted(known, key=lambda k: differences[k].p or 0.0):
-        one = differences[k]
-        confidence = 1 - (1 - one.confidence) / remaining
-        deviation = standard_deviation(one.differences)
+        plain = differences[k]
+        confidence = 1 - (1 - plain.confidence) / remaining
+        deviation = standard_deviation(plain.differences)
         assert deviation is not None
-        half = _half_width(deviation, len(one.differences), confidence)
-        corrected[k] = dataclasses.replace(one, interval=(one.mean - half, one.mean + half), confidence=confidence)
-        stopped = stopped or abs(one.mean) <= half
+        half = _half_width(deviation, len(plain.differences), confidence)
+        corrected[k] = dataclasses.replace(
+            plain, interval=(plain.mean - half, plain.mean + half), confidence=confidence
+        )
+        stopped = stopped or abs(plain.mean) <= half
         if not stopped:
             remaining -= 1
     return corrected
 
 
 def detectable_difference(deviation: float, n: int, confidence: float = 0.95, power: float = 0.8) -> float | None:
-    """The mean difference that n pairs show with probability `power`, if their differences have this deviation.
+    """The mean difference that n pairs detect with probability `power`, given the deviation of their differences.
 
     None for a single pair.
     """
@@ -107,17 +109,17 @@ def detectable_difference(deviation: float, n: int, confidence: float = 0.95, po
 
 
 def wilson_interval(count: int, total: int, confidence: float = 0.95) -> tuple[float, float] | None:
-    """Wilson's score interval for a share, `count` of `total` (Wilson 1927); None if there is nothing to count.
+    """Wilson's score interval for the share `count` of `total` (Wilson 1927); None if `total` is 0.
 
-    With p = count / n and z the normal quantile of the confidence, it is
-    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It stays within 0 and 1, and has a width also
-    for no errors at all.
+    With n = total, p = count / n and z the normal quantile of the confidence, it is
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). It stays within 0 and 1, and has a width even
+    for a count of 0.
 
     Raises:
         ValueError: for a count outside 0 to `total`.
     """
     if not 0 <= count <= total:
-        raise ValueError(f"a share is of 0 to {total}, got {count}")
+        raise ValueError(f"count must be from 0 to the total, {total}; got {count}")
     if not total:
         return None
     z, share = NormalDist().inv_cdf((1 + confidence) / 2), count / total

@@ -1,4 +1,4 @@
-"""The records of a comparison as plain data: measures in percent, differences in percentage points."""
+"""Summarise a comparison's records as plain data: measures in percent, differences in percentage points."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from bam.reports.statistics import Difference, holm, paired_difference, standard
 def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Summarise the complete records of each variant; the first variant is the baseline.
 
-    A comparison with a failed run gets no verdict: leaving out what diverged would favour it.
+    A variant with a failed run gets no verdict: dropping its diverged runs would favour it.
 
     Raises:
         ValueError: if a variant has no complete record, or shares no seed with the baseline.
@@ -24,7 +24,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     complete, baseline = _complete(records, failures), next(iter(records))
     first = next(iter(complete[baseline].values()))
     all_runs = [run for runs in complete.values() for run in runs.values()]
-    # Measures that some runs lack (e.g. top-5 error) are not compared.
+    # Measures that some runs lack, e.g. top-5 error, are not compared.
     measures = [measure for measure in first.measures if all(measure.key in run.final for run in all_runs)]
     variants = [_variant(name, runs, measures, (latency_ms or {}).get(name)) for name, runs in complete.items()]
     others = [name for name in complete if name != baseline]
@@ -32,9 +32,9 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
     differences = [_difference(pairs[name], measures[0]) for name in others]
     corrected = holm(differences) if len(others) > 1 else [None] * len(others)
     comparisons = [
-        {"name": name, "baseline": baseline, "seeds": list(pairs[name]), **_described(difference, together)}
+        {"name": name, "baseline": baseline, "seeds": list(pairs[name]), **_as_plain(difference, holms)}
         | _withheld(failures, (name, baseline))
-        for name, difference, together in zip(others, differences, corrected, strict=True)
+        for name, difference, holms in zip(others, differences, corrected, strict=True)
     ]
     return {
         "baseline": baseline,
@@ -61,25 +61,25 @@ def _failures(records: Mapping[str, list[Record]]) -> list[dict[str, Any]]:
 
 
 def _complete(records: Mapping[str, list[Record]], failures: list[dict[str, Any]]) -> dict[str, dict[int, Record]]:
-    """Variant -> seed -> complete record, without variants (other than the baseline) whose runs have all failed."""
+    """Variant -> seed -> complete record, without variants (other than the baseline) whose runs all failed."""
     complete = {name: {r.recipe["seed"]: r for r in runs if r.complete} for name, runs in records.items()}
     for number, (name, runs) in enumerate(complete.items()):
-        failed = [f"seed {each['seed']}: {each['reason']}" for each in failures if each["name"] == name]
+        failed = [f"seed {failure['seed']}: {failure['reason']}" for failure in failures if failure["name"] == name]
         if not runs and (number == 0 or not failed):
-            why = f" ({'; '.join(failed)})" if failed else " yet"
-            raise ValueError(f"no run of {name!r} is complete{why}: nothing to report")
+            reason = f" ({'; '.join(failed)})" if failed else " yet"
+            raise ValueError(f"no run of {name!r} is complete{reason}: nothing to report")
     return {name: runs for name, runs in complete.items() if runs}
 
 
 def _withheld(failures: list[dict[str, Any]], names: tuple[str, str]) -> dict[str, Any]:
-    """No verdict, if there are failed runs of these variants."""
-    failed = [f"{each['name']} seed {each['seed']}" for each in failures if each["name"] in names]
+    """Replace the verdict if one of these variants has failed runs."""
+    failed = [f"{failure['name']} seed {failure['seed']}" for failure in failures if failure["name"] in names]
     return {"verdict": f"no verdict: {', '.join(failed)} failed"} if failed else {}
 
 
 def _environments(run: Record) -> list[dict[str, Any]]:
-    """The environments of a run, which may have been resumed elsewhere."""
-    return [{k: v for k, v in each.items() if k != "from_step"} for each in run.stretches] or [run.environment]
+    """A run's environments: one per stretch, as a run may be resumed elsewhere."""
+    return [{k: v for k, v in stretch.items() if k != "from_step"} for stretch in run.stretches] or [run.environment]
 
 
 def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latency: float | None) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
 
 
 def _curve(run: Record, key: str) -> list[list[float | None]]:
-    """Epoch, measure in percent, training loss and seconds of training until then, for each evaluated epoch.
+    """One point per evaluated epoch: epoch, measure in percent, training loss and cumulative seconds of training.
 
-    None stands for what is unknown, or not finite.
+    None stands for values that are unknown or not finite.
     """
     clock = accumulate(row.get("seconds", math.nan) for row in run.history)
     return [
@@ -117,7 +117,7 @@ def _curve(run: Record, key: str) -> list[list[float | None]]:
 
 
 def _train_seconds(runs: list[Record]) -> float | None:
-    """The mean training time of a run; None if a history lacks times."""
+    """The mean training time per run in seconds; None if a history lacks times."""
     totals = [sum(row.get("seconds", math.nan) for row in run.history) for run in runs]
     return _finite(fmean(totals)) if all(run.history for run in runs) else None
 
@@ -127,7 +127,7 @@ def _finite(value: float) -> float | None:
 
 
 def _others(first: Mapping[str, Any], environments: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What some runs had otherwise than the first: name -> the other values."""
+    """Environment entries that differ from the first run's: name -> the other values."""
     differing: dict[str, list[Any]] = {}
     for environment in environments:
         for name, value in environment.items():
@@ -164,8 +164,8 @@ def _by_variant(
     return {"key": measure.key, "label": measure.label, "meaning": measure.meaning, "variants": variants}
 
 
-def _described(difference: Difference, corrected: Difference | None) -> dict[str, Any]:
-    """A difference as plain data; `corrected` is it with an interval that holds together with those of the others."""
+def _as_plain(difference: Difference, corrected: Difference | None) -> dict[str, Any]:
+    """A difference as plain data; `corrected` is the same difference with Holm's interval."""
     return {
         "differences": list(difference.differences),
         "mean": difference.mean,

@@ -1,8 +1,8 @@
 """Charts as SVG text: scales, axes, marks, legends.
 
 Colours follow Okabe and Ito, whose palette colour-blind readers can tell apart; they are darker on light pages and
-lighter on dark ones. Marks differ in shape as well. Whatever has numbers behind it carries them in a `<title>`, which
-browsers show when the pointer rests there; the script of the page shows them at once.
+lighter on dark ones. Marks also differ in shape. Marks carry their numbers in a `<title>`, which browsers show when the
+pointer rests on them; the page's script shows it at once.
 """
 
 import contextlib
@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-WIDTH = 440  #: of every chart, in its own pixels: on a narrow phone text stays readable
-FONT = 13  #: size of text in pixels
-_LETTER = 0.6 * FONT  #: mean width of a letter
+WIDTH = 440  #: of every chart, in SVG pixels: text stays readable on a narrow phone
+FONT = 13  #: font size in pixels
+_LETTER = 0.6 * FONT  #: mean width of a letter in pixels
 _LIGHT = ("#4d5862", "#0072b2", "#c44e00", "#00805c", "#b0518c", "#9a6a00", "#1b8fc4", "#6a51a3")
 _DARK = ("#b4bfc9", "#5cb3ee", "#ff8f4d", "#2fc79a", "#e79ac6", "#e6b545", "#8fd3ff", "#b9a5f0")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3")
@@ -29,7 +29,7 @@ def _rules(colours: Sequence[str], ink: str, faint: str, surface: str) -> str:
     return "".join(rules)
 
 
-#: The look of all charts, for the page and for files of their own.
+#: Style sheet of all charts, for the page and for standalone files.
 STYLE = (
     f".chart{{font:{FONT}px system-ui,-apple-system,'Segoe UI',sans-serif}}"
     ".chart .line{fill:none;stroke:currentColor;stroke-width:2.2;stroke-linejoin:round}"
@@ -46,12 +46,12 @@ STYLE = (
 
 
 def escaped(text: object) -> str:
-    """Text for XML and HTML, also in attributes; characters that XML forbids are left out."""
+    """Text escaped for XML and HTML, also in attributes; characters that XML forbids are dropped."""
     return html.escape(_NOT_XML.sub("", str(text)))
 
 
 def clipped(text: str, width: float) -> str:
-    """`text`, cut in the middle if it is wider than `width` pixels."""
+    """`text`, shortened in the middle if it is wider than `width` pixels."""
     letters = max(8, int(width / _LETTER))
     if len(text) <= letters:
         return text
@@ -59,13 +59,13 @@ def clipped(text: str, width: float) -> str:
 
 
 def text_width(text: str) -> float:
-    """About how wide `text` is, in pixels."""
+    """The approximate width of `text` in pixels."""
     return len(text) * _LETTER
 
 
 @dataclass(frozen=True)
 class Ticks:
-    """Round values along an axis, and how many decimals they need."""
+    """Round values along an axis, and the number of decimals they need."""
 
     values: tuple[float, ...]
     decimals: int
@@ -76,7 +76,7 @@ class Ticks:
 
 
 def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> Ticks:
-    """About `count` round values from `low` to `high`; whole numbers alone if `whole`."""
+    """About `count` round values from `low` to `high`; only whole numbers if `whole`."""
     rough = (high - low) / max(count, 1)
     if not rough > 0:
         return Ticks((low,), 0 if whole else 2)
@@ -90,16 +90,16 @@ def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> Ti
 
 
 def spread(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
-    """The range of `values` with a margin; never empty."""
+    """The range of `values` plus a margin; never empty."""
     known = list(values) or [0.0]
     low, high = min(known), max(known)
-    room = (high - low) * margin or max(abs(high) * 0.05, 0.05)
-    return low - room, high + room
+    padding = (high - low) * margin or max(abs(high) * 0.05, 0.05)
+    return low - padding, high + padding
 
 
 @dataclass
 class Chart:
-    """A chart in the making: parts of SVG, and the plot's area and scales."""
+    """A chart being drawn: its SVG parts, plot area and scales."""
 
     alt: str
     height: float
@@ -141,11 +141,11 @@ class Chart:
             self.parts.append(f'<text class="small end" {place}>{at.label(value)}</text>')
 
     def text(self, x: float, y: float, text: str, kind: str = "") -> None:
-        """A line of text, cut to the width of the chart."""
+        """A line of text, shortened to the width of the chart."""
         self.parts.append(f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escaped(clipped(text, WIDTH - 8))}</text>')
 
     def path(self, points: Sequence[tuple[float, float | None]], kind: str, dash: str = "") -> None:
-        """A line through points in the data's units; it has gaps where y is None."""
+        """A line through points in data units, with gaps where y is None."""
         commands, pen = [], "M"
         for x, y in points:
             if y is None:
@@ -156,19 +156,19 @@ class Chart:
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(f'<path class="{kind}"{dashes} d="{"".join(commands)}"/>')
 
-    def add(self, part: str, told: str = "") -> None:
-        """Any element, with the text that is shown over it."""
-        self.parts.append(f"<g>{part}<title>{escaped(told)}</title></g>" if told else part)
+    def add(self, part: str, tooltip: str = "") -> None:
+        """Any SVG element, with an optional tooltip."""
+        self.parts.append(f"<g>{part}<title>{escaped(tooltip)}</title></g>" if tooltip else part)
 
     @contextlib.contextmanager
     def variant(self, number: int) -> Iterator[None]:
-        """What is drawn inside belongs to variant `number`: it has its colour, and the legend can hide it."""
+        """Parts added in this context belong to variant `number`: they get its colour; the legend can hide them."""
         self.parts.append(f'<g class="{colour(number)}" data-variant="{number}">')
         yield
         self.parts.append("</g>")
 
     def legend(self, names: Sequence[str], numbers: Sequence[int] | None = None) -> None:
-        """Marks and names below the chart, in as many rows as they need."""
+        """Marks and names below the chart, in as many rows as needed."""
         x, y = 6.0, self.height + 10
         for number, name in zip(numbers or range(len(names)), names, strict=True):
             shown = clipped(name, WIDTH - 40)
@@ -178,37 +178,38 @@ class Chart:
             rectangle = f'<rect class="hit" x="{x - 4:.1f}" y="{y - 10:.1f}" width="{wide:.1f}" height="20"/>'
             mark = marker(number, x + 7, y)
             label = f'<text x="{x + 20:.1f}" y="{y + 4.5:.1f}">{escaped(shown)}</text>'
-            told = f"<title>{escaped(name)}</title>" if shown != name else ""
-            self.parts.append(f'<g class="key {colour(number)}" data-key="{number}">{rectangle}{mark}{label}{told}</g>')
+            title = f"<title>{escaped(name)}</title>" if shown != name else ""
+            key = f'class="key {colour(number)}" data-key="{number}"'
+            self.parts.append(f"<g {key}>{rectangle}{mark}{label}{title}</g>")
             x += wide
         self.height = y + 16
 
     def svg(self) -> str:
-        """The whole chart."""
+        """The finished chart as an SVG element."""
         size = f'viewBox="0 0 {WIDTH} {self.height:.0f}" width="{WIDTH}" height="{self.height:.0f}"'
         return f'<svg class="chart" {size} role="img" aria-label="{escaped(self.alt)}">{"".join(self.parts)}</svg>'
 
 
 def standalone(svg: str) -> str:
-    """A chart as a file of its own, with its look and a ground to stand on."""
+    """A chart as a standalone SVG file, with its style sheet and a background."""
     head, _, rest = svg.partition(">")
     namespace = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    ground = '<rect class="surface" width="100%" height="100%"/>'
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{namespace}><style>{STYLE}</style>{ground}{rest}\n'
+    background = '<rect class="surface" width="100%" height="100%"/>'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{namespace}><style>{STYLE}</style>{background}{rest}\n'
 
 
 def colour(number: int) -> str:
-    """The CSS class of a variant's colour; 0 is the baseline."""
+    """The CSS class of variant `number`'s colour; 0 is the baseline."""
     return f"v{number % len(_LIGHT)}"
 
 
 def dash(number: int) -> str:
-    """The dashes of a variant's line: they differ once the colours come again."""
+    """The dash pattern of variant `number`'s line; it changes each time the colours repeat."""
     return _DASHES[number // len(_LIGHT) % len(_DASHES)]
 
 
 def marker(number: int, x: float, y: float, kind: str = "dot", size: float = 5) -> str:
-    """A variant's mark: shapes differ as colours do."""
+    """Variant `number`'s mark: shapes differ like colours."""
     a = size
     if number % 5 == 0:
         return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{a:g}"/>'

@@ -1,4 +1,4 @@
-"""The templates of pages and reports."""
+"""Jinja templates of pages and reports."""
 
 from typing import TYPE_CHECKING
 
@@ -7,10 +7,10 @@ if TYPE_CHECKING:
 
 
 def environment(*, autoescape: bool = True) -> "Environment":
-    """An environment for the templates of this room; with `autoescape`, it escapes markup.
+    """The Jinja environment for this package's templates; with `autoescape`, values are escaped for HTML.
 
     Raises:
-        ImportError: without jinja2.
+        ImportError: if jinja2 is not installed.
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

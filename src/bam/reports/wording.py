@@ -1,14 +1,14 @@
-"""The words of a report: verdicts, numbers with their units, notes."""
+"""The text of reports: verdicts, notes, and numbers with units."""
 
 from typing import Any
 
 from bam.costs import format_count
 
-_DECISIVE = ("device", "precision", "processes", "versions")  #: of the environment: what changes results
+_DECISIVE = ("device", "precision", "processes", "versions")  #: environment entries that change results
 
 
 def heading(summary: dict[str, Any]) -> str:
-    """What is compared, in a line."""
+    """The recipe and the variants compared, in one line."""
     names = [variant["name"] for variant in summary["variants"]]
     text = " against ".join(names)
     if len(names) > 2 and len(text) > 60:
@@ -17,7 +17,7 @@ def heading(summary: dict[str, Any]) -> str:
 
 
 def verdict_parts(comparison: dict[str, Any], measure: dict[str, Any]) -> tuple[str, str]:
-    """The verdict on one variant as a sentence in two parts: better, worse or no difference shown; by how much."""
+    """The verdict on one variant in two parts: better, worse or no difference shown; then the difference."""
     name, baseline, verdict = comparison["name"], comparison["baseline"], comparison["verdict"]
     label, count = measure["label"], len(comparison["seeds"])
     if verdict in ("better", "worse"):
@@ -27,20 +27,20 @@ def verdict_parts(comparison: dict[str, Any], measure: dict[str, Any]) -> tuple[
     else:
         reason = verdict.removeprefix("no verdict: ")
         lead = f"No verdict on {name} against {baseline} ({reason})"
-    together = comparison["corrected_interval"]
-    ends, percent = together or comparison["interval"], round(100 * comparison["confidence"])
+    corrected = comparison["corrected_interval"]
+    ends, percent = corrected or comparison["interval"], round(100 * comparison["confidence"])
     text = f"{label} {comparison['mean']:+.2f} percentage points"
     if ends:
-        text += f", {percent} % confidence interval {interval_text(ends)}{' (Holm)' if together else ''}"
+        text += f", {percent} % confidence interval {interval_text(ends)}{' (Holm)' if corrected else ''}"
     return lead, f"{text}, {count} paired seed{'s' if count > 1 else ''}."
 
 
 def verdict_notes(comparison: dict[str, Any], number: int) -> str:
-    """What stands below a verdict: corrections for `number` comparisons, and how many seeds would tell more."""
+    """The note below a verdict: the correction for `number` comparisons, and the seeds needed to halve the interval."""
     sentences = []
     if comparison["corrected_interval"]:
-        alone = interval_text(comparison["interval"])
-        sentences.append(f"Corrected for {number} comparisons (Holm); uncorrected, the interval is {alone}.")
+        plain = interval_text(comparison["interval"])
+        sentences.append(f"Corrected for {number} comparisons (Holm); the uncorrected interval is {plain}.")
     if comparison["seeds_to_halve"]:
         sentences.append(f"{comparison['seeds_to_halve']} seeds would halve the interval.")
     return " ".join(sentences)
@@ -56,27 +56,27 @@ def table(summary: dict[str, Any]) -> list[str]:
     ]
     for c in summary["comparisons"]:
         difference = f"{c['mean']:+.2f} points {interval_text(c['interval'])}"
-        together = f", with all variants {interval_text(c['corrected_interval'])}" if c["corrected_interval"] else ""
+        corrected = f", corrected (Holm) {interval_text(c['corrected_interval'])}" if c["corrected_interval"] else ""
         more = f"; {c['seeds_to_halve']} seeds would halve the interval" if c["seeds_to_halve"] else ""
-        lines.append(f"{c['name']} - {c['baseline']}: {difference}{together}: {c['verdict']}{more}")
+        lines.append(f"{c['name']} - {c['baseline']}: {difference}{corrected}: {c['verdict']}{more}")
     return [*lines, *warnings(summary), *probe_notes(summary)]
 
 
 def warnings(summary: dict[str, Any]) -> list[str]:
-    """What makes the results less than they seem: failed runs, and runs that differ in more than attention and seed."""
-    lines = [f"{each['name']} seed {each['seed']} failed: {each['reason']}" for each in summary["failures"]]
+    """Reasons to doubt the results: failed runs, and runs that differ in more than attention and seed."""
+    lines = [f"{failed['name']} seed {failed['seed']} failed: {failed['reason']}" for failed in summary["failures"]]
     mixed = []
     for name, values in summary["other_environments"].items():
         if name in _DECISIVE:
-            here = summary["environment"].get(name, "unknown")
-            mixed.append(f"{name} ({'; '.join(map(_plain, [here, *values]))})")
+            first = summary["environment"].get(name, "unknown")
+            mixed.append(f"{name} ({'; '.join(map(_plain, [first, *values]))})")
     if mixed:
-        lines.append(f"the runs differ in {', '.join(mixed)}: differences between them may come from that")
+        lines.append(f"the runs differ in {', '.join(mixed)}, which may explain differences between them")
     return lines
 
 
 def probe_notes(summary: dict[str, Any]) -> list[str]:
-    """What a linear probe of the pretrained features reaches, and whether the baseline does worse."""
+    """The result of a linear probe of the pretrained features, with a warning if the baseline does worse."""
     measure = summary["measures"][0]
     if not summary["probe"] or measure["key"] not in summary["probe"]:
         return []
@@ -86,12 +86,12 @@ def probe_notes(summary: dict[str, Any]) -> list[str]:
         return [note]
     return [
         f"{note}. The baseline {baseline['name']} is worse ({baseline['mean']:.2f} %): training spoils the pretrained "
-        "features, and says little about attention; try a lower lr, or more epochs"
+        "features, so the comparison says little about attention; try a lower lr or more epochs"
     ]
 
 
 def environment_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the runs ran on: (name, value), and what differed between runs."""
+    """The environment of the runs as (name, value) rows, and entries that differ between runs."""
     environment = summary["environment"]
     versions = environment.get("versions", {})
     rows = [(name, _plain(value)) for name, value in environment.items() if name != "versions"]
@@ -102,24 +102,24 @@ def environment_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def percent(mean: float | None, deviation: float | None) -> str:
-    """A percentage with its standard deviation, if both are known."""
+    """A percentage with its standard deviation, if known; "-" without a mean."""
     if mean is None:
         return "-"
     return f"{mean:.2f} %" if deviation is None else f"{mean:.2f} ± {deviation:.2f} %"
 
 
 def relative(value: float, baseline: float) -> str:
-    """How much more than the baseline's."""
+    """The relative difference from the baseline, in percent."""
     return f"{100 * (value / baseline - 1):+.1f} %" if baseline else "-"
 
 
 def rate(images_per_second: float) -> str:
-    """A rate with as many digits as it is worth."""
+    """A rate with a sensible number of digits."""
     return f"{images_per_second:,.{0 if images_per_second >= 10 else 1}f}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """A duration in seconds, minutes or hours."""
     for unit, name in ((3600, "h"), (60, "min")):
         if seconds >= 3 * unit:
             return f"{seconds / unit:.1f} {name}"
@@ -127,7 +127,7 @@ def duration(seconds: float) -> str:
 
 
 def epochs_text(epochs: list[int | None]) -> str:
-    """Epochs of several seeds: one number, or from where to where; "none" where nothing had been evaluated."""
+    """The epochs of several seeds: one number or a range, with "none" if a seed had nothing evaluated."""
     known = sorted({epoch for epoch in epochs if epoch is not None})
     text = f"{known[0]} to {known[-1]}" if len(known) > 1 else "".join(map(str, known))
     return ", ".join(part for part in (text, "none" if None in epochs else "") if part)
@@ -139,13 +139,13 @@ def interval_text(interval: list[float] | None) -> str:
 
 
 def capitalized(text: str) -> str:
-    """With a capital at the beginning; the rest as it is."""
+    """`text` with its first letter capitalized and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items())
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     return str(value)
 
 
@@ -158,14 +158,14 @@ def share(estimate: dict[str, Any], with_interval: bool = True) -> str:
 
 
 def examination_lines(results: dict[str, Any]) -> list[str]:
-    """What `bam.explanation.examine` found, for a terminal."""
+    """The results of `bam.explanation.examine`, as lines for a terminal."""
     ablations = results["ablations"]
-    left_out = f", {results['num_unreadable']} unreadable ones left out" if results["num_unreadable"] else ""
-    if ablations is None:  # of a detector
-        lines = [f"{results['num_images']} images with objects{left_out}"]
+    skipped = f", {results['num_unreadable']} unreadable ones left out" if results["num_unreadable"] else ""
+    if ablations is None:  # a detector
+        lines = [f"{results['num_images']} images with objects{skipped}"]
         lines += [f"{site}: {_pointing(values)}" for site, values in results["pointing"].items()]
         return [*lines, *_corrected(results["pointing"])]
-    lines = [f"{results['num_images']} images{left_out}, accuracy {share(ablations['accuracy'])}"]
+    lines = [f"{results['num_images']} images{skipped}, accuracy {share(ablations['accuracy'])}"]
     for site, values in results["statistics"].items():
         entropy = "" if values["entropy"] is None else f", entropy over places {values['entropy']:.3f}"
         lines.append(f"{site}: mean gain {values['mean_gain']:.3f}{entropy}, dead maps {100 * values['dead']:.1f} %")
@@ -178,13 +178,13 @@ def examination_lines(results: dict[str, Any]) -> list[str]:
         lines.append(f"  without this site: accuracy {share(off['accuracy'])}: {off['verdict']}")
     off = ablations["all_off"]
     lines.append(f"all attention off: accuracy {share(off['accuracy'])}: {off['verdict']}")
-    for name, one in ablations["branches_alone"].items():
-        lines.append(f"{name} branch alone: accuracy {share(one['accuracy'])}: {one['verdict']}")
+    for name, alone in ablations["branches_alone"].items():
+        lines.append(f"{name} branch alone: accuracy {share(alone['accuracy'])}: {alone['verdict']}")
     return [*lines, *_corrected(results["statistics"])]
 
 
 def _selectivity(classes: dict[str, Any]) -> str:
-    """The channels that tell classes apart best."""
+    """The three channels that tell classes apart best, in one line."""
     known = {k: value for k, value in enumerate(classes["selectivity"]) if value is not None}
     best = sorted(known, key=lambda k: -known[k])[:3]
     chance = classes["selectivity_by_chance"]
@@ -195,10 +195,10 @@ def _selectivity(classes: dict[str, Any]) -> str:
 
 def _pointing(values: dict[str, Any]) -> str:
     hits = values["hits"]
-    others = ", ".join(f"{name.replace('_', '-')} {share(one, False)}" for name, one in hits["others"].items())
+    others = ", ".join(f"{name.replace('_', '-')} {share(other, False)}" for name, other in hits["others"].items())
     return f"points into the box: {share(hits['attention'])} ({others}): {hits['verdict']}"
 
 
 def _corrected(sites: dict[str, Any]) -> list[str]:
-    note = f"verdicts on sites are corrected for {len(sites)} sites (Holm), intervals are not"
+    note = f"verdicts on sites are corrected for {len(sites)} sites (Holm); intervals are not"
     return [note] if len(sites) > 1 else []

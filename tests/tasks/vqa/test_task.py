@@ -111,10 +111,10 @@ def test_explain_shows_regions_words_and_the_image_networks_attention(trained, p
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["predict"], 'needs one: --question "how many'),
-        (["explain"], 'needs one: --question "how many'),
+        (["predict"], 'so ask one: --question "how many'),
+        (["explain"], 'so ask one: --question "how many'),
         (["predict", "--question", "?"], "the question '?' has no words"),
-        (["explain", "--question", ""], 'needs one: --question "how many'),
+        (["explain", "--question", ""], 'so ask one: --question "how many'),
         (["predict", "--question", "is it", "--score", "0.5"], "a score is for detections"),
         (["export"], "bam export writes classifiers"),
     ],
@@ -132,7 +132,7 @@ def test_questions_are_for_networks_that_answer(tmp_path, capsys, picture):
         tmp_path,
     )
     assert main(["predict", str(tmp_path), str(picture), "--question", "is it", "--out", str(tmp_path / "out")]) == 1
-    assert "answers no questions: leave --question out" in capsys.readouterr().err
+    assert "does not answer questions: drop --question" in capsys.readouterr().err
 
 
 def test_evaluate_and_examine_go_kind_by_kind(trained, tmp_path, capsys):
