@@ -1,4 +1,4 @@
-"""Questions about several handwritten digits among clutter: visual question answering without a download."""
+"""Questions about handwritten digits among clutter: visual question answering without a download."""
 
 import functools
 from collections import Counter, defaultdict
@@ -15,9 +15,9 @@ from bam.data.digits import check_sizes, handwritten, paste, resized
 from bam.data.questions.dataset import Question, QuestionDataset
 from bam.data.questions.words import Vocabulary
 
-_CELLS = 3  # a side of the grid in whose cells the digits stand
+_CELLS = 3  # per side of the grid that holds the digits
 _LEAST, _MOST = 3, 6  # digits in an image
-_PIECES = 6  # of clutter
+_PIECES = 6  # pieces of clutter
 _ANSWERS = (*map(str, range(18)), "no", "yes")  # the largest sum is 9 + 8
 _WHERE = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # row, column
 
@@ -41,29 +41,29 @@ def digits_questions(
 ) -> tuple[QuestionDataset, QuestionDataset]:
     """Return (train, test): images of three to six digits on a 3 x 3 grid with clutter, six questions about each.
 
-    Kinds of questions, one of each about every image where there is something to ask:
+    Each image gets one question of every kind that it allows:
 
     - existence: "is there a 5"
     - counting: "how many 3s are there"
     - position: "what digit is left of the 7", or right of, above, below: the one in the next cell
-    - relation: "is there a 5 above the 2"; with "no", there is a 5, and none of them above; as often yes as no
+    - relation: "is there a 5 above the 2"; "no" means that there is a 5, but not above; yes and no are equally frequent
     - order: "which is the largest digit"
     - sum: "what is the sum of the two digits at the top"
 
-    Of the questions that an image allows, that one is asked whose answer lags most behind the other answers to the same
-    words, so that the words alone tell as little as possible about the answer; `blind_accuracy` says how much they do
-    tell. The digits are those of `bam.data.digits`; training and test images share none. The same arguments give the
-    same data.
+    Among the questions that an image allows, the one is asked whose answer lags furthest behind the other answers to
+    the same words. So the words alone reveal as little as possible about the answer; `blind_accuracy` measures how much
+    they do reveal. The digits are those of `bam.data.digits`; training and test images share none. The same arguments
+    give the same data.
 
     Args:
         root: ignored; every loader takes it.
         canvas: side of the images in pixels, from 48 to 256.
         num_train: training images.
         num_test: test images.
-        seed: of everything drawn.
+        seed: seed of all random choices.
 
     Raises:
-        ValueError: for another canvas, a part without images, or a negative seed.
+        ValueError: for a canvas outside this range, fewer than one image, or a negative seed.
     """
     check_sizes(canvas, 48, num_train, num_test, seed)
     parts = [
@@ -77,8 +77,10 @@ def digits_questions(
 
 
 def blind_accuracy(train: QuestionDataset, test: QuestionDataset) -> dict[str, float]:
-    """What the words of a question alone tell: kind -> share of test questions that the commonest answer to the same
-    words in training answers; "all" for all kinds."""
+    """Accuracy without looking at the image: kind -> share of test questions answered correctly; "all" for all kinds.
+
+    The answer to a question is the most common one to the same words in training.
+    """
     seen: dict[str, Counter[str]] = {}
     for question in train.flat:
         seen.setdefault(question.text, Counter()).update(list(question.answers)[:1])
@@ -93,7 +95,7 @@ def blind_accuracy(train: QuestionDataset, test: QuestionDataset) -> dict[str, f
 def _compose(
     small: Tensor, target: Tensor, canvas: int, count: int, random: np.random.Generator
 ) -> tuple[Dataset, list[list[Question]]]:
-    """So many images and the questions about each."""
+    """`count` images and the questions about each."""
     cell = canvas // _CELLS
     scaled = {side: resized(small, side) for side in range(round(0.7 * cell), round(0.9 * cell) + 1)}
     members = [np.flatnonzero(target.numpy() == value) for value in range(10)]
@@ -109,7 +111,7 @@ def _compose(
 
 
 def _add_clutter(image: np.ndarray, scaled: dict[int, np.ndarray], cell: int, random: np.random.Generator) -> None:
-    """Paste pieces of digits, too small to be one."""
+    """Paste pieces of digits that are too small to be read as digits."""
     piece, sides = cell // 4, list(scaled)
     for which, *places in random.random((_PIECES, 6)):
         side = sides[int(which * len(sides))]
@@ -126,7 +128,7 @@ def _place(
     cell: int,
     random: np.random.Generator,
 ) -> list[_Digit]:
-    """Paste digits into cells of their own; some values occur several times, and the largest is any from 1 to 9."""
+    """Paste each digit into a cell of its own; some values occur several times, and the largest is from 1 to 9."""
     number = int(random.integers(_LEAST, _MOST + 1))
     largest = int(random.integers(1, 10))
     pool = random.integers(0, largest, size=max(1, number - 1 - int(random.integers(0, number - 1))))
@@ -162,7 +164,7 @@ def _ask(digits: list[_Digit], asked: dict[str, Counter[str]], random: np.random
 
 
 def _lead(answers: Counter[str], answer: str) -> int:
-    """By how much `answer` leads the other answers given so far to the same words."""
+    """By how much `answer` leads the other answers to the same words so far."""
     return answers[answer] - max((count for other, count in answers.items() if other != answer), default=0)
 
 
@@ -171,14 +173,14 @@ def _candidates(digits: list[_Digit]) -> dict[str, list[_Candidate]]:
     boxes: dict[int, list[tuple[int, int, int, int]]] = {value: [] for value in range(10)}
     for digit in digits:
         boxes[digit.value].append(digit.box)
-    there = {value: tuple(found) for value, found in boxes.items()}
+    by_value = {value: tuple(of_value) for value, of_value in boxes.items()}
     largest = max(digits, key=lambda digit: digit.value)
     top = [digit for digit in digits if digit.row == 0]
     pair = tuple(digit.box for digit in top)
     total = str(sum(digit.value for digit in top))
     return {
-        "existence": [_Candidate(f"is there a {v}", "yes" if found else "no", found) for v, found in there.items()],
-        "counting": [_Candidate(f"how many {v}s are there", str(len(found)), found) for v, found in there.items()],
+        "existence": [_Candidate(f"is there a {v}", "yes" if own else "no", own) for v, own in by_value.items()],
+        "counting": [_Candidate(f"how many {v}s are there", str(len(own)), own) for v, own in by_value.items()],
         "position": list(_neighbours(digits)),
         "relation": list(_relations(digits)),
         "order": [_Candidate("which is the largest digit", str(largest.value), (largest.box,))],
@@ -187,7 +189,7 @@ def _candidates(digits: list[_Digit]) -> dict[str, list[_Candidate]]:
 
 
 def _anchors(digits: list[_Digit]) -> Iterator[tuple[_Digit, str, _Digit]]:
-    """(digit that occurs once, where, the digit that stands there in the next cell)."""
+    """(digit that occurs once, direction, the digit in the next cell in that direction)."""
     counts = Counter(digit.value for digit in digits)
     by_place = {(digit.row, digit.column): digit for digit in digits}
     for digit in digits:
@@ -203,7 +205,7 @@ def _neighbours(digits: list[_Digit]) -> Iterator[_Candidate]:
 
 
 def _relations(digits: list[_Digit]) -> Iterator[_Candidate]:
-    """ "is there a 5 above the 2": yes if it is the next digit there, no if it stands on another side alone."""
+    """ "is there a 5 above the 2": yes for the digit in the next cell, no for a digit that is only on other sides."""
     for anchor, where, other in _anchors(digits):
         (down, right), text = _WHERE[where], "is there a {} " + f"{where} the {anchor.value}"
         yield _Candidate(text.format(other.value), "yes", (other.box, anchor.box))
