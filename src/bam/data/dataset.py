@@ -16,7 +16,7 @@ from bam.pixels import normalized
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and their classes.
+    """Images in memory, and their classes.
 
     Attributes:
         images: uint8 (n, H, W, 3).

@@ -93,7 +93,7 @@ def test_predict_answers_a_question(trained, picture, tmp_path, capsys):
         == 0
     )
     said = capsys.readouterr().out
-    assert "words that training never showed: zebras" in said and "picture.png: " in said
+    assert "words that did not occur in training: zebras" in said and "picture.png: " in said
     answers = json.loads((out / "predictions.json").read_text())
     assert answers["question"].startswith("How many") and len(answers["answers"][str(picture)]) == 5
 

@@ -28,7 +28,7 @@ class AnnotatedImages(NamedTuple):
 
 
 def turned_note(paths: list[str], exif: str) -> tuple[str, ...]:
-    """A note if EXIF turns an image of a sample, and `exif` is not "turn": boxes then refer to the stored pixels."""
+    """A note if EXIF turns any of a sample of images; none if `exif` is "turn": their boxes are then turned, too."""
     if exif == "turn":
         return ()
     step = max(1, len(paths) // _NUM_OPENED)

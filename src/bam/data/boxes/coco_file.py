@@ -16,7 +16,7 @@ _MOST_DIGITS = 19  # of a 64-bit integer
 
 
 class Categories(NamedTuple):
-    """Names and ids of the categories, in the order of their labels from 1; ids may have gaps."""
+    """Names and ids of the categories, starting with label 1; ids may have gaps."""
 
     names: tuple[str, ...]
     ids: tuple[int, ...]

@@ -38,7 +38,7 @@ def voc2007(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
 
 
 def voc0712(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
-    """Return (train, test): trainval of VOC 2007 and VOC 2012 merged (16,551 images), and test of VOC 2007.
+    """Return (train, test): trainval of VOC 2007 and VOC 2012 together (16,551 images), and test of VOC 2007.
 
     See `voc2007`; VOC2012/ lies beside VOC2007/.
     """

@@ -82,7 +82,7 @@ class StreamedBatches(ABC, Generic[AnyRequest, AnyDecoded, AnyBatch]):
         return self.plan.steps
 
     def train(self, seed: int, epoch: int, start: int = 0) -> Generator[AnyBatch, None, None]:
-        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. None is empty.
+        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. No batch is empty.
 
         Raises:
             ValueError: for an image that cannot be read, if unreadable="stop"; or if no image can be read.

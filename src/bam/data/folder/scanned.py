@@ -31,8 +31,8 @@ def folder_notes(train: ScannedImages, test: ScannedImages, skipped: Skipped) ->
 def _count(kind: str, images: ScannedImages) -> str:
     per_class = Counter(images.targets).values()
     least, most = min(per_class), max(per_class)
-    each = str(least) if least == most else f"{least} to {most}"
-    return f"{len(images.paths)} {kind} images ({images.part}), {each} per class"
+    counts = str(least) if least == most else f"{least} to {most}"
+    return f"{len(images.paths)} {kind} images ({images.part}), {counts} per class"
 
 
 def _equal_images(train: Sequence[str], test: Sequence[str]) -> list[str]:

@@ -116,9 +116,9 @@ class QuestionDataset:
     @property
     def fingerprint(self) -> str:
         """Digest of the images' names and order, and of all questions and answers."""
-        asked = [[question.text, question.answers, question.kind] for question in self.flat]
+        questions = [[question.text, question.answers, question.kind] for question in self.flat]
         counts = [len(questions) for questions in self.questions]
-        content = json.dumps([self.images.fingerprint, self.classes, self.vocabulary.words, counts, asked])
+        content = json.dumps([self.images.fingerprint, self.classes, self.vocabulary.words, counts, questions])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def normalization(self) -> tuple[Tensor, Tensor]:
@@ -224,5 +224,5 @@ class QuestionBatches:
                 row[answer] = score
         words = words[:, : int((words != PADDING).sum(1).max())]
         columns = (words, place, self.goal[number], scores, self.kind[number], number)
-        words, place, goal, scores, kind, number = (each.to(self.device, non_blocking=True) for each in columns)
+        words, place, goal, scores, kind, number = (column.to(self.device, non_blocking=True) for column in columns)
         return QuestionBatch(words, place, goal, scores, kind, number, len(images))

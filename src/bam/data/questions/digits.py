@@ -50,7 +50,7 @@ def digits_questions(
     - order: "which is the largest digit"
     - sum: "what is the sum of the two digits at the top"
 
-    Among the questions that an image allows, the one is asked whose answer lags furthest behind the other answers to
+    Of the questions that an image allows, the generator asks the one whose answer lags furthest behind other answers to
     the same words. So the words alone reveal as little as possible about the answer; `blind_accuracy` measures how much
     they do reveal. The digits are those of `bam.data.digits`; training and test images share none. The same arguments
     give the same data.
@@ -81,15 +81,15 @@ def blind_accuracy(train: QuestionDataset, test: QuestionDataset) -> dict[str, f
 
     The answer to a question is the most common one to the same words in training.
     """
-    seen: dict[str, Counter[str]] = {}
+    answers: dict[str, Counter[str]] = {}
     for question in train.flat:
-        seen.setdefault(question.text, Counter()).update(list(question.answers)[:1])
-    right: dict[str, list[float]] = {}
+        answers.setdefault(question.text, Counter()).update(list(question.answers)[:1])
+    scores: dict[str, list[float]] = {}
     for question in test.flat:
-        guess = seen[question.text].most_common(1)[0][0] if question.text in seen else ""
+        guess = answers[question.text].most_common(1)[0][0] if question.text in answers else ""
         for kind in (question.kind, "all"):
-            right.setdefault(kind, []).append(question.answers.get(guess, 0.0))
-    return {kind: sum(values) / len(values) for kind, values in right.items()}
+            scores.setdefault(kind, []).append(question.answers.get(guess, 0.0))
+    return {kind: sum(values) / len(values) for kind, values in scores.items()}
 
 
 def _compose(
@@ -100,12 +100,12 @@ def _compose(
     scaled = {side: resized(small, side) for side in range(round(0.7 * cell), round(0.9 * cell) + 1)}
     members = [np.flatnonzero(target.numpy() == value) for value in range(10)]
     images = np.zeros((count, canvas, canvas), dtype=np.uint8)
-    asked: dict[str, Counter[str]] = defaultdict(Counter)
+    answer_counts: dict[str, Counter[str]] = defaultdict(Counter)
     questions: list[list[Question]] = []
     for image in images:
         _add_clutter(image, scaled, cell, random)
         digits = _place(image, scaled, members, cell, random)
-        questions.append(_ask(digits, asked, random))
+        questions.append(_ask(digits, answer_counts, random))
     rgb = torch.from_numpy(images)[..., None].expand(-1, -1, -1, 3).contiguous()
     return Dataset(rgb, torch.arange(count), ()), questions
 
@@ -113,8 +113,8 @@ def _compose(
 def _add_clutter(image: np.ndarray, scaled: dict[int, np.ndarray], cell: int, random: np.random.Generator) -> None:
     """Paste pieces of digits that are too small to be read as digits."""
     piece, sides = cell // 4, list(scaled)
-    for which, *places in random.random((_PIECES, 6)):
-        side = sides[int(which * len(sides))]
+    for of_side, *places in random.random((_PIECES, 6)):
+        side = sides[int(of_side * len(sides))]
         digit = scaled[side][int(places[0] * len(scaled[side]))]
         y, x = (int(place * (side - piece + 1)) for place in places[1:3])
         top, left = (int(place * (len(image) - piece + 1)) for place in places[3:])
@@ -146,19 +146,19 @@ def _place(
     return digits
 
 
-def _ask(digits: list[_Digit], asked: dict[str, Counter[str]], random: np.random.Generator) -> list[Question]:
+def _ask(digits: list[_Digit], answer_counts: dict[str, Counter[str]], random: np.random.Generator) -> list[Question]:
     """A question of each kind that the digits allow."""
     questions = []
     for kind, candidates in _candidates(digits).items():
         if kind == "relation":  # "yes" is possible more often than "no"
-            candidates = [candidate for candidate in candidates if _lead(asked[kind], candidate.answer) <= 0]
+            candidates = [candidate for candidate in candidates if _lead(answer_counts[kind], candidate.answer) <= 0]
         if not candidates:
             continue
-        lead = [_lead(asked[candidate.text], candidate.answer) for candidate in candidates]
-        furthest = [candidate for candidate, value in zip(candidates, lead, strict=True) if value == min(lead)]
-        chosen = furthest[int(random.integers(len(furthest)))]
-        asked[chosen.text][chosen.answer] += 1
-        asked[kind][chosen.answer] += 1
+        leads = [_lead(answer_counts[candidate.text], candidate.answer) for candidate in candidates]
+        rarest = [candidate for candidate, lead in zip(candidates, leads, strict=True) if lead == min(leads)]
+        chosen = rarest[int(random.integers(len(rarest)))]
+        answer_counts[chosen.text][chosen.answer] += 1
+        answer_counts[kind][chosen.answer] += 1
         questions.append(Question(chosen.text, {chosen.answer: 1.0}, kind, chosen.boxes))
     return questions
 

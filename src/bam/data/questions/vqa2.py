@@ -91,12 +91,12 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
     counts = Counter(next(iter(question.answers)) for question in all_questions)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     classes = tuple(answer for answer, _ in frequent[: vqa_options.num_answers])
-    known = set(classes)
-    answered = [[q for q in questions if q.answers.keys() & known] for questions in train_questions]
+    possible = set(classes)
+    answered = [[q for q in questions if q.answers.keys() & possible] for questions in train_questions]
     kept = [k for k, questions in enumerate(answered) if questions]
     vocabulary = Vocabulary.of((question.text for question in all_questions), vqa_options.least_words)
     left_out = len(all_questions) - sum(map(len, answered))
-    note = f"{len(all_questions)} training questions; {left_out} left out: none of the {len(known)} answers fits"
+    note = f"{len(all_questions)} training questions; {left_out} left out: none of the {len(possible)} answers fits"
     train = _dataset(
         [train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, vqa_options, (note,)
     )
@@ -116,7 +116,7 @@ def _dataset(
 
 
 def _read(folder: Path, root: Path, split: str, count: int | None) -> tuple[list[str], list[list[Question]]]:
-    """The images of a split in the order of their ids, and the questions about each."""
+    """The images of a split in order of id, and the questions about each."""
     questions_file, annotations_file = (_file(folder, name.format(split)) for name in (_QUESTIONS, _ANNOTATIONS))
     questions = _entries(questions_file, "questions", _QUESTION)
     annotations = {entry["question_id"]: entry for entry in _entries(annotations_file, "annotations", _ANNOTATION)}
@@ -139,7 +139,7 @@ def _question(entry: dict[str, Any], annotation: dict[str, Any], path: Path) -> 
     where = f"{path}: question {entry['question_id']}"
     answers = [answer.get("answer") for answer in annotation["answers"]]
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{where} has no list of answers in words; {_ADVICE}")
+        raise ValueError(f"{where} has no list of answers that are strings; {_ADVICE}")
     kind, number = annotation["answer_type"], entry["question_id"]
     return Question(entry["question"], answer_scores(answers), kind, (), number, len(set(answers)) > 1)
 
