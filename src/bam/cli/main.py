@@ -141,6 +141,11 @@ def _sentence(error: Exception) -> str:
         size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
         needed = f" for {size[1]} at once" if size else ""
         return f"there is not enough memory{needed}: choose smaller images, batches or networks"
+    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|[Cc]onnection (reset|closed) by peer", str(error)):
+        return (
+            "another process of this training has ended, or cannot be reached: see what it says; then give the "
+            "command to all machines again, with --resume"
+        )
     what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
     return f"unexpected error, {what}; if the files and flags are right, report it with what --traceback adds"
 

@@ -71,9 +71,15 @@ def _ready(
     return task, Trained.ready(network, description["classes"], preprocessing, device)
 
 
-def check_question(run: Path, task: "Task", question: str | None) -> None:
-    """Raise ValueError unless a question is given to a network that answers questions, and to no other."""
+def check_question(run: Path, task: "Task", trained: "Trained", question: str | None) -> list[str]:
+    """Notes on a question: its words that training never showed.
+
+    Raises:
+        ValueError: unless a question is given to a network that answers questions, and to no other.
+    """
     if task.asks and not question:
         raise ValueError(f'{run} answers questions, and needs one: --question "how many 3s are there"')
     if question is not None and not task.asks:
         raise ValueError(f"{run} is a {task.name} network, which answers no questions: leave --question out")
+    unknown = task.unknown_words(trained, question) if question else []
+    return [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
