@@ -226,7 +226,7 @@ def test_batchnorms_of_a_classifier_are_synchronised_on_gpus_alone(monkeypatch):
     monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=1))
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in task.network(Classes(10, (16, 16))).modules())
     monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
-    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: torch has none for CPUs"):
+    with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: torch has no version for CPUs"):
         task.network(Classes(10, (16, 16)))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     network = task.network(Classes(10, (16, 16)))

@@ -91,7 +91,7 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
     (tmp_path / "notes.txt").write_text("no image")
     assert cli.main(["predict", str(trained / kind), str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert "passed over: 1 hidden, 1 .txt (images are .jpg, " in told[4]
+    assert "skipped: 1 hidden, 1 .txt (images are .jpg, " in told[4]
     network = from_pretrained(trained / "saved")
     entries = strict(tmp_path / "out" / "predictions.json")
     assert [entry["file_name"] for entry in entries] == [*map(str, mine), str(tmp_path / "dot.png")]
@@ -124,7 +124,7 @@ def test_other_processes_decode_the_same(tmp_path):
     here, there = (list(decode([[0, 1, 2], [2], [3, 4]], decoder, workers, False)) for workers in (0, 2))
     assert [one.numbers for one in here] == [one.numbers for one in there] == [[0, 1], [], [3, 4]]
     assert all(torch.equal(a.images, b.images) for a, b in zip(here, there, strict=True))
-    problem = (2, "cannot be read as an image: it is empty, or no image of a known format")
+    problem = (2, "cannot be read as an image: it is empty, or not an image of a known format")
     assert [one.unreadable for one in there] == [[problem], [problem], []]
     assert here[0].images.shape == (2, 3, 16, 12)
 

@@ -69,7 +69,7 @@ def test_values_that_cannot_be_meant(option, values, meaning):
 
 def test_names_of_data_sets(tmp_path):
     for name in ("voc2007", "voc0712", "coco"):
-        with pytest.raises(ValueError, match=f"the data set '{name}' has boxes: .* needs --task detection"):
+        with pytest.raises(ValueError, match=f"the data set '{name}' has boxes .*: add --task detection"):
             load(name, tmp_path)
     for name in ("cifar100", "folder:x"):
         with pytest.raises(

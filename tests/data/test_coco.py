@@ -87,7 +87,7 @@ def test_missing_files_are_named(tmp_path):
         load_boxes("coco", tmp_path, train="val2017")
     (folder / "val2017").rename(folder / "images")
     with pytest.raises(
-        FileNotFoundError, match=f"there is no folder {folder}/val2017, for the images of .*unpack val2017"
+        FileNotFoundError, match=f"there is no folder {folder}/val2017 with the images of .*unpack val2017"
     ):
         load_boxes("coco", tmp_path, train="val2017")
     (folder / "annotations/instances_val2017.json").unlink()
@@ -129,7 +129,7 @@ LAST = "annotations", 2
         (having([], "images"), "lists no images; choose another split"),
         (having([], "categories"), "lists no categories"),
         (having([1], "images"), r"image 1 of the list has no 'id' \(a whole number\); correct it"),
-        (without("images", 1, "file_name"), r"image 2 of the list has no 'file_name' \(a text\)"),
+        (without("images", 1, "file_name"), r"image 2 of the list has no 'file_name' \(a string\)"),
         (without("images", 0, "height"), "image 1 of the list has no 'height'"),
         (
             having(2.5, "images", 0, "width"),
@@ -141,11 +141,14 @@ LAST = "annotations", 2
         (having(0, "images", 0, "width"), r"image 1 of the list \(003.jpg\) has 0 x 40 pixels"),
         (having(10, "images", 0, "id"), r"image 3 of the list \(001.jpg\) has the id 10 of another image"),
         (without("categories", 0, "name"), "category 1 of the list has no 'name'"),
-        (having(7, "categories", 1, "id"), "category 2 of the list repeats the id or the name of another, 7 or 'cat'"),
-        (having("dog", "categories", 1, "name"), "repeats the id or the name of another, 3 or 'dog'"),
+        (having(7, "categories", 1, "id"), "category 2 of the list has the id 7 or the name 'cat' of another"),
+        (having("dog", "categories", 1, "name"), "has the id 3 or the name 'dog' of another"),
         (without(*LAST, "image_id"), "annotation 3 of the list has no 'image_id'"),
-        (having(99, *LAST, "image_id"), "annotation 3 of the list is of an image that is not listed, image_id 99"),
-        (having(99, *LAST, "category_id"), "annotation 3 of the list is of a category that is not .*category_id 99"),
+        (having(99, *LAST, "image_id"), "annotation 3 of the list refers to an image that is not listed, image_id 99"),
+        (
+            having(99, *LAST, "category_id"),
+            "annotation 3 of the list refers to a category .*category_id 99",
+        ),
         (without(*LAST, "bbox"), r"annotation 3 of the list has no 'bbox' \(a list\)"),
         (having([1, 2, 3], *LAST, "bbox"), r"annotation 3 of the list: its bbox must be four numbers.* is \[1, 2, 3\]"),
         (having([1, 2, 3, "4"], *LAST, "bbox"), "its bbox must be four numbers"),
@@ -174,7 +177,7 @@ def test_what_is_wrong_with_a_file_is_told_with_its_path(tmp_path, content, mess
 def test_broken_json_is_named(tmp_path, content):
     path = write_coco(tmp_path, val2017=instances())
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{path} is not valid JSON .*replace it by a fresh copy"):
+    with pytest.raises(ValueError, match=f"^{path} is not valid JSON .*replace it with a fresh copy"):
         load_boxes("coco", tmp_path, train="val2017")
 
 
@@ -189,7 +192,7 @@ def test_classes_in_another_order(tmp_path):
     train, _ = tree(tmp_path, classes=["dog", "cat"])
     assert (train.classes, train.category_ids) == (("dog", "cat"), [7, 3])
     assert train.objects[1].labels.tolist() == [1, 2]
-    with pytest.raises(ValueError, match="has other categories than the option classes lists, e.g. 'cow', 'dog'; list"):
+    with pytest.raises(ValueError, match="differ from those in the option classes, e.g. 'cow', 'dog'; list"):
         load_boxes("coco", tmp_path, classes=["cow", "cat"])
 
 

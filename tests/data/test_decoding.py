@@ -84,5 +84,5 @@ def test_what_is_no_image_is_told_alike_where_image_open_was_replaced(tmp_path, 
 
     (tmp_path / "empty.jpg").write_bytes(b"")
     monkeypatch.setattr("bam.data.files.decoding.Image.open", opened)
-    with pytest.raises(ValueError, match="it is empty, or no image of a known format"):
+    with pytest.raises(ValueError, match="it is empty, or not an image of a known format"):
         read_rgb(str(tmp_path / "empty.jpg"))

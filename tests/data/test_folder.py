@@ -144,7 +144,7 @@ def test_no_training_batch_is_empty(pictures):
 
 
 def test_crops_by_padding_are_refused(pictures):
-    with pytest.raises(ValueError, match="crop_padding 4: images of a folder are cropped at random already"):
+    with pytest.raises(ValueError, match="crop_padding 4: the images of a folder are already cropped at random"):
         folder(pictures)[0].batches(2, PLAIN, augmentation=Augmentation(4))
 
 

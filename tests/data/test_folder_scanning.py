@@ -18,7 +18,7 @@ def test_images_and_classes_are_those_of_torchvision(tmp_path):
     (tmp_path / "train" / "zebra" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "labels.csv").write_text("beside the classes")
     oracle = ImageFolder(str(tmp_path / "train"))
-    paint(tmp_path / "train" / ".cache" / "z.png", 3)  # what is hidden is passed over
+    paint(tmp_path / "train" / ".cache" / "z.png", 3)  # what is hidden is skipped
     paint(tmp_path / "train" / "zebra" / "._0.png", 3)
     paint(tmp_path / "train" / "zebra" / ".thumbnails" / "0.png", 3)
     train, test = folder(tmp_path)
@@ -75,7 +75,7 @@ def test_a_run_tells_what_it_found_and_what_it_passed_over(tmp_path):
     assert len(train) == 10 and train.notes == test.notes == train.subset(torch.tensor([1])).notes
     assert told.startswith(
         "10 training images (train/), 4 to 6 per class; 4 test images (val/), 2 per class; "
-        "passed over: 2 .gif, 1 hidden, 1 .jfif (images are .jpg, .jpeg, "
+        "skipped: 2 .gif, 1 hidden, 1 .jfif (images are .jpg, .jpeg, "
     )
     for number in range(6):
         (tmp_path / "val" / "dog" / f"x.{number}").write_bytes(b"x")
@@ -87,7 +87,7 @@ def test_pipes_are_passed_over(tmp_path):
     os.mkfifo(tmp_path / "dog" / "pipe.jpg")  # to open it would wait for ever
     linked(tmp_path / "dog" / "round", "round")
     train, _ = folder(tmp_path)
-    assert "passed over: 1 not a regular file, 1 without a suffix (" in train.notes[0]
+    assert "skipped: 1 not a regular file, 1 without a suffix (" in train.notes[0]
     assert sum(len(images) for images, _ in train.batches(2, train.normalization()).test()) == 8
     with pytest.raises(ValueError, match="it is a folder, pipe or device, not a file"):
         read_rgb(str(tmp_path / "dog" / "pipe.jpg"))
@@ -122,7 +122,7 @@ def test_a_class_or_part_that_is_a_link(tmp_path):
     paint(tmp_path / "elsewhere" / "0.png", 5)
     assert [len(part) for part in folder(tmp_path)] == [4, 2]
     linked(tmp_path / "real" / "wolf", tmp_path / "real" / "dog")
-    with pytest.raises(ValueError, match="no images .*of 'wolf'; passed over: 2 reached twice through links"):
+    with pytest.raises(ValueError, match="no images .*of 'wolf'; skipped: 2 reached twice through links"):
         folder(tmp_path / "real")
 
 
@@ -183,7 +183,7 @@ LAYOUTS = {
     ),
     "one class": (
         lambda root: paint(root / "pets" / "cat" / "0.jpg", 0),
-        "single class, 'pets'; if it holds the classes",
+        "single class, 'pets'; if that folder holds the classes",
     ),
     "whole data sets": (
         lambda root: [paint(root / part / "cat" / "0.jpg", 0) for part in ("x", "y/train", "y/val")],
@@ -247,7 +247,7 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
         ({"ratio": [2, 1]}, "ratio must be"),
         ({"workers": -1}, "workers must be a number of processes; got -1"),
         ({"unreadable": "ignore"}, 'unreadable must be "stop" or "skip"; got \'ignore\''),
-        ({"val_share": 0.5}, "val_share splits a folder of classes, but .* is split into 'train', 'val'"),
+        ({"val_share": 0.5}, "val_share splits a folder of classes, but .* already has 'train', 'val'"),
         ({"val_share": 1}, "val_share must be a share between 0 and 1"),
         ({"mean": [0.5, 0.5]}, "mean must be three numbers from 0 to 1"),
         ({"mean": [123.675, 116.28, 103.53]}, "mean must be three numbers from 0 to 1"),

@@ -175,9 +175,7 @@ def test_vqa2_is_read(vqa2):
     (images, questions), *_ = test.batches(2, test.normalization()).test()
     assert images.shape == (1, 3, 32, 32) and questions.goal.tolist() == [0]
     only, _ = load_questions("vqa2", vqa2, num_answers=1, num_train=1)
-    assert [q.text for q in only.flat] == [
-        "Is it 70?"
-    ] and "left out, because none of the 1 answers is theirs: 1" in only.notes[0]
+    assert [q.text for q in only.flat] == ["Is it 70?"] and "; 1 left out: none of the 1 answers fits" in only.notes[0]
 
 
 def test_whole_images_are_served_not_crops(vqa2):
@@ -219,7 +217,7 @@ QUESTIONS, ANSWERS = "v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_
         ),
         (
             lambda f: break_file(f, QUESTIONS, lambda c: {"questions": [c["questions"][0] | {"image_id": 9}]}),
-            "question 70 has another image than in",
+            "the image of question 70 is not that of",
         ),
     ],
 )

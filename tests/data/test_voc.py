@@ -98,11 +98,11 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        ("<annotation><object>", "is not valid XML .*replace it by a fresh copy"),
+        ("<annotation><object>", "is not valid XML .*replace it with a fresh copy"),
         ("", "is not valid XML"),
         ("<?xml version='1.0' encoding='none'?><annotation/>", "is not valid XML"),
         ("<?xml version='1.0' encoding='utf-32'?><annotation/>", "is not valid XML"),
-        ("<html></html>", "is not an annotation of VOC: its root element is 'html'"),
+        ("<html></html>", "is not a VOC annotation: its root element is 'html'"),
         (voc_xml(f"<object>{BOX}</object>"), "object 1 has no name; correct it"),
         (voc_xml(f"<object><part><name>dog</name></part>{BOX}</object>"), "object 1 has no name"),
         (
@@ -111,7 +111,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         ),
         (
             voc_xml(voc_object("unicorn", (1, 1, 2, 2))),
-            """object 1 is of the class 'unicorn'.*none of the 20 known.*'{"classes": \\["unicorn", ...\\]}'""",
+            """object 1 has the class 'unicorn'.*not among the 20 known.*'{"classes": \\["unicorn", ...\\]}'""",
         ),
         (voc_xml(voc_object("dog", (1, "a", 2, 2))), r"object 1 \(dog\): ymin of its bndbox is not a number: 'a'"),
         (voc_xml(voc_object("dog", (1, 1, "nan", 2))), "xmax of its bndbox is not a number: 'nan'"),
@@ -161,11 +161,11 @@ def test_images_that_exif_turns_are_told(tmp_path):
     Image.new("RGB", (40, 50)).save(path, exif=exif)
     train, test = load_boxes("voc2007", tmp_path, workers=0)
     assert train.notes == (
-        f"EXIF turns some images for display, e.g. {path}; their boxes must be of the stored pixels, or else: "
-        """--data-options '{"exif": "turn"}'""",
+        f"EXIF turns some images for display, e.g. {path}; if their boxes are for the turned images, "
+        """add --data-options '{"exif": "turn"}'""",
     )
     assert test.notes == ()
-    with pytest.raises(ValueError, match="says 50 x 40 .EXIF turns it for display; boxes must be of the"):
+    with pytest.raises(ValueError, match="says 50 x 40 .EXIF turns it for display; boxes must be for the"):
         list(train.batches(1).test())
     for size in ((50, 40), None):
         (tmp_path / "VOCdevkit/VOC2007/Annotations/000002.xml").write_text(

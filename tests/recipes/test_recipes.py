@@ -34,8 +34,8 @@ def test_partial_yaml(tmp_path):
         ("attention:", "attention must be of type str, got None"),
         ("attention: bam\nsites: 2.5", "sites must be names or positions, got 2.5"),
         ("task: [detection]", "task must be one of"),
-        ("task: detection\nnormalization: frozen\nbatchnorm: batch", "former name of batchnorm: give one"),
-        ("task: detection\nlabel_smoothing: 0.1", "label_smoothing 0.1 means nothing for the task detection"),
+        ("task: detection\nnormalization: frozen\nbatchnorm: batch", "former name of batchnorm: give only one"),
+        ("task: detection\nlabel_smoothing: 0.1", "label_smoothing 0.1 does not apply to the task detection"),
         ("schedule: linear", "schedule must be one of cosine, step"),
         ("lr: 1" + 400 * "0", "lr must be finite"),
         ("epochs: ten", "epochs must be of type int, got 'ten'"),
@@ -68,7 +68,7 @@ def test_numbers_that_yaml_reads_as_words(tmp_path):
 
 
 def test_a_recipe_of_another_task_is_made_from_its_values():
-    with pytest.raises(ValueError, match="Recipe.from_dict makes one of another task"):
+    with pytest.raises(ValueError, match="make a new recipe with Recipe.from_dict"):
         ClassificationRecipe().replace(task="detection")
     changed = DetectionRecipe().replace(normalization="frozen")
     assert changed.batchnorm == "frozen" and Recipe.from_dict(changed.as_dict()) == changed

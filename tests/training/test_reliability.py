@@ -287,7 +287,7 @@ def test_nohup_keeps_hangups_ignored():
         (lambda state: {}, "it has no "),
         (lambda state: state | {"progress": {"step": 1}}, "it has no "),
         (lambda state: state | {"progress": state["progress"] | {"step": "1"}}, "step must be of type int, got '1'"),
-        (lambda state: state | {"progress": state["progress"] | {"add": 1}}, "nothing in it is called 'add'"),
+        (lambda state: state | {"progress": state["progress"] | {"add": 1}}, "it has an unknown entry 'add'"),
         (lambda state: state | {"model": {}}, "does not fit this network .Error"),
         (
             lambda state: state | {"optimizer": {"state": {}, "param_groups": []}},
@@ -300,7 +300,7 @@ def test_nohup_keeps_hangups_ignored():
             lambda state: state | {"model": {name: value[..., None] for name, value in state["model"].items()}},
             "fit this",
         ),
-        (lambda state: _reshaped(state), "momentum_buffer of the optimizer has another shape"),
+        (lambda state: _reshaped(state), "the optimizer's momentum_buffer has another shape"),
     ],
 )
 def test_foreign_states_with_a_right_digest_are_refused(change, told, finished, tmp_path):

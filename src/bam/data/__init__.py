@@ -1,4 +1,4 @@
-"""Data sets by name, and their batches; `LabelledImages` and `BatchSource` say what all of them offer."""
+"""Data sets by name. `LabelledImages` and `BatchSource` are the interfaces they share."""
 
 import os
 from collections.abc import Callable
@@ -26,7 +26,7 @@ BOXES: dict[str, Callable[..., tuple[BoxDataset, BoxDataset]]] = {
 
 
 def _vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
-    from bam.data.questions.vqa2 import vqa2  # it needs torchvision; the digits do not
+    from bam.data.questions.vqa2 import vqa2  # needs torchvision; the digits do not
 
     return vqa2(root, **options)
 
@@ -45,7 +45,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[Lab
         name: a name in `DATA`, or "folder:PATH" for a folder with one folder per class, see
             `bam.data.folder.load_folder`.
         root: the folder that holds the data; default: the environment variable BAM_DATA, or "data".
-        **options: of the data set's loader.
+        **options: options of the data set's loader.
 
     Raises:
         ValueError: for an unknown name, or a data set with boxes instead of classes.
@@ -53,11 +53,11 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> tuple[Lab
     root = _root(root)
     kind, _, path = name.partition(":")
     if kind == "folder":
-        from bam.data.folder import load_folder  # it needs torchvision; the others do not
+        from bam.data.folder import load_folder  # needs torchvision; the others do not
 
         return load_folder(path, root, **options)
     if name in BOXES and name not in DATA:
-        raise ValueError(f"the data set {name!r} has boxes: it is for detection, and needs --task detection")
+        raise ValueError(f"the data set {name!r} has boxes and is for detection: add --task detection")
     if name not in DATA:
         raise ValueError(
             f"unknown data set {name!r}; known: {', '.join(DATA)} and folder:PATH, images in class folders"
@@ -71,7 +71,7 @@ def load_boxes(name: str, root: str | Path | None = None, **options: Any) -> tup
     Args:
         name: a name in `BOXES`.
         root: as for `load`.
-        **options: of the data set's loader.
+        **options: options of the data set's loader.
 
     Raises:
         ValueError: for an unknown name, or a data set without boxes.
@@ -94,7 +94,7 @@ def load_questions(
     Args:
         name: a name in `QUESTIONS`.
         root: as for `load`.
-        **options: of the data set's loader.
+        **options: options of the data set's loader.
 
     Raises:
         ValueError: for an unknown name.

@@ -1,4 +1,4 @@
-"""What happens to training images before a network sees them."""
+"""Augmentation of training images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to training images, in this order; folders are cropped at random besides, see `FolderOptions`.
+    """The augmentation of training images, in this order. Folders also crop at random, see `FolderOptions`.
 
     Attributes:
         crop_padding: pad by this many pixels of the mean colour and crop at random; 0 for no crops.
         flip: mirror each image with probability 1/2.
         trivial: apply one random operation of random strength to each image (TrivialAugment, arXiv 2103.10158).
-        erasing: probability with which a random rectangle of an image is erased (arXiv 1708.04896).
+        erasing: probability of erasing a random rectangle of each image (arXiv 1708.04896).
     """
 
     crop_padding: int = 0
@@ -23,14 +23,14 @@ class Augmentation:
     erasing: float = 0.0
 
     def after_cropping(self, mean: Sequence[float]) -> Callable[[Tensor], Tensor] | None:
-        """TrivialAugment and erasing, on pixels uint8 (3, H, W); None if there is neither.
+        """TrivialAugment and erasing as one transform of uint8 pixels (3, H, W); None if both are off.
 
         Args:
-            mean: of each channel, from 0 to 255: the colour of what is erased or moved in.
+            mean: mean of each channel, from 0 to 255; fills erased rectangles and uncovered borders.
         """
         if not (self.trivial or self.erasing):
             return None
-        from torchvision.transforms import InterpolationMode, v2  # which plain data sets do not need
+        from torchvision.transforms import InterpolationMode, v2  # data sets in memory do not need it otherwise
 
         colour = [round(value) for value in mean]
         transforms: list[Callable[[Tensor], Tensor]] = []

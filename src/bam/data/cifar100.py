@@ -21,7 +21,7 @@ def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     Any copy whose arrays have the right structure will do.
 
     Raises:
-        FileNotFoundError: if the folder is absent and cannot be downloaded, or lacks a file.
+        FileNotFoundError: if the folder is absent and cannot be downloaded, or if a file is missing.
         ValueError: for a file that is truncated or not CIFAR-100's.
     """
     folder = root if (root / "train").is_file() else root / _FOLDER
@@ -30,7 +30,7 @@ def cifar100(root: Path) -> tuple[Dataset, Dataset]:
     meta = _read(folder / "meta")
     names = meta.get("fine_label_names")
     if not isinstance(names, list) or len(names) != 100:
-        raise _foreign(folder / "meta", "it does not list 100 fine_label_names")
+        raise _not_cifar(folder / "meta", "it does not list 100 fine_label_names")
     return _dataset(folder / "train", names), _dataset(folder / "test", names)
 
 
@@ -38,13 +38,13 @@ def _dataset(path: Path, names: list[str]) -> Dataset:
     batch = _read(path)
     data, labels = batch.get("data"), batch.get("fine_labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise _foreign(path, "it has no uint8 array 'data' of shape (n, 3072)")
+        raise _not_cifar(path, "it has no uint8 array 'data' of shape (n, 3072)")
     try:
         targets = torch.as_tensor(np.asarray(labels if labels is not None else [], dtype=np.int64))
     except (ValueError, TypeError, OverflowError):
         targets = torch.empty(0)
     if len(data) == 0 or targets.shape != (len(data),) or targets.min() < 0 or targets.max() > 99:
-        raise _foreign(path, "it has no 'fine_labels', one from 0 to 99 per image")
+        raise _not_cifar(path, "it has no 'fine_labels', one from 0 to 99 per image")
     images = torch.from_numpy(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy())
     return Dataset(images, targets, tuple(names))
 
@@ -68,11 +68,13 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: {path.parent} is not a complete copy of CIFAR-100") from None
     except ValueError as error:
-        raise ValueError(f"{path} is truncated or not a CIFAR-100 file ({error}); replace it by a fresh copy") from None
+        raise ValueError(
+            f"{path} is truncated or not a CIFAR-100 file ({error}); replace it with a fresh copy"
+        ) from None
     if not isinstance(content, dict):
-        raise _foreign(path, f"it holds a {type(content).__name__}, not a dictionary")
+        raise _not_cifar(path, f"it holds a {type(content).__name__}, not a dictionary")
     return content
 
 
-def _foreign(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path} is not a CIFAR-100 file: {problem}; replace it by a fresh copy")
+def _not_cifar(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path} is not a CIFAR-100 file: {problem}; replace it with a fresh copy")

@@ -1,4 +1,4 @@
-"""Labelled images of one size, whole in memory, and batches of them cut, flipped and normalised on the device."""
+"""Labelled images of one size, held in memory; batches are cropped, flipped and normalised on the device."""
 
 import dataclasses
 from collections.abc import Generator, Sequence
@@ -16,15 +16,15 @@ from bam.pixels import normalized
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and their classes.
+    """Images in memory, and their classes.
 
     Attributes:
         images: uint8 (n, H, W, 3).
         targets: class numbers, int64 (n,).
         classes: names of the classes.
         boxes: the object in each image, int64 (n, 4), xyxy in pixels; None where unknown.
-        part: which part of the data these images are, in words.
-        notes: what to tell the user about the data when a run begins.
+        part: which part of the data this is, for messages.
+        notes: shown to the user when a run begins.
     """
 
     images: Tensor
@@ -64,12 +64,12 @@ class Dataset:
         return dataclasses.replace(self, images=self.images[chosen], targets=self.targets[chosen], boxes=boxes)
 
     def renumbered(self, classes: Sequence[str]) -> "Dataset":
-        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+        """The same images with classes numbered as in `classes`, which must include all of theirs."""
         targets = new_numbers(self.classes, classes)[self.targets]
         return dataclasses.replace(self, targets=targets, classes=tuple(classes))
 
     def joined(self, other: "Dataset") -> "Dataset":
-        """These images, then those of `other`, a data set of the same classes; their boxes are left out."""
+        """These images followed by those of `other`, which has the same classes; boxes are dropped."""
         images, targets = torch.cat([self.images, other.images]), torch.cat([self.targets, other.targets])
         return Dataset(images, targets, self.classes)
 
@@ -88,17 +88,17 @@ class Dataset:
 
 
 class Batches:
-    """A data set whole on a device, served as `bam.data.BatchSource` says.
+    """A `bam.data.BatchSource` that holds a whole data set on the device.
 
     Args:
         dataset: the images.
         plan: which images go into which batch.
-        normalization: mean and deviation of each channel (0 to 255), those of the training set.
-        device: where the images are kept and the batches made.
-        augmentation: of training images.
+        normalization: mean and standard deviation of each channel of the training set, on the scale 0 to 255.
+        device: device of the images and batches.
+        augmentation: augmentation of training images.
 
     Raises:
-        ValueError: for padding as wide as the images, of which a crop might show nothing.
+        ValueError: for padding as wide as the images: a crop might then show none of the image.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Batches:
             share = self.plan.training_share(step)
             chosen = order[share]
             top, left = offsets[:, share]
-            pixels = self._cut(chosen, top, left, mirrored[share])
+            pixels = self._crop(chosen, top, left, mirrored[share])
             if self.after_cropping is not None:
                 for pixel, number in zip(pixels, chosen.tolist(), strict=True):
                     with seeded_by(seed, epoch, number):
@@ -156,15 +156,15 @@ class Batches:
         """Serve all images in order, without augmentation."""
         for chosen in self.plan.test_shares(self.device):
             centre = torch.full_like(chosen, self.padding)
-            pixels = self._cut(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool))
+            pixels = self._crop(chosen, centre, centre, torch.zeros_like(chosen, dtype=torch.bool))
             yield normalized(pixels, self.mean, self.deviation), self.targets[chosen]
 
     def take_unreadable(self) -> Unreadable:
-        """Nothing: the images are in memory."""
+        """Always empty: the images are in memory."""
         return Unreadable()
 
-    def _cut(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
-        """Pixels uint8 (n, H, W, 3)."""
+    def _crop(self, chosen: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+        """Crop and mirror images; returns pixels uint8 (n, H, W, 3)."""
         if self.padding or self.flip:
             rows = top[:, None] + torch.arange(self.height, device=self.device)
             columns = torch.arange(self.width, device=self.device).expand(len(chosen), -1)

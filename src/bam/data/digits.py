@@ -1,4 +1,4 @@
-"""Handwritten digits among clutter: real images, to try everything out without a download."""
+"""Handwritten digits among clutter: real images for trying everything out without a download."""
 
 import functools
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from bam.data.dataset import Dataset
 from bam.data.files.options import is_whole
 
-_NUM_TRAIN_DIGITS = 1297  # of 1,797; the others are for testing
+_NUM_TRAIN_DIGITS = 1297  # of 1,797; the rest are for testing
 _NUM_PIECES = 8
 
 
@@ -19,20 +19,20 @@ _NUM_PIECES = 8
 def digits(
     root: Path | None = None, *, canvas: int = 32, num_train: int = 5000, num_test: int = 2000, seed: int = 0
 ) -> tuple[Dataset, Dataset]:
-    """Return (train, test): a digit of random position and scale on a dark canvas, with pieces of others as clutter.
+    """Return (train, test): a digit at a random position and scale on a dark canvas, with pieces of others as clutter.
 
     The digits are scikit-learn's 1,797 (Alpaydin and Kaynak 1998, UCI); training and test images share none. `boxes`
-    bound the digits. The same arguments give the same images.
+    enclose the digits. The same arguments give the same images.
 
     Args:
         root: ignored; every loader takes it.
         canvas: side of the images in pixels, from 16 to 256.
         num_train: training images.
         num_test: test images.
-        seed: of position, scale and clutter.
+        seed: seed of positions, scales and clutter.
 
     Raises:
-        ValueError: for another canvas, a part without images, or a negative seed.
+        ValueError: for a canvas outside this range, fewer than one image, or a negative seed.
     """
     check_sizes(canvas, 16, num_train, num_test, seed)
     seeds = 2 * seed, 2 * seed + 1
@@ -44,7 +44,7 @@ def digits(
 
 
 def check_sizes(canvas: int, least: int, num_train: int, num_test: int, seed: int) -> None:
-    """Raise a ValueError unless these options of data sets made of digits make sense; `least` is of the canvas."""
+    """Raise ValueError if an option of a digit data set is invalid; `least` is the smallest canvas."""
     if not (is_whole(canvas, least) and canvas <= 256):  # beyond that, the scaled digits fill the memory
         raise ValueError(f"digits: canvas must be a number of pixels from {least} to 256, got {canvas!r}")
     for name, value, smallest in (("num_train", num_train, 1), ("num_test", num_test, 1), ("seed", seed, 0)):
@@ -53,7 +53,7 @@ def check_sizes(canvas: int, least: int, num_train: int, num_test: int, seed: in
 
 
 def handwritten() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The digits to train with, and those to test with: pixels from 0 to 255, float32 (n, 8, 8), and classes (n,)."""
+    """Training and test digits: pixels from 0 to 255, float32 (n, 8, 8), and classes, int64 (n,)."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -89,12 +89,12 @@ def _compose(small: Tensor, target: Tensor, canvas: int, count: int, random: np.
 
 
 def resized(small: Tensor, side: int) -> np.ndarray:
-    """Digits (n, 8, 8) at another size, uint8 (n, side, side)."""
+    """Resize digits (n, 8, 8) to uint8 (n, side, side)."""
     larger = F.interpolate(small[:, None], (side, side), mode="bicubic", align_corners=False)[:, 0]
     return larger.clamp(0, 255).round().to(torch.uint8).numpy()
 
 
 def paste(image: np.ndarray, patch: np.ndarray, top: int, left: int) -> None:
-    """Paste a patch into an image, in place; the brighter pixel of both stays."""
+    """Paste a patch into an image, in place; each pixel keeps the brighter of the two values."""
     region = image[top : top + patch.shape[0], left : left + patch.shape[1]]
     np.maximum(region, patch, out=region)

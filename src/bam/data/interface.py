@@ -1,4 +1,4 @@
-"""What training asks of a data set, whether its images are in memory or in files."""
+"""The interfaces of data sets and their batches, whether images are in memory or in files."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ class Unreadable:
         self.example = self.example or other.example
 
 
-#: Passes on items, of which there are so many, and may show how far it is under a title.
+#: (items, their number, title) -> the same items; may show progress under the title.
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
@@ -40,8 +40,8 @@ class BatchSource(Protocol):
     For classification, a batch is images (N, 3, H, W), float32 in channels_last, and classes (N,), int64. For
     detection, it is a list of images (3, H, W), float32 from 0 to 1, and a list with the boxes and labels of each.
 
-    An epoch depends on (seed, epoch) alone, not on what ran before or on torch's global generators. A run that is
-    resumed in mid-epoch, or that trains another network, sees the same images, order and augmentation.
+    An epoch depends on (seed, epoch) alone, not on what ran before or on torch's global generators. So a run that is
+    resumed mid-epoch, or that trains another network, sees the same images in the same order and augmentation.
     """
 
     @property
@@ -49,13 +49,13 @@ class BatchSource(Protocol):
         """Batches in a training epoch; a last, short batch is left out."""
 
     def train(self, seed: int, epoch: int, start: int = 0) -> Generator[tuple[Any, Any], None, None]:
-        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. None is empty."""
+        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. No batch is empty."""
 
     def test(self) -> Generator[tuple[Any, Any], None, None]:
         """Serve all images in order, without augmentation."""
 
     def take_unreadable(self) -> Unreadable:
-        """Return the images left out since the last call, and count from zero again."""
+        """Return the images left out since the last call, and reset the count."""
 
 
 class Images(Protocol):
@@ -67,7 +67,7 @@ class Images(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images served, in pixels; where sizes differ, one that stands for all."""
+        """Height and width of the images served, in pixels; a representative size if they differ."""
 
     @property
     def fingerprint(self) -> str:
@@ -75,17 +75,17 @@ class Images(Protocol):
 
     @property
     def part(self) -> str:
-        """Which part of the user's data these images are, in words; "" if the data set itself says it."""
+        """Which part of the user's data this is, for messages; "" if the data set has its own split."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to tell the user about the data when a run begins: choices that nobody made, files passed over."""
+        """Notes for the user when a run begins, e.g. on skipped files and automatic choices."""
 
     def renumbered(self, classes: Sequence[str]) -> Self:
-        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+        """The same images with classes numbered as in `classes`, which must include all of theirs."""
 
     def joined(self, other: Self) -> Self:
-        """These images, then those of `other`, a data set of the same classes."""
+        """These images followed by those of `other`, which has the same classes."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -99,7 +99,7 @@ class LabelledImages(Images, Protocol):
         """Class numbers, int64 (n,)."""
 
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation to normalise each channel by: float32 (3,) each, on the scale 0 to 255."""
+        """Mean and standard deviation for normalising each channel: float32 (3,) each, on the scale 0 to 255."""
 
     def subset(self, chosen: Tensor) -> "LabelledImages":
         """The images with the numbers `chosen`, int64 (n,), in that order."""
@@ -117,15 +117,15 @@ class LabelledImages(Images, Protocol):
 
         Args:
             batch_size: images per batch, over all processes together.
-            normalization: mean and deviation of each channel (0 to 255), those of the training set.
-            device: where the batches are made.
-            augmentation: of training images.
+            normalization: mean and standard deviation of each channel of the training set, on the scale 0 to 255.
+            device: device of the batches.
+            augmentation: augmentation of training images.
             shard: (rank, number of processes); each process serves its share of every batch.
         """
 
 
 def new_numbers(before: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """Number in `before` -> number in `classes` of the class with the same name, int64 (len(before),)."""
+    """The number in `classes` of each class in `before`, int64 (len(before),)."""
     return torch.tensor([classes.index(name) for name in before])
 
 

@@ -26,7 +26,7 @@ class BatchPlan:
         return self.num_images // self.batch_size
 
     def training_share(self, step: int) -> slice:
-        """Where this process's part of training batch number `step` stands in the epoch's order."""
+        """The positions of this process's share of training batch `step` in the epoch's order."""
         rank, processes = self.shard
         return slice(step * self.batch_size + rank, (step + 1) * self.batch_size, processes)
 

@@ -53,7 +53,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def load(name: str) -> Recipe:
-    """The recipe with this name in `RECIPES`, or from the YAML file at this path.
+    """Load the recipe with this name in `RECIPES`, or from the YAML file at this path.
 
     Raises:
         ValueError: for an unknown name, or a file that is not a recipe.

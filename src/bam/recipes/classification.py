@@ -15,21 +15,21 @@ class ClassificationRecipe(Recipe):
         crop_padding: pixels of padding before random crops; 0 for no crops.
         flip: mirror training images at random.
         trivial_augment: apply a random operation of random strength to each training image (TrivialAugment).
-        random_erasing: probability with which a random rectangle of a training image is erased.
+        random_erasing: probability of erasing a random rectangle of a training image.
         mixup: alpha of mixup, which blends pairs of training images (arXiv 1710.09412); 0 for none.
         cutmix: alpha of CutMix, which pastes a rectangle of another training image (arXiv 1905.04899); 0 for none. With
             both, one of the two is drawn for each batch.
-        drop_path: probability with which the last block of a network with stochastic depth is skipped in training,
-            falling to zero towards the first; 0 for none.
-        new_classifier: how a classifier that the pretrained weights lack starts: with the library's random weights
-            ("library"), at "zero", or as the linear "probe" of the frozen features (arXiv 2202.10054). Up to 20,000
-            training images; beyond that, and for a convolution, "probe" means "zero".
-        frozen_statistics: the BatchNorms of a pretrained network normalise by its own running statistics.
+        drop_path: probability of skipping the last block in training, for networks with stochastic depth; it falls to
+            zero towards the first block; 0 for none.
+        new_classifier: initial weights of a classifier that the pretrained weights lack: the library's random ones
+            ("library"), "zero", or a linear "probe" of the frozen features (arXiv 2202.10054). With more than 20,000
+            training images, or for a convolution, "probe" means "zero".
+        frozen_statistics: BatchNorms of a pretrained network keep its running statistics.
         freeze_backbone: train only the attention and the classifier.
-        validation: share of the training images that is held out to choose the best epoch, whose weights are saved;
-            0: the last epoch's are. Test images never choose.
-        batchnorm: statistics of BatchNorms in training: "batch" takes those of each process's part of the batch; "sync"
-            those of all GPUs together, so that several GPUs train as one does, to rounding.
+        validation: share of the training images held out to choose the best epoch, whose weights are saved; 0 saves
+            those of the last epoch. Test images never choose.
+        batchnorm: statistics of BatchNorms in training: "batch" computes them in each process; "sync" over all GPUs, so
+            that several GPUs give the results of one, up to rounding.
         label_smoothing: share of the target spread over all classes.
         compile: use torch.compile (takes minutes; pays off in long runs).
         compile_mode: mode of torch.compile; "reduce-overhead" uses CUDA graphs, which speeds up small networks on a
@@ -74,6 +74,6 @@ class ClassificationRecipe(Recipe):
             raise ValueError(f"recipe: compile_mode {self.compile_mode} has no effect without compile: set compile too")
         if self.compile_mode != "default" and self.accumulation > 1:
             raise ValueError(
-                f"recipe: compile_mode {self.compile_mode} uses CUDA graphs, which reuse the memory of gradients, so "
-                "that gradients cannot be accumulated: choose accumulation 1, or compile_mode default"
+                f"recipe: compile_mode {self.compile_mode} uses CUDA graphs, which reuse the memory of gradients: "
+                "gradients cannot be accumulated; choose accumulation 1, or compile_mode default"
             )

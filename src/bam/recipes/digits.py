@@ -20,7 +20,7 @@ def small() -> ClassificationRecipe:
         batch_size=64,
         lr=0.1,
         warmup_epochs=0.5,
-        precision="fp32",  # not chosen by timing: so short a run should not depend on that
+        precision="fp32",  # not "auto": the result of so short a run should not depend on timing
     )
 
 
@@ -57,7 +57,7 @@ def vqa() -> VqaRecipe:
     """Answer questions about several digits: ResNet-8 and stacked attention, 64 x 64 pixels, minutes on 2 CPU cores.
 
     One seed, without BAM: 91.1 % of the answers are right (existence 98.4 %, counting 91.0 %); the words of the
-    questions alone tell 32 % (docs/reproducing.md).
+    questions alone give 32 % (docs/reproducing.md).
 
     bam compare --recipe vqa/digits --attention none,bam --cross-modal none,question_guided,co_attention --seeds 3
     """

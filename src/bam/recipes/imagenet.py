@@ -88,7 +88,7 @@ def resnext50_32x4d() -> ClassificationRecipe:
 def mobilenet() -> ClassificationRecipe:
     """ImageNet table, MobileNet: top-1 / top-5 error 31.39 / 11.51 %, with BAM 30.58 / 10.90 % (printed).
 
-    Schedule: the released script's, the paper's for this network is unknown. About 1.8 GPU hours per run (estimated).
+    Schedule: the released script's; the paper's for this network is unknown. About 1.8 GPU hours per run (estimated).
 
     bam compare --recipe imagenet/mobilenet --attention none,bam --seeds 3
     """
@@ -98,7 +98,7 @@ def mobilenet() -> ClassificationRecipe:
 def mobilenet_0_7() -> ClassificationRecipe:
     """ImageNet table, MobileNet (alpha=0.7): top-1 / top-5 error 34.86 / 13.69 %, with BAM 33.09 / 12.69 % (printed).
 
-    Schedule: the released script's, the paper's for this network is unknown. About 0.9 GPU hours per run (estimated).
+    Schedule: the released script's; the paper's for this network is unknown. About 0.9 GPU hours per run (estimated).
 
     bam compare --recipe imagenet/mobilenet_0.7 --attention none,bam --seeds 3
     """
@@ -108,7 +108,7 @@ def mobilenet_0_7() -> ClassificationRecipe:
 def mobilenet_192() -> ClassificationRecipe:
     """ImageNet table, MobileNet (rho=192/224): top-1 / top-5 error 32.89 / 12.33 %, with BAM 31.56 / 11.60 % (printed).
 
-    Schedule: the released script's, the paper's for this network is unknown. About 1.3 GPU hours per run (estimated).
+    Schedule: the released script's; the paper's for this network is unknown. About 1.3 GPU hours per run (estimated).
 
     bam compare --recipe imagenet/mobilenet_192 --attention none,bam --seeds 3
     """
@@ -119,7 +119,7 @@ def squeezenet1_1() -> ClassificationRecipe:
     """ImageNet table, SqueezeNet v1.1: top-1 / top-5 error 43.09 / 20.48 %, with BAM 41.83 / 19.58 % (printed).
 
     Learning rate 0.04 as in SqueezeNet's paper (arXiv 1602.07360): 0.1 is too high without normalisation layers. Two
-    modules, as the printed counts show. Schedule: the released script's, the paper's for this network is unknown. About
+    modules, as the printed counts show. Schedule: the released script's; the paper's for this network is unknown. About
     1.1 GPU hours per run (estimated).
 
     bam compare --recipe imagenet/squeezenet1_1 --attention none,bam --seeds 3

@@ -38,7 +38,7 @@ class Recipe:
         seed: seed of initial weights, data order and augmentation.
         epochs: passes over the training images.
         batch_size: images per optimisation step, over all devices and accumulated parts together.
-        accumulation: number of parts in which a batch is computed, to save memory.
+        accumulation: number of parts that a batch is split into, to save memory.
         lr: peak learning rate.
         schedule: "cosine" to zero, or "step" by `gamma` at `milestones`; updated at every step.
         milestones: points where "step" drops, as shares of the epochs.
@@ -50,7 +50,7 @@ class Recipe:
         weight_decay: weight decay.
         decay_weights_only: no weight decay for biases, normalisation layers and scalars.
         new_lr: factor on the learning rate for the new parts of a pretrained network: attention and classifier.
-        layer_decay: factor of the learning rate from each layer to the one before it (timm's grouping); 1 for none.
+        layer_decay: factor on the learning rate from each layer to the one before it (timm's grouping); 1 for none.
         ema: decay of the moving average of the weights, which is then evaluated and saved; 0 for none. It is lower in
             the first steps: at most (1 + step) / (10 + step).
         clip_norm: maximum norm of the gradient; 0 for no limit.
@@ -69,7 +69,7 @@ class Recipe:
     TASKS: ClassVar[dict[str, type["Recipe"]]] = {}
     #: Fields besides the attention that a variant of a comparison may set.
     VARIANT_FIELDS: ClassVar[tuple[str, ...]] = ()
-    #: Those of them that `bam compare` crosses with the attention if they are given several values.
+    #: Fields among them that `bam compare` crosses with the attention if they have several values.
     CROSSED: ClassVar[tuple[str, ...]] = ()
     #: Field -> its name in version 0.1.
     RENAMED: ClassVar[dict[str, str]] = {}
@@ -162,10 +162,10 @@ class Recipe:
         if not isinstance(task, str) or task not in Recipe.TASKS:
             raise ValueError(f"recipe: task must be one of {', '.join(Recipe.TASKS)}, got {task!r}")
         kind = Recipe.TASKS[task]
-        for name, annotation in [pair for each in Recipe.TASKS.values() for pair in each.types().items()]:
+        for name, annotation in [pair for other in Recipe.TASKS.values() for pair in other.types().items()]:
             if annotation is float and isinstance(content.get(name), str):
-                with contextlib.suppress(ValueError):  # `replace` says what is wrong
-                    content[name] = float(content[name])  # YAML reads 5e-4 as text
+                with contextlib.suppress(ValueError):  # `replace` reports what is wrong
+                    content[name] = float(content[name])  # YAML reads 5e-4 as a string
         foreign = _foreign_defaults(kind)
         changes = {name: value for name, value in content.items() if name not in foreign or value != foreign[name]}
         return kind().replace(**changes)
@@ -181,12 +181,12 @@ class Recipe:
         """
         for name, old in self.RENAMED.items():
             if old in changes and name in changes:
-                raise ValueError(f"recipe: {old} is the former name of {name}: give one of them")
+                raise ValueError(f"recipe: {old} is the former name of {name}: give only one of them")
             if old in changes:
                 changes[name] = changes.pop(old)
         if "task" in changes:
             raise ValueError(
-                "recipe: the task decides which fields there are: Recipe.from_dict makes one of another task"
+                "recipe: the task cannot change, because it decides the fields: make a new recipe with Recipe.from_dict"
             )
         attention = changes.pop("attention", self.attention)
         if not isinstance(attention, str | AttentionSpec):
@@ -208,7 +208,7 @@ class Recipe:
 
     @property
     def named_code(self) -> list[str]:
-        """The names of code of the user's own, `<module>:<name>`, that the recipe needs."""
+        """Names of the user's own code that the recipe needs, as `<module>:<name>`."""
         return [name for name in (self.model, self.attention.name) if ":" in name]
 
     def differences(self, other: "Recipe") -> dict[str, tuple[Any, Any]]:
@@ -247,11 +247,11 @@ class Recipe:
 
 def _refuse_foreign(kind: type[Recipe], changes: dict[str, Any]) -> None:
     for name in changes.keys() & _foreign_defaults(kind).keys():
-        raise ValueError(f"recipe: {name} {changes[name]!r} means nothing for the task {kind.task}")
+        raise ValueError(f"recipe: {name} {changes[name]!r} does not apply to the task {kind.task}")
 
 
 def _foreign_defaults(kind: type[Recipe]) -> dict[str, Any]:
-    """Defaults of the fields that only other tasks' recipes have; also under their old names."""
+    """Defaults of the fields that only other tasks' recipes have, also under their old names."""
     names = kind.types().keys()
     defaults: dict[str, Any] = {}
     for other in Recipe.TASKS.values():

@@ -15,9 +15,9 @@ class RunOptions:
         data_root: folder of the data (default: $BAM_DATA, or data).
         device: cpu or cuda (default: a GPU if there is one; CUDA_VISIBLE_DEVICES chooses which).
         save_minutes: minutes between saved states; every epoch also ends with one.
-        log: where curves go, besides steps.csv: csv (epochs.csv), tensorboard (folder logs), wandb, mlflow, trackio and
-            Accelerate's other trackers, separated by commas. A comparison sends its pictures, too.
-        allow_mixed: resume a run also with another number of processes; the record and report say so.
+        log: trackers for curves, besides steps.csv: csv (epochs.csv), tensorboard (folder logs), wandb, mlflow, trackio
+            and Accelerate's other trackers, separated by commas. A comparison also sends its pictures.
+        allow_mixed: resume a run even with another number of processes; the record and report say so.
     """
 
     data_root: Path | None = None

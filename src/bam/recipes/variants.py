@@ -1,4 +1,4 @@
-"""Variants of a recipe: a text such as "bam(dilation=1)" changes its attention and a few fields."""
+"""Variants of a recipe: a string such as "bam(dilation=1)" changes its attention and a few fields."""
 
 import re
 
@@ -7,7 +7,7 @@ from bam.recipes.recipe import Recipe
 
 
 def variant(recipe: Recipe, text: str) -> Recipe:
-    """`recipe` with the attention that `text` describes; parts the text leaves out stay as in the recipe.
+    """`recipe` with the attention that `text` describes; parts that `text` leaves out stay as in the recipe.
 
     The options may include the recipe's `VARIANT_FIELDS`, e.g. none(backbone=runs/plain).
 

@@ -15,12 +15,12 @@ class VqaRecipe(Recipe):
     Attributes:
         data: data set with questions: digits or vqa2.
         model: network for the images, see `bam models`; `attention` goes into it.
-        cross_modal: how question and image meet: question_guided, co_attention or dual, with options in brackets, e.g.
-            'question_guided(hops=3)'; without attention: none (all regions count alike), question (no image). In a
-            comparison, several of these, separated by commas, are crossed with the variants of the attention.
+        cross_modal: how question and image are combined: question_guided, co_attention or dual, with options in
+            brackets, e.g. 'question_guided(hops=3)'; without attention: none (all regions count equally) or question
+            (no image). In a comparison, several of these, separated by commas, are crossed with the attention variants.
         text: how a question is read: by a recurrent network ("gru") or by self-attention ("transformer").
-        width: numbers per word and region.
-        dropout: share of the features that are dropped before the classifier.
+        width: features per word and region.
+        dropout: share of the features dropped before the classifier.
 
     Raises:
         ValueError: for an invalid value or combination.
@@ -50,7 +50,7 @@ def san() -> VqaRecipe:
     """VQA v2, train2014 to val2014: stacked attention on an ImageNet-pretrained ResNet-50 at 448 pixels.
 
     The papers measured on VQA v1's test-standard set: stacked attention 58.9 % (VGG-19), co-attention 62.1 % (ResNet),
-    dual attention 64.2 % (ResNet-152). The questions of v2 are balanced, and harder. About 0.8 GPU hours per run
+    dual attention 64.2 % (ResNet-152). The questions of v2 are balanced, and so harder. About 0.8 GPU hours per run
     (estimated): 20 epochs of 82,783 images at 448 pixels; decoding them takes longer.
 
     bam compare --recipe vqa2/san --attention none,bam --cross-modal none,question_guided,co_attention --seeds 3

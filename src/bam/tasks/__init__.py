@@ -23,7 +23,7 @@ TASKS = {
 }
 
 
-#: Task -> the networks that it alone builds, known by name also where the task is not installed.
+#: Task -> the networks that only it can build; listed here so that they are known even without the task.
 NETWORKS = {
     "detection": (
         "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet101_fpn", "fasterrcnn_mobilenet_v3_large_fpn",
@@ -64,7 +64,7 @@ def available_tasks() -> Iterator[type[Task]]:
 
 
 def task_knowing(model: str) -> type[Task]:
-    """The task that alone builds the network `model`; classification for all other networks.
+    """The task that builds the network `model`: the only one that can, or else classification.
 
     Raises:
         ImportError: if that task is not installed.

@@ -19,24 +19,24 @@ def pixel_normalization(recipe: Recipe, train: _Normalised) -> tuple[Tensor, Ten
     Uses the values that the recipe's pretrained weights were trained with, if known and not overridden by the data
     options; otherwise those of the training set.
     """
-    known = normalization(recipe.model, str(recipe.pretrained)) if _weights_decide(recipe) else None
-    if known is None:
+    expected = normalization(recipe.model, str(recipe.pretrained)) if _weights_decide(recipe) else None
+    if expected is None:
         return train.normalization()
-    return 255 * torch.tensor(known.mean), 255 * torch.tensor(known.std)
+    return 255 * torch.tensor(expected.mean), 255 * torch.tensor(expected.std)
 
 
 def normalization_note(recipe: Recipe) -> list[str]:
-    """A line on how images are normalised, if neither the weights nor the recipe say how."""
+    """A note on how images are normalised, if neither the weights nor the recipe says how."""
     if not _weights_decide(recipe):
         return []
-    known = normalization(recipe.model, str(recipe.pretrained))
-    guess = "the data set's own values" if known is None else known.source
+    expected = normalization(recipe.model, str(recipe.pretrained))
+    guess = "the data set's own values" if expected is None else expected.source
     if not guess:
         return []
     advice = 'to change it: --data-options \'{"mean": [...], "std": [...]}\''
-    return [f"{recipe.pretrained} does not say how its images were normalised: {guess}; {advice}"]
+    return [f"{recipe.pretrained} does not say how its images were normalised: using {guess}; {advice}"]
 
 
 def _weights_decide(recipe: Recipe) -> bool:
-    """Whether the normalisation is that of the pretrained weights."""
+    """Whether the pretrained weights decide the normalisation."""
     return recipe.pretrained is not None and not {"mean", "std"} & recipe.data_options.keys()

@@ -61,8 +61,8 @@ class Trained:
     """A trained network and what it needs to be used."""
 
     network: nn.Module  #: in eval mode, in float32, on `device`
-    classes: tuple[str, ...]  #: their names; empty if nobody named them
-    preprocessing: "Preprocessing"  #: of classifiers; detectors resize and normalise images themselves
+    classes: tuple[str, ...]  #: names of the classes; empty if they have none
+    preprocessing: "Preprocessing"  #: for classifiers; detectors resize and normalise images themselves
     device: torch.device = torch.device("cpu")
 
     @classmethod
@@ -76,12 +76,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Options of `Task.predict`: the least score of a detection (None: the default), what shows how far it is, and the
-    question to answer, of tasks that ask."""
+    """Options of `Task.predict`."""
 
-    score: float | None = None
-    track: Track = untracked
-    question: str | None = None
+    score: float | None = None  #: minimum score of a detection; None for the default
+    track: Track = untracked  #: may show progress
+    question: str | None = None  #: the question to answer, for tasks that answer questions
 
 
 class Task(abc.ABC):
@@ -90,10 +89,10 @@ class Task(abc.ABC):
     name: ClassVar[str]
     #: Whether `illustrate` writes pictures.
     illustrates: ClassVar[bool] = False
-    #: Whether its networks answer a question about an image.
+    #: Whether its networks answer questions about images.
     asks: ClassVar[bool] = False
-    #: Why this task's networks are refused by `bam export`, by name with weights (`bam explain`), and by `bam predict`;
-    #: empty where they are accepted.
+    #: Why `bam export`, `bam explain` (by name with weights) and `bam predict` refuse this task's networks; empty if
+    #: they accept them.
     not_exported: ClassVar[str] = ""
     not_named: ClassVar[str] = ""
     not_predicted: ClassVar[str] = "bam predict does not support this task"
@@ -113,7 +112,7 @@ class Task(abc.ABC):
         """The training data and the test data."""
 
     def vocabulary(self, train: Any) -> list[str]:
-        """The words that the network knows, which its record keeps; none where there are no questions."""
+        """The words that the network knows, which its record keeps; empty for tasks without questions."""
         return []
 
     @abc.abstractmethod
@@ -124,15 +123,15 @@ class Task(abc.ABC):
         """
 
     def hold_out(self, train: Any) -> tuple[Any, Any]:
-        """Training images to learn from, and held-out ones that choose the best epoch; None: the last is used."""
+        """Split the training images into those to learn from and those held out to choose the best epoch, or None."""
         return train, None
 
     def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
-        """Names of the modules that begin anew in a pretrained network: the recipe's `new_lr` is for them."""
+        """Names of the modules that are new in a pretrained network; the recipe's `new_lr` applies to them."""
         return [f"{label.removeprefix('before ')}.attention" for label in attended(network)]
 
     def notes(self, train: Images) -> list[str]:
-        """What to tell the user when a run begins: what the data set says, and choices that nobody made."""
+        """Notes for the user when a run begins: those of the data set, and automatic choices."""
         return list(train.notes)
 
     def prepared(self, network: nn.Module) -> nn.Module:
@@ -175,7 +174,7 @@ class Task(abc.ABC):
         """A short summary of an epoch's training figures."""
 
     def probe(self, train: Any, test: Any) -> dict[str, float] | None:
-        """Measure -> what a simple model reaches without training the network; None if there is none."""
+        """Measure -> result of a simple model that does not train the network; None if there is none."""
         return None
 
     def results(self, evaluation: Evaluation, test: Any) -> dict[str, str]:
@@ -195,7 +194,7 @@ class Task(abc.ABC):
         return None
 
     def examine(self, trained: Trained, test: Any, limit: int | None, track: Track) -> Any:
-        """What the attention is worth on labelled images, see `bam.explanation.examine`.
+        """Measure what the attention does on labelled images, see `bam.explanation.examine`.
 
         Raises:
             ValueError: if the task does not support this.
@@ -203,10 +202,10 @@ class Task(abc.ABC):
         raise ValueError(f"bam examine is for classifiers, and this is a {self.name} network")
 
     def numbered(self, images: Any, trained: Trained) -> Any:
-        """The images of a data set with classes numbered as the network numbers them.
+        """The images of a data set with classes numbered as in the network.
 
         Raises:
-            ValueError: if they have classes that the network lacks.
+            ValueError: if they have classes that the network does not know.
         """
         unknown = [name for name in images.classes if name not in trained.classes]
         if unknown:
@@ -241,13 +240,13 @@ class Task(abc.ABC):
         raise ValueError(f"bam explain does not support the task {self.name}")
 
     def unknown_words(self, trained: Trained, question: str) -> list[str]:
-        """The words of a question that training never showed; for tasks that ask (see `asks`)."""
+        """The words of a question that did not occur in training, for tasks that ask (see `asks`)."""
         return []
 
     def on_data(self, data: str | None, options: Mapping[str, Any], preprocessing: "Preprocessing") -> Self:
         """The same task on other data; None means the recipe's own.
 
-        Data options of the recipe apply to its own data alone; other data are read as the network expects images.
+        The recipe's data options apply to its own data only; other data is read as the network expects it.
         """
         name = self.recipe.data if data is None else data
         defaults = self.recipe.data_options
@@ -256,11 +255,11 @@ class Task(abc.ABC):
         return type(self)(self.recipe.replace(data=name, data_options={**defaults, **options}))
 
     def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: "Preprocessing") -> dict[str, Any]:
-        """Data options with which the data set `data`, read with `options`, serves images as a network expects them."""
+        """Data options, besides `options`, that make the data set `data` serve images as a network expects them."""
         return {}
 
     def break_down(self, network: nn.Module, batches: Iterable[Any], test: Any) -> Breakdown:
-        """Results on the test images, served by `batches`, in total and class by class, of a single process.
+        """Results on the test images that `batches` serves, in total and by class; for a single process.
 
         Raises:
             ValueError: if the task does not support this (see `not_broken_down`).
@@ -287,12 +286,12 @@ def seed_network(recipe: Recipe) -> None:
 
 
 def seed_attention(recipe: Recipe) -> None:
-    """Seed torch for the initial weights of the attention, on which no others depend: variants stay paired."""
+    """Seed torch for the attention's initial weights; no other weights depend on them, so variants stay paired."""
     torch.manual_seed(recipe.seed + 1)
 
 
 def synchronized(network: nn.Module) -> nn.Module:
-    """The network with BatchNorms that compute their statistics over all processes; itself where there is one process.
+    """The network with BatchNorms that compute their statistics over all processes; unchanged for a single process.
 
     Raises:
         ValueError: on several CPU processes, which torch does not support.
@@ -300,7 +299,7 @@ def synchronized(network: nn.Module) -> nn.Module:
     if PartialState().num_processes == 1:
         return network
     if not torch.cuda.is_available():
-        raise ValueError("batchnorm sync is for several GPUs: torch has none for CPUs; choose another batchnorm")
+        raise ValueError("batchnorm sync is for several GPUs: torch has no version for CPUs; choose another batchnorm")
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from bam.tasks import Evaluation
 
-HELD_OUT = "validation_"  #: begins the names of figures on the held-out images, where those on test images have "test_"
+HELD_OUT = "validation_"  #: prefix of figures on the held-out images, in place of "test_"
 
 
 class Best:
-    """The weights of the epoch that did best on the held-out images; of equals, the first."""
+    """The weights of the epoch that did best on the held-out images; in a tie, the first."""
 
     def __init__(self) -> None:
         self.epoch = 0  #: number of the epoch, from 1; 0: none yet
@@ -36,5 +36,5 @@ class Best:
 
 
 def renamed(figures: dict[str, float]) -> dict[str, float]:
-    """Figures on held-out images under their own names."""
+    """Rename figures on held-out images from "test_..." to "validation_..."."""
     return {HELD_OUT + name.removeprefix("test_"): value for name, value in figures.items()}

@@ -34,7 +34,7 @@ _PLAN_TYPES = {
     "probe": dict[str, float] | None,
     "step_ms": dict[str, float],
 }
-_OPTIONAL = {"recipe", "pictures", "probe", "step_ms"}  #: of plans; old ones lack them
+_OPTIONAL = {"recipe", "pictures", "probe", "step_ms"}  #: missing in old plans
 PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
@@ -51,9 +51,9 @@ def compare(
     Args:
         recipe: what to train.
         attentions: the variants; the first is the baseline.
-        seeds: how many, starting at the recipe's; or a range, which is added to the seeds that `out` has.
+        seeds: number of seeds, starting at the recipe's; or a range, which is added to the seeds in `out`.
         out: folder of the comparison.
-        options: where data and device are, and how often to save.
+        options: data folder, device, how often to save.
 
     Raises:
         ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`, except Diverged: the
@@ -68,20 +68,20 @@ def compare(
     runs = _runs(recipe, attentions, numbers, out)
     with accelerate_afresh(options.device):
         probe = _check(recipe, runs, options, old_plan.get("probe"))
-        first = PartialState().is_main_process
-    kept = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []))}
-    kept |= {"step_ms": timings or old_plan.get("step_ms", {}), "probe": probe}
-    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **kept}
-    with locked(out, first):
+        is_main = PartialState().is_main_process
+    results = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []))}
+    results |= {"step_ms": timings or old_plan.get("step_ms", {}), "probe": probe}
+    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **results}
+    with locked(out, is_main):
         write_atomically(out / PLAN, strict_json(plan))
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
-        for number, each in enumerate(runs, start=1):
-            _run_unless_failed(each, options, f"[{number}/{len(runs)}] {each.folder.name}")
+        for number, planned in enumerate(runs, start=1):
+            _run_unless_failed(planned, options, f"[{number}/{len(runs)}] {planned.folder.name}")
         _conclude(recipe, out, plan, options)
 
 
 def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:
-    """Add latency, pictures and a look at the attention to a comparison whose runs are complete."""
+    """Add latency, pictures and a look at the attention, once all runs are complete."""
     folders = {text: _folder(out, text, plan["seeds"][0]) for text in plan["attention"]}
     with accelerate_afresh(options.device):
         if PartialState().is_main_process:
@@ -103,14 +103,14 @@ def _runs(recipe: Recipe, attentions: Sequence[str], seeds: Sequence[int], out: 
     return [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
 
 
-def _run_unless_failed(one: _Run, options: RunOptions, title: str) -> None:
-    """Train one run of a comparison; the comparison goes on if it diverges now, or has diverged before."""
-    failed = (one.folder / FILE_NAME).exists() and Record.read(one.folder).failure
+def _run_unless_failed(planned: _Run, options: RunOptions, title: str) -> None:
+    """Train one run of a comparison; a run that diverges, or has diverged before, does not stop the comparison."""
+    failure = (planned.folder / FILE_NAME).exists() and Record.read(planned.folder).failure
     try:
-        if not failed:
-            run(one.recipe, one.folder, options, resume=True, title=title)
+        if not failure:
+            run(planned.recipe, planned.folder, options, resume=True, title=title)
             return
-        message = f"{one.folder}: {failed['reason']}; remove the folder to train it again"
+        message = f"{planned.folder}: {failure['reason']}; remove the folder to train it again"
     except Diverged as error:
         message = str(error)
     print(f"{title}  failed: {message}", file=sys.stderr)
@@ -120,7 +120,7 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
     """Read the comparison in `out`; returns (variant -> its records so far, the plan).
 
     The plan has "latency_ms" (variant -> milliseconds), "recipe" (before the variants change it; missing in old files),
-    "pictures" (of a complete comparison of detectors), and "probe" (measure -> what a simple model reaches).
+    "pictures" (of a complete comparison of detectors), and "probe" (measure -> result of a simple model).
 
     Raises:
         FileNotFoundError: if `out` holds no comparison.
@@ -144,7 +144,7 @@ def read_comparison(out: Path) -> tuple[dict[str, list[Record]], dict[str, Any]]
 
 
 def class_results(out: Path, plan: Mapping[str, Any]) -> dict[str, dict[int, list[ClassResult]]]:
-    """Variant -> seed -> the results of each class, of the comparison in `out`; empty lists where there are none."""
+    """Variant -> seed -> results of each class in the comparison in `out`; empty lists if there are none."""
     return {
         attention: {seed: read_classes(_folder(out, attention, seed)) for seed in plan["seeds"]}
         for attention in plan["attention"]
@@ -152,31 +152,31 @@ def class_results(out: Path, plan: Mapping[str, Any]) -> dict[str, dict[int, lis
 
 
 def earlier_comparisons(recipe: Recipe, out: Path) -> list[dict[str, list[Record]]]:
-    """The records of comparisons of the same recipe, with other seeds or not, in `out` and in folders beside it."""
-    known: list[dict[str, list[Record]]] = []
+    """The records of comparisons of the same recipe, with any seeds, in `out` and in the folders beside it."""
+    comparisons: list[dict[str, list[Record]]] = []
     for path in dict.fromkeys([out / PLAN, *sorted(out.parent.glob(f"*/{PLAN}"))]):
         try:
             records, plan = read_comparison(path.parent)
-            there = Recipe.from_dict(plan["recipe"])
-        except (KeyError, TypeError, OSError, ValueError):  # damaged, or of a version that wrote no recipe
+            other = Recipe.from_dict(plan["recipe"])
+        except (KeyError, TypeError, OSError, ValueError):  # damaged, or from a version that wrote no recipe
             continue
         ignored = {"seed": recipe.seed, "precision": recipe.precision, "attention": recipe.attention}
-        if not recipe.differences(there.replace(**ignored)):
-            known.append(records)
-    return known
+        if not recipe.differences(other.replace(**ignored)):
+            comparisons.append(records)
+    return comparisons
 
 
 def planned_seeds(recipe: Recipe, seeds: int | range, out: Path) -> list[int]:
-    """The seeds of a comparison in `out`: that many from the recipe's on, or those it has and a range.
+    """The seeds of a comparison in `out`: `seeds` of them from the recipe's on, or a range and those already in `out`.
 
     Raises:
-        ValueError: if there would be none.
+        ValueError: if there would be none, or for a negative one.
     """
     if isinstance(seeds, range):
         if not seeds or seeds[0] < 0:
-            raise ValueError(f"seeds: {seeds.start}:{seeds.stop} holds no seeds from 0 on")
-        before = read_comparison(out)[1]["seeds"] if (out / PLAN).exists() else []
-        return sorted({*before, *seeds})
+            raise ValueError(f"seeds: {seeds.start}:{seeds.stop} is empty, or has negative seeds")
+        existing = read_comparison(out)[1]["seeds"] if (out / PLAN).exists() else []
+        return sorted({*existing, *seeds})
     if seeds < 1:
         raise ValueError(f"seeds: at least 1, got {seeds}")
     return list(range(recipe.seed, recipe.seed + seeds))
@@ -185,12 +185,12 @@ def planned_seeds(recipe: Recipe, seeds: int | range, out: Path) -> list[int]:
 def _with_precision(
     recipe: Recipe, out: Path, attentions: Sequence[str], options: RunOptions
 ) -> tuple[Recipe, dict[str, float]]:
-    """The recipe with the precision that all runs share, and the timings that decided it, if they did now."""
-    first = _folder(out, attentions[0], recipe.seed)  # comparisons of before chose it run by run
-    decided = out if (out / "recipe.yaml").exists() else first
-    if decided is out and Recipe.from_yaml(out / "recipe.yaml").precision == "auto":
-        decided = first
-    return choose_precision(recipe, decided, options)
+    """The recipe with the precision that all runs share, and the timings if they were just made to choose it."""
+    first_run = _folder(out, attentions[0], recipe.seed)  # old comparisons chose it run by run
+    source = out if (out / "recipe.yaml").exists() else first_run
+    if source is out and Recipe.from_yaml(out / "recipe.yaml").precision == "auto":
+        source = first_run
+    return choose_precision(recipe, source, options)
 
 
 def _check_variants(recipe: Recipe, attentions: Sequence[str]) -> None:
@@ -207,7 +207,7 @@ def _check(
 ) -> dict[str, float] | None:
     """Fail early: raise the error any run would raise at its start, before the first one trains for hours.
 
-    Returns what a simple model reaches on the task (see `Task.probe`): `probe`, if it is known already.
+    Returns the result of a simple model on the task (see `Task.probe`): `probe` itself, if it is already known.
     """
     trackers_of(options.log)
     for run_recipe, folder in runs:
@@ -217,18 +217,18 @@ def _check(
     sites: dict[str, list[str]] = {}  # of each variant
     for run_recipe, _ in runs:
         if run_recipe.seed == runs[0].recipe.seed:
-            sites[_but_seed(run_recipe)] = list(attended(task_of(run_recipe).network(train)))
+            sites[_without_seed(run_recipe)] = list(attended(task_of(run_recipe).network(train)))
     for run_recipe, folder in runs:
         if (folder / FILE_NAME).exists():
             record = Record.read(folder)
             check_data(record, train, test, folder)
-            check_sites(record, sites[_but_seed(run_recipe)], folder)
+            check_sites(record, sites[_without_seed(run_recipe)], folder)
     if probe is None and PartialState().is_main_process:
         return task_of(recipe).probe(train, test)
     return probe
 
 
-def _but_seed(recipe: Recipe) -> str:
+def _without_seed(recipe: Recipe) -> str:
     return str(recipe.replace(seed=0).as_dict())
 
 
@@ -239,18 +239,18 @@ def _folder(out: Path, attention: str, seed: int) -> Path:
 def _latency_and_pictures(recipe: Recipe, out: Path, runs: Mapping[str, Path], options: RunOptions) -> dict[str, Any]:
     """Latency and example pictures for one run of each variant."""
     records = {name: Record.read(folder) for name, folder in runs.items()}
-    first = next(iter(records.values()))
-    device, task = torch.device(first.environment["device"]), task_of(recipe)
+    baseline = next(iter(records.values()))
+    device, task = torch.device(baseline.environment["device"]), task_of(recipe)
     if not (task.illustrates and all((folder / WEIGHTS).exists() for folder in runs.values())):
         tasks = {name: task_of(recipe_of(record, runs[name])) for name, record in records.items()}
         networks = {name: tasks[name].network(record, to_train=False) for name, record in records.items()}
-        image = torch.randn(1, 3, *first.image_size, device=device)
-        return {"latency_ms": _latency({name: net.to(device) for name, net in networks.items()}, image, first)}
+        image = torch.randn(1, 3, *baseline.image_size, device=device)
+        return {"latency_ms": _latency({name: net.to(device) for name, net in networks.items()}, image, baseline)}
     networks = {name: trained_model(folder)[0].to(device) for name, folder in runs.items()}
     _, test = task.load(options.data_root)
     pictures = task.illustrate(networks, test, out)
     (image, *_), _ = next(test.batches(1, device).test())
-    return {"latency_ms": _latency(networks, image[None], first), "pictures": pictures}
+    return {"latency_ms": _latency(networks, image[None], baseline), "pictures": pictures}
 
 
 def _latency(networks: Mapping[str, nn.Module], image: Tensor, record: Record) -> dict[str, float]:

@@ -45,11 +45,11 @@ class Display:
     def step(self, done: int, figures: dict[str, float], rate: float) -> None:
         """Show the progress after `done` steps: losses as they are, other figures in percent."""
         self.shown_at = time.perf_counter()
-        texts = [
+        shown = [
             f"{name.replace('_', ' ')} {value:.3f}" if name.startswith("loss") else f"{name} {100 * value:.1f} %"
             for name, value in figures.items()
         ]
-        self.progress.update(self.task, completed=done, status="  ".join([*texts, _rate(rate)]))
+        self.progress.update(self.task, completed=done, status="  ".join([*shown, _rate(rate)]))
 
     def epoch(self, epoch: int, epochs: int, description: str, rate: float) -> None:
         """Print one line for a finished epoch."""
@@ -65,7 +65,7 @@ def _rate(images_per_second: float) -> str:
 
 
 def track(items: Iterable[Any], total: int, title: str) -> Iterator[Any]:
-    """Pass on `items`, of which there are `total`; on a terminal, with a progress bar."""
+    """Yield the `total` items of `items`, with a progress bar on a terminal."""
     console = Console(highlight=False, markup=False, emoji=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.file.isatty()) as progress:

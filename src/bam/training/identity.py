@@ -1,4 +1,4 @@
-"""Whether a run that goes on is the run that began: its recipe, its images, where it runs."""
+"""Check that a resumed run is the run that began: its recipe, images, sites and number of processes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from bam.records import Record
 
 
 def check_sites(record: Record, sites: Sequence[str], out: Path) -> None:
-    """Raise ValueError if the run in `out` has its attention elsewhere, as usual sites of an earlier version may be."""
+    """Raise ValueError if the run in `out` has other sites; default sites may differ in earlier versions."""
     if record.sites and record.sites != list(sites):
-        there, here = (", ".join([*each[:3], *["..."][: len(each) - 3]]) for each in (record.sites, list(sites)))
+        there, here = (", ".join([*names[:3], *["..."][: len(names) - 3]]) for names in (record.sites, list(sites)))
         raise ValueError(
-            f"{out} holds a run with attention at {there}, and this one would have it at {here}: choose another --out; "
-            "or for the old places, name them, e.g. se(sites=bottlenecks)"
+            f"{out} holds a run with attention at {there}, and this one would have it at {here}: choose another --out, "
+            "or name the old sites, e.g. se(sites=bottlenecks)"
         )
 
 
@@ -40,33 +40,33 @@ _NEEDED = {
     "step",
     "step_in_epoch",
     "sums",
-}  #: states of before too
+}  #: in old states, too
 
 
 def check_state(state: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
-    """Raise ValueError if the training state in `out` is of another recipe or seed, or no training state at all."""
+    """Raise ValueError if the training state in `out` belongs to another recipe or seed, or is not one at all."""
     source = f"the training state in {out}"
     for content, types in ((state, _STATE), (state.get("progress", {}), _PROGRESS)):
         check_types(content, types, source)
         for name in (_NEEDED & types.keys()) - content.keys():
             raise ValueError(f"{source} is damaged or from elsewhere: it has no {name}; remove it")
         for name in content.keys() - types.keys():
-            raise ValueError(f"{source} is damaged or from elsewhere: nothing in it is called {name!r}; remove it")
-    if "recipe" not in state:  # states of before have none
+            raise ValueError(f"{source} is damaged or from elsewhere: it has an unknown entry {name!r}; remove it")
+    if "recipe" not in state:  # old states have none
         return
     differences = recipe.differences(Recipe.from_dict(_parsed(state, "recipe", dict[str, Any], out)))
     listed = [f"{name} is {there!r} there, not {here!r}" for name, (here, there) in differences.items()]
-    if set(differences) - {"data_options"}:  # `run` compares those, and lets some of them change
+    if set(differences) - {"data_options"}:  # `run` compares these, and lets some of them change
         raise ValueError(f"{out} holds a training state of another run ({'; '.join(listed)}): remove it")
 
 
 def _parsed(state: Mapping[str, Any], name: str, kind: Any, out: Path) -> Any:
-    """The entry `name` of a state, which is JSON; states of before may have none."""
+    """Parse the entry `name` of a state, which is JSON; old states may lack it."""
     source = f"the training state in {out}"
     try:
         content = json.loads(state.get(name, "[]"))
     except (ValueError, RecursionError):
-        raise ValueError(f"{source} is damaged or from elsewhere: its {name} is no JSON; remove it") from None
+        raise ValueError(f"{source} is damaged or from elsewhere: its {name} is not JSON; remove it") from None
     check_types({name: content}, {name: kind}, source)
     return content
 
@@ -74,24 +74,24 @@ def _parsed(state: Mapping[str, Any], name: str, kind: Any, out: Path) -> Any:
 def stretches_of(
     state: Mapping[str, Any], environment: Mapping[str, Any], out: Path, *, allow_mixed: bool
 ) -> list[dict[str, Any]]:
-    """The stretches so far of a run that resumes from `state`, and the one that begins here.
+    """The stretches of a run that resumes from `state`: those so far, and the one that begins here.
 
     Raises:
-        ValueError: if it began with another number of processes, without `allow_mixed`.
+        ValueError: if it ran with another number of processes, unless `allow_mixed`.
     """
     earlier = _parsed(state, "stretches", list[dict[str, Any]], out)
     here = {"from_step": state["progress"]["step"]} | dict(environment)
     if earlier and not allow_mixed:
         _refuse_mixed(out, earlier[-1], here)
-    return [*(each for each in earlier if each.get("from_step", 0) < here["from_step"]), here]
+    return [*(stretch for stretch in earlier if stretch.get("from_step", 0) < here["from_step"]), here]
 
 
 def _refuse_mixed(out: Path, before: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     if before.get("processes") != here["processes"]:
         raise ValueError(
-            f"{out} holds a run that began with another number of processes ({before.get('processes')} there, "
-            f"{here['processes']} here), which gives other weights: go on as it began, choose another --out, or add "
-            "--allow-mixed"
+            f"{out} holds a run with another number of processes ({before.get('processes')} there, "
+            f"{here['processes']} here), which gives other weights: resume it with the same number, choose another "
+            "--out, or add --allow-mixed"
         )
 
 

@@ -1,4 +1,4 @@
-"""One process group at a time in a folder: a file says who, and its time says that they still live."""
+"""A lock file lets one run at a time use a folder; its owner updates the file's time as a sign of life."""
 
 import contextlib
 import datetime
@@ -14,33 +14,33 @@ from bam.files import strict_json
 
 NAME = "running.lock"
 _HEARTBEAT = 60.0  #: seconds between signs of life
-_STALE = 300.0  #: seconds without one, after which another machine's lock is taken over
+_STALE = 300.0  #: seconds without a sign of life after which another machine's lock is taken over
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
-    """Hold the lock of `folder`, which is created; without effect if it is not `wanted`.
+def locked(folder: Path, active: bool = True) -> Iterator[None]:
+    """Hold the lock of `folder`, which is created if necessary; do nothing unless `active`.
 
-    The lock of a process that is gone is taken over: at once on this machine, after five minutes on another one.
+    The lock of a dead process is taken over: at once on the same machine, after five minutes from another one.
 
     Raises:
         ValueError: if another process holds it; the message names host and process.
     """
-    if not wanted:
+    if not active:
         yield
         return
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path, ended = folder / NAME, threading.Event()
     _take(path)
-    mine = path.read_text()
-    threading.Thread(target=_live, args=(path, mine, ended), daemon=True).start()
+    own_text = path.read_text()
+    threading.Thread(target=_keep_alive, args=(path, own_text, ended), daemon=True).start()
     try:
         yield
     finally:
         ended.set()
         with contextlib.suppress(OSError):
-            if path.read_text(errors="replace") == mine:
+            if path.read_text(errors="replace") == own_text:
                 path.unlink()
                 for created in new:
                     created.rmdir()  # if nothing was written
@@ -60,7 +60,7 @@ def _take(path: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the lock if its process is gone; raise ValueError if not."""
+    """Remove the lock if its process is dead; raise ValueError if not."""
     try:
         text = path.read_text(errors="replace")
         owner = _owner(text)
@@ -68,10 +68,10 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return  # its owner has just ended
     if owner and all(owner.get(key) == value for key, value in _machine().items()):
-        lives, wait = _birth(owner["pid"]) == owner["birth"], ""
+        alive, wait = _birth(owner["pid"]) == owner["birth"], ""
     else:
-        lives, wait = silence < _STALE, f"; if it is dead, try again {_STALE / 60:.0f} minutes after its end"
-    if lives:
+        alive, wait = silence < _STALE, f"; if it is dead, try again {_STALE / 60:.0f} minutes after it died"
+    if alive:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('started', '?')[:19]} UTC"
         raise ValueError(f"{path.parent} is in use by {who}: wait for it, or choose another --out{wait}")
     aside = path.with_name(f".{NAME}.{os.getpid()}.tmp")
@@ -83,7 +83,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _machine() -> dict[str, str]:
-    """What tells machines apart, their boots, and the containers on one, where process numbers mean something else."""
+    """Identifies this machine, its boot, and the container, since process numbers are valid only inside it."""
     machine = {"host": socket.gethostname(), "boot": "", "processes": ""}
     with contextlib.suppress(OSError):  # not Linux
         machine["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -92,17 +92,17 @@ def _machine() -> dict[str, str]:
 
 
 def _owner(text: str) -> dict[str, Any]:
-    """Who wrote a lock; empty if it is being written, or damaged."""
+    """The owner of a lock; empty if the file is incomplete or damaged."""
     try:
         owner = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    known = isinstance(owner, dict) and owner.keys() >= {"host", "pid", "started", "birth"}
-    return owner if known and type(owner["pid"]) is int and isinstance(owner["started"], str) else {}
+    is_complete = isinstance(owner, dict) and owner.keys() >= {"host", "pid", "started", "birth"}
+    return owner if is_complete and type(owner["pid"]) is int and isinstance(owner["started"], str) else {}
 
 
 def _now(path: Path) -> float:
-    """The time by the clock of the file system, which may be another machine's."""
+    """The time on the clock of the file system, which may be another machine's."""
     probe = path.with_name(f".{NAME}.{os.getpid()}.tmp")
     probe.touch()
     try:
@@ -112,7 +112,10 @@ def _now(path: Path) -> float:
 
 
 def _birth(pid: int) -> str | None:
-    """What tells a process from a later one with its number, "" where the system does not say; None if it is gone."""
+    """The start time of a process, which later processes with its number do not share.
+
+    It is "" if the system does not report it, and None if the process is gone.
+    """
     try:
         if Path("/proc/self/stat").exists():
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # ticks from boot to its start
@@ -124,8 +127,8 @@ def _birth(pid: int) -> str | None:
     return ""
 
 
-def _live(path: Path, mine: str, ended: threading.Event) -> None:
+def _keep_alive(path: Path, own_text: str, ended: threading.Event) -> None:
     while not ended.wait(_HEARTBEAT):
         with contextlib.suppress(OSError):
-            if path.read_text(errors="replace") == mine:  # a machine that was suspended may have lost it
+            if path.read_text(errors="replace") == own_text:  # another machine may have taken it over
                 os.utime(path)

@@ -21,11 +21,11 @@ _TYPES = {
 _VIEW = {"name": str, "png": str, "prediction": list[list[Any]], "sites": list[dict[str, Any]]}
 _PICTURE = {"file": str, "caption": str}
 _NEEDED = {"views", "pictures", "statistics", "pointing"}  #: unless there was a problem
-FOLDER = "attention"  #: of a comparison, with a folder for each variant that has attention
+FOLDER = "attention"  #: in a comparison's folder; has a folder for each variant with attention
 
 
 def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> None:
-    """Look at the attention of each run (variant -> folder), if its task can; once for the same weights.
+    """Look at the attention of each run (variant -> folder) if its task supports it, once per set of weights.
 
     Writes attention/<variant>/look.json and pictures into the comparison's folder `out`.
     """
@@ -34,41 +34,41 @@ def write_looks(out: Path, runs: Mapping[str, Path], options: RunOptions) -> Non
         if not (folder / WEIGHTS).exists():
             continue
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
-        before = _read(target)
-        if before.get("weights") == weights and "problem" not in before:
+        previous = _read(target)
+        if previous.get("weights") == weights and "problem" not in previous:
             continue
         record = Record.read(folder)
-        if not record.normalization:  # of an earlier version
+        if not record.normalization:  # from an earlier version
             continue
         task, trained, _ = opened_run(folder, torch.device(record.environment["device"]))
         if not task.attends(trained.network):
             continue
         _, test = task.load(options.data_root)
         try:
-            seen = task.look(trained, test, target)
-        except ValueError as error:  # e.g. a network whose weights are not finite: the rest of the report stands
-            seen = {"problem": str(error)}
-        if seen is not None:
-            about = {"weights": weights, "seed": record.recipe["seed"]}
-            write_atomically(target / _FILE, strict_json(about | seen))
+            look = task.look(trained, test, target)
+        except ValueError as error:  # e.g. weights that are not finite: the rest of the report is still written
+            look = {"problem": str(error)}
+        if look is not None:
+            origin = {"weights": weights, "seed": record.recipe["seed"]}
+            write_atomically(target / _FILE, strict_json(origin | look))
 
 
 def read_looks(out: Path, plan: Mapping[str, Any]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """(variant, folder, what was seen) for each variant of the comparison in `out` whose attention was looked at."""
+    """(variant, folder, content of look.json) for each variant of the comparison in `out` that has one."""
     for text in plan["attention"]:
         folder = out / FOLDER / folder_name(text)
-        if seen := _read(folder):
-            yield text, folder, {"seed": plan["seeds"][0]} | seen  # looks of before have no seed
+        if look := _read(folder):
+            yield text, folder, {"seed": plan["seeds"][0]} | look  # old files have no seed
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What is in a folder's file; empty if there is none, or it is damaged: it can be written again."""
+    """The content of a folder's look.json; empty if it is missing or damaged, since it can be written again."""
     try:
         content = read_json(folder / _FILE, "")
         check_types(content, _TYPES, folder / _FILE)
         for name, kinds in (("views", _VIEW), ("pictures", _PICTURE)):
-            for each in content.get(name, []):
-                check_types(dict.fromkeys(kinds) | each, kinds, folder / _FILE)
+            for entry in content.get(name, []):
+                check_types(dict.fromkeys(kinds) | entry, kinds, folder / _FILE)
     except (OSError, ValueError):
         return {}
     return content if "problem" in content or content.keys() >= _NEEDED else {}

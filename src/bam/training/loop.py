@@ -62,11 +62,11 @@ class Progress:
         return [name for name in self.names if name.startswith("loss")]
 
     def is_finite(self) -> Tensor:
-        """Whether all losses of this epoch are, on the device; 1 or 0."""
+        """Whether all losses of this epoch are finite: 1 or 0, on the device."""
         return self.sums[: len(self.losses)].isfinite().all().float()
 
     def first_broken(self) -> tuple[int, float]:
-        """The first step since `take_losses` whose loss is not finite, or else the last step; and its learning rate."""
+        """The step and learning rate of the first loss since `take_losses` that is not finite, or else the last."""
         broken = ((step, lr) for step, lr, values in self._losses if not values.isfinite().all())
         return next(broken, self.last)
 
@@ -130,7 +130,7 @@ class Trainer:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
-    average: AveragedModel | None = None  #: of the weights, updated after every optimisation step
+    average: AveragedModel | None = None  #: moving average of the weights, updated after every step
 
     def epoch(self, batches: BatchSource, progress: Progress, display: Display) -> Generator[None, None, None]:
         """Train from `progress` to the end of the epoch; yields after every optimisation step.
@@ -146,7 +146,7 @@ class Trainer:
             for _ in range(progress.step_in_epoch, steps):
                 lr = learning_rate(recipe, progress.step, steps)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = lr * group.get("lr_scale", 1.0)  # states of before have none
+                    group["lr"] = lr * group.get("lr_scale", 1.0)  # old states have none
                 figures, images = self._step(stream, progress.step)
                 progress.unreadable.add(batches.take_unreadable())
                 progress.add(lr, figures, images)

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, because the next training step needs it again."""
+"""Keep freed memory in the process, because the next training step needs it again."""
 
 import ctypes
 

@@ -12,14 +12,14 @@ from bam.recipes import Recipe
 
 
 def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -> torch.optim.Optimizer:
-    """SGD or AdamW for the parameters that are not frozen; on a GPU, one fused kernel.
+    """SGD or AdamW for the parameters that are not frozen; on a GPU, as one fused kernel.
 
     With `decay_weights_only`, only parameters with two or more axes get weight decay. Each group has "lr_scale", its
-    factor of the learning rate.
+    factor on the learning rate.
 
     Args:
         model: the network.
-        recipe: says how to optimise.
+        recipe: sets the optimiser's options.
         new_parts: names of the modules whose learning rate is multiplied by the recipe's `new_lr`.
 
     Raises:
@@ -35,20 +35,20 @@ def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load the state of an optimiser, which torch does not hold against the parameters.
+    """Load the state of an optimiser, and compare its shapes with the parameters, which torch does not.
 
     Raises:
-        ValueError: if it is of other parameters.
+        ValueError: if it belongs to other parameters.
     """
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
-                raise ValueError(f"{name} of the optimizer has another shape than its parameter")
+                raise ValueError(f"the optimizer's {name} has another shape than its parameter")
 
 
 def _groups(parameters: Sequence[nn.Parameter], scales: dict[nn.Parameter, float], recipe: Recipe) -> list[Any]:
-    """Parameters that share their weight decay and their factor of the learning rate."""
+    """Groups of parameters with the same weight decay and the same factor on the learning rate."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in parameters:
         decays = parameter.ndim > 1 or not recipe.decay_weights_only

@@ -1,4 +1,4 @@
-"""The precision of a run: what the recipe says, or, for "auto", what is fastest for its network on this device."""
+"""The precision of a run: the recipe's, or for "auto" the one that is fastest for its network on this device."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from bam.recipes import Recipe
 from bam.tasks import Task, task_of
 
 _ROUNDS = 3
-_BATCH = 32  #: images of a timed step, at most
+_BATCH = 32  #: maximum number of images in a timed step
 _MARGIN = 0.95  #: bf16 must take at most this share of the time of fp32
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,7 +22,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def resolved(recipe: Recipe, device: torch.device, out: Path) -> Recipe:
     """`recipe` with a precision that suits the device; "auto" becomes that of the run in `out`, if there is one.
 
-    It stays "auto" where a choice is left, see `fastest`.
+    It stays "auto" if there is a choice, see `fastest`.
 
     Raises:
         ValueError: for tf32 without an NVIDIA GPU.
@@ -31,10 +31,10 @@ def resolved(recipe: Recipe, device: torch.device, out: Path) -> Recipe:
         raise ValueError(f"precision tf32 needs an NVIDIA GPU, and this is {device.type!r}: choose fp32 or bf16")
     if recipe.precision != "auto":
         return recipe
-    if (out / "recipe.yaml").exists() and (there := Recipe.from_yaml(out / "recipe.yaml").precision) != "auto":
-        return recipe.replace(precision=there)
-    known = candidates(device)
-    return recipe.replace(precision=known[0]) if len(known) == 1 else recipe
+    if (out / "recipe.yaml").exists() and (chosen := Recipe.from_yaml(out / "recipe.yaml").precision) != "auto":
+        return recipe.replace(precision=chosen)
+    choices = candidates(device)
+    return recipe.replace(precision=choices[0]) if len(choices) == 1 else recipe
 
 
 def candidates(device: torch.device) -> list[str]:
@@ -49,12 +49,12 @@ def candidates(device: torch.device) -> list[str]:
 def fastest(recipe: Recipe, train: Any, device: torch.device) -> tuple[str, dict[str, float]]:
     """The fastest precision for a training step of the recipe's network without attention.
 
-    A few steps in each candidate take turns, which takes seconds. bf16 must be clearly faster: it is less precise.
+    Times a few steps of each candidate in turn, which takes seconds. bf16 must be clearly faster: it is less precise.
 
     Args:
         recipe: what to train.
         train: the training images.
-        device: where.
+        device: the device of the run.
 
     Returns: the precision, and the median milliseconds of a step in each candidate.
     """
@@ -63,7 +63,7 @@ def fastest(recipe: Recipe, train: Any, device: torch.device) -> tuple[str, dict
     network = task.network(train).to(device).to(memory_format=torch.channels_last).train()
     size = min(_BATCH, max(1, recipe.batch_size // recipe.accumulation), len(train))
     batches = task.batches(train, size, task.normalization(network, train), (device, (0, 1)))
-    with contextlib.closing(batches.train(recipe.seed, 0)) as stream:  # which ends the processes that decode
+    with contextlib.closing(batches.train(recipe.seed, 0)) as stream:  # ends the decoding processes
         batch = next(stream)
     times: dict[str, list[float]] = {name: [] for name in candidates(device)}
     for number in range(_ROUNDS + 1):

@@ -40,7 +40,7 @@ def run(
     Args:
         recipe: what to train.
         out: the run's folder.
-        options: where data and device are, and how often to save.
+        options: data folder, device, how often to save.
         resume: continue from the newest state, or start from the beginning if there is none.
         title: the run's name on the screen.
 
@@ -58,7 +58,7 @@ def run(
         if record and record.complete:
             return record
         with locked(out, accelerator.is_main_process):
-            record = _earlier(recipe, out, resume)  # another process may have trained it until now
+            record = _earlier(recipe, out, resume)  # another process may have finished it meanwhile
             if record and record.complete:
                 return record
             session = _session(recipe, out, accelerator, options, record)
@@ -75,10 +75,10 @@ def run(
 def _session(
     recipe: Recipe, out: Path, accelerator: Accelerator, options: RunOptions, record: Record | None
 ) -> Session:
-    """The parts of a run at its start; `record` is that of the run so far."""
+    """The session of a run; `record` is that of the run so far, if any."""
     if accelerator.is_main_process:
-        for left in out.glob(".*.tmp"):  # by killed writers
-            left.unlink(missing_ok=True)
+        for leftover in out.glob(".*.tmp"):  # from killed writers
+            leftover.unlink(missing_ok=True)
     task = task_of(recipe)
     with accelerator.main_process_first():  # it may download
         train, test = task.load(options.data_root)
@@ -93,7 +93,7 @@ def _session(
 def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Recipe, dict[str, float]]:
     """The recipe with its precision; for "auto", that of the run in `out`, or else the fastest here.
 
-    Returns also the milliseconds of a training step in each precision that was tried, if any.
+    Also returns the milliseconds of a training step in each precision that was timed.
     """
     with accelerate_afresh(options.device) as device:
         recipe = resolved(recipe, device, out)
@@ -102,7 +102,7 @@ def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Re
         with PartialState().main_process_first():  # it may download
             train, _ = task_of(recipe).load(options.data_root)
         precision, timings = fastest(recipe, train, device)
-        (precision,) = broadcast_object_list([precision])  # all processes train in that of the first
+        (precision,) = broadcast_object_list([precision])  # all processes use the choice of the first
         return recipe.replace(precision=precision), timings
 
 
@@ -120,7 +120,7 @@ def settings(recipe: Recipe, device: str | None) -> Iterator[Accelerator]:
             gradient_accumulation_steps=recipe.accumulation,
         )
         with _switched(recipe), warnings.catch_warnings():
-            # DistributedDataParallel, of 1 x 1 kernels: their strides differ only where the size is 1.
+            # DistributedDataParallel warns about 1 x 1 kernels, whose strides differ only where the size is 1.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             yield accelerator
 

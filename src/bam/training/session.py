@@ -31,7 +31,7 @@ from bam.training.steps import append_steps, keep_steps_before
 from bam.training.stopping import Diverged, Interrupted, stop_request
 
 WEIGHTS = "model.safetensors"
-_LOOK = 50  #: steps between looks at whether the losses are finite, which wait for the device
+_LOOK = 50  #: steps between checks that the losses are finite, which wait for the device
 _SHOWN = 3  #: measures shown per epoch
 _SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
 
@@ -65,7 +65,7 @@ class Session:
         )
         self.record.stretches = [{"from_step": 0} | self.record.environment]
         self.plain = network.to(accelerator.device).to(memory_format=torch.channels_last)
-        #: What must stay finite: a mask, for example, may hold infinities from the start.
+        #: Names of the tensors that must stay finite; others, e.g. masks, hold infinities from the start.
         self._finite = [name for name, value in self.plain.state_dict().items() if value.isfinite().all()]
         self.average = moving_average(self.plain, self.recipe.ema) if self.recipe.ema else None
         stepper = optimizer(self.plain, self.recipe, task.new_parts(self.plain, len(train.classes)))
@@ -96,7 +96,7 @@ class Session:
         """Load the newest saved state, if any.
 
         Raises:
-            ValueError: if it is of another run, or, without `allow_mixed`, of another number of processes.
+            ValueError: if it belongs to another run or, unless `allow_mixed`, to another number of processes.
         """
         state = load_state(self.out)
         if state is None:
@@ -121,14 +121,14 @@ class Session:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress.load(state["progress"])
-        self.best.load(state.get("best", {}))  # states of before have none
+        self.best.load(state.get("best", {}))  # old states have none
         self.record.history = json.loads(state["history"])
         check_types(vars(self.record), {"history": list[dict[str, Any]]}, self.out)
 
     def save(self) -> None:
-        """Save the current state, and the figures of the steps so far; nothing if it holds what is not finite.
+        """Save the current state and the figures of the steps so far, unless a loss or a weight is not finite.
 
-        That comes from a loss or a weight that is not finite; then the next look at the losses ends the run.
+        In that case, the next check ends the run.
         """
         if self._is_sound():
             self._save_steps()
@@ -168,7 +168,7 @@ class Session:
 
         Raises:
             Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
-            Diverged: if a loss, a weight or a result is not finite; the record then has the failure.
+            Diverged: if a loss, a weight or a result is not finite; the record then holds the failure.
         """
         self.accelerator.wait_for_everyone()  # every process has read the saved state
         if self.main:
@@ -217,11 +217,11 @@ class Session:
         self._save_steps()
         self._fail("loss or weight", step, lr)
 
-    def _fail(self, what: str, step: int, lr: float) -> None:
+    def _fail(self, quantity: str, step: int, lr: float) -> None:
         """Record that the run has failed, and raise Diverged."""
         saved = newest_step(self.out)
-        good = "there is no earlier state" if saved is None else f"the last good state is that of step {saved}"
-        reason = f"training diverged: a {what} is not finite at step {step}, learning rate {lr:g}; {good}"
+        last_good = "there is no earlier state" if saved is None else f"the last good state is that of step {saved}"
+        reason = f"training diverged: a {quantity} is not finite at step {step}, learning rate {lr:g}; {last_good}"
         self.record.failure = {"step": step, "lr": lr, "good_step": saved, "reason": reason}
         if self.main:
             self.record.write(self.out)
@@ -232,8 +232,8 @@ class Session:
         """Evaluate, then record and show the epoch's results."""
         row = self.progress.finish_epoch(self.accelerator)
         description = self.task.describe(row)
-        last = self.progress.epoch == self.recipe.epochs
-        if last or self.progress.epoch % self.recipe.evaluate_every == 0:
+        is_last = self.progress.epoch == self.recipe.epochs
+        if is_last or self.progress.epoch % self.recipe.evaluate_every == 0:
             self.evaluation = self._evaluate(self.test_batches, self.test)
             row |= self.evaluation.figures
             if self.held_out is not None:
@@ -279,18 +279,18 @@ class Session:
         return self.accelerator.check_trigger()
 
     def _finish(self) -> None:
-        chosen = self.record.history[(self.best.epoch or self.progress.epoch) - 1]
+        chosen_row = self.record.history[(self.best.epoch or self.progress.epoch) - 1]
         if self.best.epoch not in (0, self.progress.epoch):
             self._final().load_state_dict(self.best.weights)
             self.evaluation = None
         seconds = sum(row["seconds"] for row in self.record.history)
         rates = sorted(row["images_per_second"] for row in self.record.history)
-        # It is missing if the run was stopped after its last epoch, or another epoch is the best.
+        # No evaluation is left if the run was stopped after its last epoch, or another epoch is the best.
         evaluation = self.evaluation or self._evaluate(self.test_batches, self.test)
-        kinds = ("test_", "train_", HELD_OUT)
-        self.record.final = {name: value for name, value in chosen.items() if name.startswith(kinds)}
+        prefixes = ("test_", "train_", HELD_OUT)
+        self.record.final = {name: value for name, value in chosen_row.items() if name.startswith(prefixes)}
         if self.held_out is not None:
-            self.record.final["epoch"] = chosen["epoch"]
+            self.record.final["epoch"] = chosen_row["epoch"]
         self.record.measures = evaluation.measures
         self.record.final |= {"seconds": seconds, "images_per_second": rates[len(rates) // 2]}
         if self.main:

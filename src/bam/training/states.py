@@ -24,18 +24,18 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest undamaged state, or None; warns of each damaged file it skips.
+    """The newest undamaged state, or None; warns about each damaged file it skips.
 
     Raises:
-        ValueError: if its digest is right, but it is none of `save_state`; no code in it is executed.
+        ValueError: if the digest is right, but `save_state` did not write the file; no code in it is executed.
     """
     paths = _states(folder)
     for path in reversed(paths):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:
             return _read(path, content)
-        rest = "falling back to the previous state" if path != paths[0] else "no state is left: starting at step 0"
-        warnings.warn(f"{path} is damaged; {rest}", stacklevel=2)
+        fallback = "falling back to the previous state" if path != paths[0] else "no state is left: starting at step 0"
+        warnings.warn(f"{path} is damaged; {fallback}", stacklevel=2)
     return None
 
 

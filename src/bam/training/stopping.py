@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, or numbers that are not finite."""
+"""Early ends of a run: a signal, or numbers that are not finite."""
 
 import contextlib
 import signal
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-_ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: also where a shell has ignored them, as for its background jobs
+_ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: even if the shell ignores them, as for background jobs
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop and has saved its state; the message says where.
 
     Attributes:
-        signal: number of the signal that asked.
+        signal: number of the signal.
     """
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
@@ -27,9 +27,9 @@ class Diverged(ValueError):
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[list[int]]:
-    """A list of received stop signals, empty at first; a second signal stops at once.
+    """A list of the stop signals received, empty at first; a second signal stops at once.
 
-    They are Ctrl-C, SIGTERM and SIGHUP (a closed terminal), which `nohup` has ignored.
+    These are Ctrl-C, SIGTERM and, unless `nohup` ignores it, SIGHUP (a closed terminal).
     """
     received: list[int] = []
 
@@ -41,7 +41,7 @@ def stop_request() -> Iterator[list[int]]:
     try:
         numbers = [n for n in _SIGNALS if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, receive) for number in numbers}
-    except ValueError:  # not in the main thread, which alone may handle signals
+    except ValueError:  # only the main thread may handle signals
         before = {}
     try:
         yield received

@@ -15,16 +15,16 @@ from bam.files import write_atomically
 from bam.recipes import Recipe
 
 CSV = "csv"
-EPOCHS = "epochs.csv"  #: what "csv" writes: a row for each epoch; steps.csv is always there
+EPOCHS = "epochs.csv"  #: written by "csv", a row for each epoch; steps.csv is always written
 FOLDER = "logs"
 
 
 def trackers_of(text: str) -> list[str]:
-    """The trackers in "tensorboard,csv".
+    """Parse a list of trackers, e.g. "tensorboard,csv".
 
     Raises:
-        ValueError: for an unknown one.
-        ImportError: for one that is not installed.
+        ValueError: for an unknown tracker.
+        ImportError: for a tracker that is not installed.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     known = [CSV, *LOGGER_TYPE_TO_CLASS]
@@ -38,7 +38,7 @@ def trackers_of(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def tracking(accelerator: Accelerator, names: Sequence[str], out: Path, recipe: Recipe) -> Iterator[None]:
-    """Open the trackers that Accelerate knows for the run in `out`; `accelerator.log` then reaches them."""
+    """Open Accelerate's trackers for the run in `out`; `accelerator.log` then writes to them."""
     others = [name for name in names if name != CSV]
     if not others:
         yield

@@ -21,13 +21,13 @@ def trained_model(folder: Path) -> tuple[nn.Module, Record]:
 
     Raises:
         FileNotFoundError: if `folder` holds no complete run.
-        ValueError: if the record or the weights are damaged, or the record names code that only it gives.
+        ValueError: if the record or the weights are damaged, or the record names code that the user did not.
     """
     if not (folder / WEIGHTS).exists():
         raise FileNotFoundError(f"{folder} holds no complete run: {WEIGHTS} is missing")
     record = Record.read(folder)
     recipe = recipe_of(record, folder)
-    if record.sites and recipe.attention.sites is None:  # the usual sites of an earlier version may have been others
+    if record.sites and recipe.attention.sites is None:  # default sites may have changed since
         recipe = recipe.replace(sites=record.sites)
     model = task_of(recipe).network(record, to_train=False)
     load_tensors(model, read_safetensors(folder / WEIGHTS)[0], folder / WEIGHTS, "the run's recipe")
@@ -38,7 +38,7 @@ def recipe_of(record: Record, folder: Path) -> Recipe:
     """The recipe of a record read from `folder`, from which a network may be built.
 
     Raises:
-        ValueError: if it is no recipe, or names code that only the record gives, see `bam.objects.trusting_code`.
+        ValueError: if it is not a recipe, or names code that the user did not, see `bam.objects.trusting_code`.
     """
     recipe = Recipe.from_dict(record.recipe)
     refuse_code(recipe.named_code, folder / FILE_NAME)
@@ -58,7 +58,7 @@ def opened_run(folder: Path, device: torch.device) -> tuple[Task, Trained, Recor
 
 
 def preprocessing_of(record: Record) -> Preprocessing:
-    """The input that the network of a run expects.
+    """The preprocessing that the network of a run expects.
 
     Raises:
         ValueError: if the record has no normalisation, as in early versions of bam.
@@ -83,7 +83,7 @@ def training_images(record: Record, data_root: Path | None = None, count: int = 
     indices = torch.randperm(len(train), generator=epoch_generator(record.recipe["seed"], 0))[:count]
     if record.normalization:
         mean, std = (255 * torch.tensor(record.normalization[name]) for name in ("mean", "std"))
-    else:  # a record of an earlier version
+    else:  # a record from an earlier version
         mean, std = train.normalization()
     images, _ = next(train.subset(indices).batches(count, (mean, std)).test())
     return images

@@ -267,7 +267,7 @@ def test_other_detectors_of_torchvision():
     plain = {key: value.shape for key, value in model.state_dict().items() if ".attention." not in key}
     assert plain == {key: value.shape for key, value in theirs.items()}
     for fields in ({"model_options": {"min_size": 96}}, {"backbone": "IMAGENET1K_V1"}):
-        with pytest.raises(ValueError, match=f"model_options and backbone are for fasterrcnn.*{name} is built as its"):
+        with pytest.raises(ValueError, match=f"model_options and backbone are for fasterrcnn.*, not for {name}"):
             build_detector(DetectionRecipe().replace(model=name, **fields), 4)
 
 
@@ -337,7 +337,7 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
     monkeypatch.syspath_prepend(str(tmp_path))
     recipe = DetectionRecipe().replace(model="my_detectors:fixed")
     assert build_detector(recipe, 2).roi_heads.box_predictor.cls_score.out_features == 3
-    with pytest.raises(ValueError, match="has 3 classes, but the data have 5 with the background"):
+    with pytest.raises(ValueError, match="has 3 classes, but the data have 5 including the background"):
         build_detector(recipe, 4)
 
 

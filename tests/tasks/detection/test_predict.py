@@ -69,7 +69,7 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
         picture = out / f"{name.rpartition('/')[2].partition('.')[0]}.png"
         assert torch.equal(pil_to_tensor(read_rgb(str(picture))), draw(pixels, found, record.classes, 0.1))
     told = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in told[:-1]] == [*names, "passed over"]
+    assert [line.partition(": ")[0] for line in told[:-1]] == [*names, "skipped"]
     first = rows[0]
     assert f"{first['category']} {first['score']:.2f}" in told[0]
     assert told[-1] == f"pictures and predictions.json in {out}"
@@ -91,7 +91,9 @@ def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "predictions.json"]
     (photos / "b.jpg").write_text("no image")
     assert predict(trained, photos / "b.jpg", tmp_path / "none") == 1
-    told = f"none of the 1 images can be read: {photos / 'b.jpg'} cannot be read as an image: it is empty, or no image"
+    told = (
+        f"none of the 1 images can be read: {photos / 'b.jpg'} cannot be read as an image: it is empty, or not an image"
+    )
     assert told in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 

@@ -376,14 +376,14 @@ def test_more_precision_is_better():
 )
 def test_fields_of_classification_are_refused(fields):
     name = list(fields)[-1]
-    with pytest.raises(ValueError, match=f"{name} .* means nothing for the task detection"):
+    with pytest.raises(ValueError, match=f"{name} .* does not apply to the task detection"):
         TINY.replace(**fields)
 
 
 @pytest.mark.parametrize("fields", [{"model_options": {"min_size": 96}}, {"backbone": "runs/x"}])
 def test_fields_of_detection_are_refused(fields):
     (name,) = fields
-    with pytest.raises(ValueError, match=f"{name} .* means nothing for the task classification"):
+    with pytest.raises(ValueError, match=f"{name} .* does not apply to the task classification"):
         ClassificationRecipe().replace(**fields)
     with pytest.raises(ValueError, match="task must be one of classification, detection"):
         Recipe.from_dict({"task": "segmentation"})
@@ -396,7 +396,7 @@ def test_variants_may_have_backbones_of_their_own():
     assert variant(TINY, attended) == expected
     with pytest.raises(ValueError, match="without attention has no options"):
         variant(TINY, "none(backbone=runs/plain,reduction=8)")
-    with pytest.raises(ValueError, match="backbone 'runs/x' means nothing for the task classification"):
+    with pytest.raises(ValueError, match="backbone 'runs/x' does not apply to the task classification"):
         variant(ClassificationRecipe(), "bam(backbone=runs/x)")
 
 

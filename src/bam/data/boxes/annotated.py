@@ -1,4 +1,4 @@
-"""What annotation files say about images, and boxes checked against their images."""
+"""The annotated images of a split, and checks of boxes against their images."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from bam.data.boxes.objects import Objects
 from bam.data.files.decoding import is_turned
 
-_NUM_OPENED = 100  # images, to look for EXIF in
+_NUM_OPENED = 100  # images checked for EXIF orientation
 
 
 class AnnotatedImages(NamedTuple):
-    """Images of a split as its annotations describe them; one entry per image.
+    """The images of a split as its annotations describe them; every list has one entry per image.
 
     Attributes:
-        paths: of the images.
-        objects: of each image.
+        paths: paths of the images.
+        objects: objects in each image.
         sizes: (height, width) in pixels.
-        image_ids: of the images in the annotations.
+        image_ids: ids of the images in the annotations.
     """
 
     paths: list[str]
@@ -28,15 +28,15 @@ class AnnotatedImages(NamedTuple):
 
 
 def turned_note(paths: list[str], exif: str) -> tuple[str, ...]:
-    """A note if EXIF turns one of some images, unless `exif` is "turn": boxes are taken to be of the stored pixels."""
+    """A note if EXIF turns any of a sample of images; none if `exif` is "turn": their boxes are then turned, too."""
     if exif == "turn":
         return ()
     step = max(1, len(paths) // _NUM_OPENED)
     turned = next(filter(is_turned, paths[::step][:_NUM_OPENED]), None)
     if turned is None:
         return ()
-    note = f"EXIF turns some images for display, e.g. {turned}; their boxes must be of the stored pixels"
-    return (f"""{note}, or else: --data-options '{{"exif": "turn"}}'""",)
+    note = f"EXIF turns some images for display, e.g. {turned}; if their boxes are for the turned images"
+    return (f"""{note}, add --data-options '{{"exif": "turn"}}'""",)
 
 
 def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def clipped(boxes: Tensor, height: Tensor | int, width: Tensor | int) -> tuple[T
 
     Args:
         boxes: float64 (n, 4), xyxy in pixels.
-        height: of the image in pixels; or (n,), of each box's image.
+        height: height of the image in pixels, or (n,), of the image of each box.
         width: likewise.
 
     Returns:

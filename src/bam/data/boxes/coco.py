@@ -18,9 +18,9 @@ _NAME = "instances_{}.json"
 def coco(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
     """Return (train, test): COCO's train2017 (118,287 images) and val2017 (5,000), from `root`/coco or `root` itself.
 
-    A split S is the images in S/ and the file annotations/instances_S.json. Classes are numbered from 1 in the order of
-    the categories' ids. Crowds are ignored objects. Images come in the order of their ids, with those that have no
-    annotations. A process reads each file once.
+    A split S consists of the images in S/ and the file annotations/instances_S.json. Classes are numbered from 1 in
+    order of category id. Crowds are ignored objects. Images come in order of id, including those without annotations. A
+    process reads each file once.
 
     Args:
         root: the folder that holds coco/.
@@ -86,7 +86,7 @@ def _read(folder: Path, part: str, split: str, options: BoxOptions) -> tuple[Ann
         )
     if not image_folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {image_folder}, for the images of {path}; unpack {split}.zip into {folder}"
+            f"there is no folder {image_folder} with the images of {path}; unpack {split}.zip into {folder}"
         )
     status = path.stat()
     classes = None if options.classes is None else tuple(options.classes)
@@ -94,11 +94,11 @@ def _read(folder: Path, part: str, split: str, options: BoxOptions) -> tuple[Ann
     return images._replace(paths=_paths(images.paths, image_folder, path)), categories
 
 
-@functools.lru_cache(maxsize=2)  # for training and testing; the runs of a comparison share them
+@functools.lru_cache(maxsize=2)  # training and testing; the runs of a comparison share them
 def _read_file(
     path: Path, classes: tuple[str, ...] | None, drop: bool, state: tuple[int, int]
 ) -> tuple[AnnotatedImages, Categories]:
-    """Read a file; `state`, its time and size, makes a changed file be read again."""
+    """Read a file; `state`, its time and size, is part of the cache key: a changed file is read again."""
     return read_instances(path, classes, drop)
 
 

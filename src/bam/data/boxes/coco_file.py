@@ -1,4 +1,4 @@
-"""Reading one file of instances in COCO's format."""
+"""Read a file of instances in COCO's format."""
 
 import json
 import sys
@@ -11,27 +11,27 @@ import torch
 from bam.data.boxes.annotated import AnnotatedImages, clipped, invalid_box
 from bam.data.boxes.objects import Objects
 
-_KINDS = {int: "whole number", str: "text", list: "list"}
+_KINDS = {int: "whole number", str: "string", list: "list"}
 _MOST_DIGITS = 19  # of a 64-bit integer
 
 
 class Categories(NamedTuple):
-    """Names and ids of the categories, in the order of their labels from 1; ids may have gaps."""
+    """Names and ids of the categories, starting with label 1; ids may have gaps."""
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
 
 
 def read_instances(path: Path, classes: Sequence[str] | None, drop: bool) -> tuple[AnnotatedImages, Categories]:
-    """Read the images of a file, in the order of their ids and with file names as paths, and its categories.
+    """Read a file's categories, and its images in order of id, with file names as paths.
 
     Args:
         path: the JSON file.
-        classes: names of the categories in the order of their labels; default: the order of their ids.
-        drop: leave out boxes without area in their image, instead of refusing them.
+        classes: names of the categories in order of label; default: in order of id.
+        drop: leave out boxes without area in their image, instead of raising an error.
 
     Raises:
-        ValueError: for a file in another format, or a box without area that is not to be dropped.
+        ValueError: for a file in another format, or a box without area unless `drop` is True.
     """
     content = _parse(path)
     categories = _categories(content["categories"], path, classes)
@@ -51,7 +51,7 @@ def _parse(path: Path) -> dict[str, list[Any]]:
         with open(path, "rb") as file:
             content = json.load(file, object_hook=_without_outlines)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); replace it by a fresh copy") from None
+        raise ValueError(f"{path} is not valid JSON ({error}); replace it with a fresh copy") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path} holds no instances in COCO's format: it has no list {key!r}")
@@ -72,7 +72,7 @@ def _categories(entries: list[Any], path: Path, classes: Sequence[str] | None) -
         where = f"{path}: category {number} of the list"
         key, name = _value(entry, "id", int, where), _value(entry, "name", str, where)
         if key in names or name in names.values():
-            raise ValueError(f"{where} repeats the id or the name of another, {key} or {name!r}; correct it")
+            raise ValueError(f"{where} has the id {key} or the name {name!r} of another category; correct it")
         names[key] = name
     if classes is None:
         ids = sorted(names)
@@ -80,8 +80,8 @@ def _categories(entries: list[Any], path: Path, classes: Sequence[str] | None) -
     if set(classes) != set(names.values()):
         unmatched = ", ".join(map(repr, sorted(set(classes) ^ set(names.values()))[:5]))
         raise ValueError(
-            f"{path} has other categories than the option classes lists, e.g. {unmatched}; list all of them, or leave "
-            f"out the option"
+            f"the categories of {path} differ from those in the option classes, e.g. {unmatched}; list all of them, or "
+            f"leave the option out"
         )
     by_name = {name: key for key, name in names.items()}
     return Categories(tuple(classes), tuple(by_name[name] for name in classes))
@@ -125,9 +125,9 @@ def _annotations(
         where = f"{path}: annotation {number} of the list"
         image_id, category_id = _value(entry, "image_id", int, where), _value(entry, "category_id", int, where)
         if image_id not in images:
-            raise ValueError(f"{where} is of an image that is not listed, image_id {image_id}; correct it")
+            raise ValueError(f"{where} refers to an image that is not listed, image_id {image_id}; correct it")
         if category_id not in labels:
-            raise ValueError(f"{where} is of a category that is not listed, category_id {category_id}; correct it")
+            raise ValueError(f"{where} refers to a category that is not listed, category_id {category_id}; correct it")
         box = _value(entry, "bbox", list, where)
         if len(box) != 4 or not all(map(_is_number, box)):
             raise ValueError(
@@ -146,7 +146,7 @@ def _annotations(
 def _objects(
     annotations: list[_Annotation], path: Path, images: dict[int, _Image], categories: Categories, drop: bool
 ) -> list[Objects]:
-    """The objects in each image, with the images in the order of their ids, and objects in the order of the file."""
+    """The objects in each image, with images in order of id, and objects in the order of the file."""
     annotations = sorted(annotations, key=lambda annotation: annotation.image_id)
     sizes = torch.tensor([images[annotation.image_id].size for annotation in annotations], dtype=torch.float64)
     boxes = torch.tensor([annotation.box for annotation in annotations], dtype=torch.float64).reshape(-1, 4)
@@ -186,5 +186,5 @@ def _value(entry: Any, key: str, kind: type, where: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold."""
+    """Whether `value` is a number that a float can hold."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max

@@ -17,26 +17,26 @@ from bam.data.files.stream import AugmentationSeed, StreamedBatches
 from bam.data.interface import fingerprint_of, new_numbers
 from bam.data.plan import BatchPlan
 
-#: Images, float32 (3, H, W) each, from 0 to 1; and for each of them a dictionary of boxes, float32 (n, 4), xyxy in its
-#: pixels; labels, int64 (n,), from 1; and number, int, its place in the data set.
+#: Images, float32 (3, H, W), from 0 to 1; and a dictionary for each: boxes, float32 (n, 4), xyxy in pixels; labels,
+#: int64 (n,), from 1; number, int, its position in the data set.
 BoxBatch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class BoxDataset:
-    """Images and the objects in each of them.
+    """Images and the objects in them.
 
     Attributes:
         images: paths, or uint8 (n, H, W, 3).
-        objects: of each image.
-        classes: names of the classes, that of label 1 first.
+        objects: objects in each image.
+        classes: names of the classes, starting with label 1.
         options: how the images are read and augmented.
         sizes: (height, width) of each image as annotated, in pixels.
-        image_ids: of each image in the annotations.
-        category_ids: of each class in the annotations.
-        protocol: whose rules score detections.
-        part: which part of the data these images are, in words.
-        notes: what to tell the user about the data when a run begins.
+        image_ids: id of each image in the annotations.
+        category_ids: id of each class in the annotations.
+        protocol: evaluation protocol for detections.
+        part: which part of the data this is, for messages.
+        notes: shown to the user when a run begins.
     """
 
     images: list[str] | Tensor
@@ -56,7 +56,7 @@ class BoxDataset:
 
     @property
     def file_names(self) -> list[str]:
-        """Path of each image below the folder that holds all of them; for images in memory, their ids."""
+        """Path of each image relative to the folder that holds all of them; ids for images in memory."""
         if isinstance(self.images, Tensor):
             return [str(number) for number in self.image_ids]
         folder = os.path.commonpath({os.path.dirname(path) for path in self.images})
@@ -75,7 +75,7 @@ class BoxDataset:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """The greatest height and the greatest width of the images, in pixels."""
+        """The largest height and the largest width of the images, in pixels."""
         heights, widths = zip(*self.sizes, strict=True)
         return max(heights), max(widths)
 
@@ -92,14 +92,14 @@ class BoxDataset:
         )
 
     def renumbered(self, classes: Sequence[str]) -> "BoxDataset":
-        """The same images with labels and categories numbered as in `classes`, which holds all of theirs."""
+        """The same images with labels and categories numbered as in `classes`, which must include all of theirs."""
         labels = new_numbers(self.classes, classes) + 1
         objects = [dataclasses.replace(objects, labels=labels[objects.labels - 1]) for objects in self.objects]
         numbers = list(range(1, len(classes) + 1))
         return dataclasses.replace(self, objects=objects, classes=tuple(classes), category_ids=numbers)
 
     def joined(self, other: "BoxDataset") -> "BoxDataset":
-        """These images, then those of `other`, a data set of the same classes; all are numbered afresh."""
+        """These images followed by those of `other`, which has the same classes; all get new ids."""
         images: list[str] | Tensor
         if isinstance(self.images, Tensor) and isinstance(other.images, Tensor):
             images = torch.cat([self.images, other.images])
@@ -126,8 +126,8 @@ class BoxDataset:
 
         Args:
             batch_size: images per batch, over all processes together.
-            device: where the batches are made.
-            augment: in training, augment images as the options say.
+            device: device of the batches.
+            augment: augment training images as the options say.
             shard: (rank, number of processes); each process serves its share of every batch.
         """
         return BoxBatches(self, BatchPlan(len(self), batch_size, shard), device, augment=augment)
@@ -136,20 +136,20 @@ class BoxDataset:
 class BoxBatches(StreamedBatches[BoxRequest, BoxDecoded, BoxBatch]):
     """Batches of images with boxes, each a `BoxBatch`. Ignored objects are left out.
 
-    Images whose size differs from the annotated one count as unreadable. `StreamedBatches` says what happens to these,
-    and how several processes share the images.
+    Images whose size differs from the annotated one count as unreadable. For these and for several processes, see
+    `StreamedBatches`.
 
     Args:
         dataset: the images.
         plan: which images go into which batch.
-        device: where the batches are made.
-        augment: in training, augment images as the data set's options say.
+        device: device of the batches.
+        augment: augment training images as the data set's options say.
     """
 
     def __init__(
         self, dataset: BoxDataset, plan: BatchPlan, device: torch.device | str = "cpu", *, augment: bool = True
     ) -> None:
-        from bam.data.boxes.decoding import BoxDecoder  # it needs torchvision, which looking at data does not
+        from bam.data.boxes.decoding import BoxDecoder  # needs torchvision; the data set alone does not
 
         options = dataset.options
         in_memory = dataset.images if isinstance(dataset.images, Tensor) else None
@@ -166,8 +166,8 @@ class BoxBatches(StreamedBatches[BoxRequest, BoxDecoded, BoxBatch]):
             numbers,
             [self.names[number] for number in numbers],
             [self.dataset.sizes[number] for number in numbers],
-            [of_image.boxes[~of_image.ignored].numpy() for of_image in objects],
-            [of_image.labels[~of_image.ignored].numpy() for of_image in objects],
+            [each.boxes[~each.ignored].numpy() for each in objects],
+            [each.labels[~each.ignored].numpy() for each in objects],
             seed,
         )
 

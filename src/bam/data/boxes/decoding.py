@@ -1,4 +1,4 @@
-"""Images as pixels of their own sizes, augmented together with their boxes."""
+"""Decode images at their own sizes, and augment them together with their boxes."""
 
 from typing import Any
 
@@ -78,8 +78,8 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
         except ValueError as error:
             raise ValueError(f"cannot be read as an image: {error}") from None
         if (image.height, image.width) != tuple(size):
-            reading = "the turned image, as the option exif says" if self.turn else "the stored pixels"
-            turned = f" (EXIF turns it for display; boxes must be of {reading})" if is_turned(name) else ""
+            expected = "the turned image, as the option exif says" if self.turn else "the stored pixels"
+            turned = f" (EXIF turns it for display; boxes must be for {expected})" if is_turned(name) else ""
             raise ValueError(
                 f"has {image.width} x {image.height} pixels, but its annotation says {size[1]} x {size[0]}{turned}"
             )
@@ -87,7 +87,7 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
 
     def _augmented(self, image: Image.Image, boxes: Tensor, labels: Tensor) -> tuple[Image.Image, Tensor, Tensor]:
         canvas = (image.height, image.width)
-        # Any: torchvision's stub does not know its constructor.
+        # Any: torchvision's type stub lacks the constructor.
         wrapped: Any = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=canvas)
         image, sample = self.augment(image, {"boxes": wrapped, "labels": labels})
         boxes, labels = sample["boxes"].as_subclass(Tensor), sample["labels"]
@@ -96,7 +96,7 @@ class BoxDecoder(torch.utils.data.Dataset[BoxDecoded]):
 
 
 class _CropAroundObjects(v2.RandomIoUCrop):
-    """torchvision's crop, for images with objects to crop around only; for tiny images it would divide by 0."""
+    """torchvision's crop, skipped for images without objects and for tiny images, where it would divide by 0."""
 
     def forward(self, *inputs: Any) -> Any:
         image, sample = inputs

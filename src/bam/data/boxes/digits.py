@@ -1,4 +1,4 @@
-"""Handwritten digits among clutter, each with its box: detection to try out without a download."""
+"""Handwritten digits among clutter, with boxes: for trying detection without a download."""
 
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ def digits_boxes(
     seed: int = 0,
     **options: Any,
 ) -> tuple[BoxDataset, BoxDataset]:
-    """Return (train, test): the images of `bam.data.digits` with one object in each, the digit.
+    """Return (train, test): the images of `bam.data.digits`, each with the digit as its one object.
 
     Args:
         root: ignored; every loader takes it.
         canvas: side of the images in pixels, from 16 to 256.
         num_train: training images.
         num_test: test images.
-        seed: of position, scale and clutter.
+        seed: seed of positions, scales and clutter.
         **options: the fields of `BoxOptions` that apply here.
 
     Raises:

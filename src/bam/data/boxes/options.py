@@ -12,16 +12,16 @@ class BoxOptions(ReadingOptions):
     """Options of a data set with boxes, besides those of `ReadingOptions`.
 
     Attributes:
-        augmentation: of training images. "flip" mirrors each with probability 1/2; "ssd" also changes colours, zooms
-            out and crops around objects, as SSD is trained; "none" leaves them as they are.
+        augmentation: augmentation of training images: "flip" mirrors each with probability 1/2; "ssd" also changes
+            colours, zooms out and crops around objects, as in SSD's paper; "none" leaves them unchanged.
         train: name of the split to train on; default: the data set's own.
         test: name of the split to test on; default: the data set's own.
-        num_train: train on this many images, the first ones, to try things out; default: all.
-        num_test: test on this many images, the first ones, to try things out; default: all.
+        num_train: train on only the first `num_train` images, to try things out; default: all.
+        num_test: test on only the first `num_test` images, to try things out; default: all.
         invalid: "stop" at a box without area in its image, or "drop" it; COCO's train2017 has a few.
-        exif: "ignore" what EXIF says about turning an image for display: boxes are of the stored pixels; or "turn" the
-            image: boxes are of the turned one.
-        classes: names of the classes in the order of their labels; default: VOC's 20, or those that COCO's file lists.
+        exif: "ignore" EXIF orientation: boxes refer to the stored pixels; or "turn" images as EXIF says: boxes refer to
+            the turned images.
+        classes: names of the classes in order of label; default: VOC's 20, or those in COCO's file.
     """
 
     augmentation: str = "flip"

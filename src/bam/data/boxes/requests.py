@@ -1,4 +1,4 @@
-"""What the process that trains and those that decode send each other."""
+"""Messages between the training process and its decoding workers."""
 
 from typing import NamedTuple
 
@@ -14,12 +14,12 @@ class BoxRequest(NamedTuple):
     Boxes and labels are numpy arrays: sent between processes, each tensor would take a file descriptor.
 
     Attributes:
-        numbers: of the images in the data set.
+        numbers: numbers of the images in the data set.
         names: paths, or for images in memory, names for messages.
         sizes: (height, width) as annotated, in pixels.
         boxes: float32 (n, 4), xyxy in pixels.
         labels: int64 (n,).
-        seed: what to augment the images by.
+        seed: seed of the augmentation.
     """
 
     numbers: list[int]
@@ -31,7 +31,7 @@ class BoxRequest(NamedTuple):
 
 
 class BoxDecoded(NamedTuple):
-    """Decoded images, n of them, with m boxes in all; those of all images are concatenated.
+    """n decoded images with m boxes in all; pixels, boxes and labels of all images are concatenated.
 
     Attributes:
         pixels: uint8 (sum of 3 H W,).
@@ -39,8 +39,8 @@ class BoxDecoded(NamedTuple):
         boxes: float32 (m, 4), xyxy in pixels.
         labels: int64 (m,).
         counts: number of boxes in each image.
-        numbers: of the images in the data set, int64 (n,).
-        unreadable: (name, what is wrong with it) of the other images of the request.
+        numbers: numbers of the images in the data set, int64 (n,).
+        unreadable: (name, problem) of each other image of the request.
     """
 
     pixels: Tensor

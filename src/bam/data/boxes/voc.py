@@ -24,7 +24,7 @@ def voc2007(root: Path, **options: Any) -> tuple[BoxDataset, BoxDataset]:
     """Return (train, test): VOC 2007's trainval (5,011 images) and test (4,952), from `root`/VOCdevkit/VOC2007.
 
     `root` may also be the folder that holds VOC2007/. Objects marked as difficult are ignored. A process reads each
-    annotation once, and does not notice if the file changes afterwards.
+    annotation once, and does not notice later changes to it.
 
     Args:
         root: the folder that holds VOCdevkit/.
@@ -61,8 +61,8 @@ def _read(folders: list[Path], part: str, split: str, count: int | None, options
         years.append(
             _read_files(folder, ids, classes, options.invalid == "drop", options.exif == "turn", _times(folder))
         )
-    together = AnnotatedImages(*(list(itertools.chain(*values)) for values in zip(*years, strict=True)))
-    return together._replace(image_ids=list(range(1, len(together.paths) + 1)))
+    merged = AnnotatedImages(*(list(itertools.chain(*values)) for values in zip(*years, strict=True)))
+    return merged._replace(image_ids=list(range(1, len(merged.paths) + 1)))
 
 
 def _dataset(images: AnnotatedImages, options: BoxOptions) -> BoxDataset:
@@ -90,7 +90,7 @@ def _locate(root: Path, year: str) -> Path:
 
 
 def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
-    """The ids of a split's images, as its list gives them."""
+    """The ids of a split's images, in the order of its list."""
     path = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -101,7 +101,7 @@ def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
             f"""Choose one of these: --data-options '{{"{part}": "{splits[0] if splits else split}"}}'"""
         ) from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a list of images: it is not text; replace it by a fresh copy") from None
+        raise ValueError(f"{path} is not a list of images: it is not text; replace it with a fresh copy") from None
     ids = tuple(line.strip() for line in lines if line.strip())
     invalid = [name for name in ids if len(name.split()) > 1]
     if invalid or not ids:
@@ -113,7 +113,7 @@ def _ids(folder: Path, part: str, split: str) -> tuple[str, ...]:
 
 
 def _times(folder: Path) -> tuple[int, ...]:
-    """When files were last added or removed; annotations read before then are read again."""
+    """When files were last added or removed; part of the cache key, so that annotations are then read again."""
     places = [folder / name for name in ("Annotations", "JPEGImages")]
     for place in places:
         if not place.is_dir():

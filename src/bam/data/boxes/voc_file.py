@@ -1,4 +1,4 @@
-"""Reading one annotation file of PASCAL VOC."""
+"""Read an annotation file of PASCAL VOC."""
 
 import math
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ def read_annotation(
     Args:
         path: the annotation.
         image: path of the image; its size is read from there if the annotation has none.
-        classes: names of the classes, in the order of their labels from 1.
-        drop: leave out boxes without area in the image, instead of refusing them.
-        turn: the boxes are of the image as EXIF turns it.
+        classes: names of the classes, starting with label 1.
+        drop: leave out boxes without area in the image, instead of raising an error.
+        turn: the boxes refer to the image as EXIF turns it.
 
     Raises:
-        ValueError: for a file that is not such an annotation, or a box without area that is not to be dropped.
+        ValueError: for a file in another format, or a box without area unless `drop` is True.
     """
     try:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two are about its encoding
-        raise ValueError(f"{path} is not valid XML ({error}); replace it by a fresh copy") from None
+        raise ValueError(f"{path} is not valid XML ({error}); replace it with a fresh copy") from None
     if root.tag != "annotation":
         raise ValueError(
-            f"{path} is not an annotation of VOC: its root element is {root.tag!r}; replace it by a fresh copy"
+            f"{path} is not a VOC annotation: its root element is {root.tag!r}; replace it with a fresh copy"
         )
     if not root.findall("object") and root.find(".//object") is not None:
         raise ValueError(f"{path} has objects, but not directly below <annotation>: they would not be read; correct it")
@@ -68,7 +68,7 @@ def _entry(node: ElementTree.Element, where: str, classes: Sequence[str]) -> _En
         raise ValueError(f"{where} has no name; correct it")
     if name not in classes:
         raise ValueError(
-            f"{where} is of the class {name!r}, which is none of the {len(classes)} known; list all "
+            f"{where} has the class {name!r}, which is not among the {len(classes)} known ones; list all "
             f"""classes: --data-options '{{"classes": ["{name}", ...]}}'"""
         )
     corners = node.find("bndbox")
@@ -86,14 +86,14 @@ def _entry(node: ElementTree.Element, where: str, classes: Sequence[str]) -> _En
 
 
 def _size(root: ElementTree.Element, path: Path, image: Path, turn: bool) -> tuple[int, int]:
-    """Height and width as annotated; if these are 0 or absent, from the header of the image."""
+    """Height and width as annotated; from the image's header if these are 0 or missing."""
     height, width = (_number(_text(root, f"size/{side}")) or 0 for side in ("height", "width"))
     if height >= 1 and width >= 1:
         return int(height), int(width)
     try:
         with Image.open(image) as header:
-            lies = turn and header.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # these exchange the sides
-            return (header.width, header.height) if lies else (header.height, header.width)
+            swapped = turn and header.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # from 5 on, sides are swapped
+            return (header.width, header.height) if swapped else (header.height, header.width)
     except (UnidentifiedImageError, OSError, ImportError) as error:
         raise ValueError(f"{path} gives no size, and {image} cannot be read as an image: {error}") from None
 

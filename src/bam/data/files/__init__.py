@@ -1,1 +1,1 @@
-"""Reading image files: options, decoding, worker processes and the batches made from them."""
+"""Read image files: options, decoding, worker processes and the batches made from them."""

@@ -1,4 +1,4 @@
-"""Image files of any format as RGB images, and the random state that augments each of them."""
+"""Decode image files of any format to RGB, and seed the augmentation of each image."""
 
 import contextlib
 import os
@@ -31,17 +31,17 @@ def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
     Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
 
     Raises:
-        ValueError: if the file is no image, is damaged, or has values of unknown range; the message says why.
+        ValueError: if the file is not an image, is damaged, or has values of unknown range; the message says why.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is a folder, pipe or device, not a file")  # opening a pipe would wait for ever
+        raise ValueError("it is a folder, pipe or device, not a file")  # opening a pipe would block forever
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
             with open(path, "rb") as file, Image.open(file) as image:
                 return to_rgb(ImageOps.exif_transpose(image) if turn else image)
-    except (UnidentifiedImageError, ImportError):  # Ultralytics replaces Image.open by one that asks for a decoder
-        raise ValueError("it is empty, or no image of a known format") from None
+    except (UnidentifiedImageError, ImportError):  # Ultralytics makes Image.open ask for a decoder
+        raise ValueError("it is empty, or not an image of a known format") from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     except Exception as error:  # decoders raise many types on damaged bytes, and document none
@@ -49,7 +49,7 @@ def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
 
 
 def is_turned(path: str) -> bool:
-    """Whether EXIF says that the image at `path` is to be turned for display; False if it cannot be read."""
+    """Whether EXIF turns the image at `path` for display; False if it cannot be read."""
     try:
         with Image.open(path if os.path.isfile(path) else "") as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
@@ -68,5 +68,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
-        return image.convert("RGBA").convert("RGB")  # Pillow warns about the direct way if colours are transparent
+        return image.convert("RGBA").convert("RGB")  # converting transparent colours directly warns
     return image.convert("RGB")

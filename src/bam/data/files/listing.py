@@ -1,4 +1,4 @@
-"""The image files that a user names, and those in a folder: which files are read, and why others are not."""
+"""Find the image files that a user names or that a folder holds, and say why other files are skipped."""
 
 import os
 from collections import Counter
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-_NUM_SHOWN = 5  # reasons in a sentence
+_NUM_SHOWN = 5  # reasons in a message
 
 TWICE = "reached twice through links"
 
-PassedOver = Counter[str]  #: why files were not read -> how many of them
+Skipped = Counter[str]  #: reason for skipping files -> number of files
 
 
 class ListedImage(NamedTuple):
@@ -34,22 +34,22 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     if not paths:
         raise ValueError("name at least one image, or a folder of images")
     files: list[Path] = []
-    passed_over = PassedOver()
+    skipped = Skipped()
     for path in paths:
-        images = _directly_in(path, passed_over) if path.is_dir() else [path]
+        images = _directly_in(path, skipped) if path.is_dir() else [path]
         if not images:
             raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMG_EXTENSIONS)})")
         if not path.exists():
             raise FileNotFoundError(f"there is no image {path}")
         files += images
-    return list(dict.fromkeys(files)), [passed_over_note(passed_over)] if passed_over else []
+    return list(dict.fromkeys(files)), [skipped_note(skipped)] if skipped else []
 
 
-def list_below(folder: str, passed_over: PassedOver) -> list[ListedImage]:
+def list_below(folder: str, skipped: Skipped) -> list[ListedImage]:
     """The images at any depth below `folder`, in the order of torchvision's ImageFolder.
 
     Links to folders are followed after the folders themselves, and no folder is entered twice. Hidden folders and links
-    to a folder above them are passed over.
+    to a folder above them are skipped.
     """
     images: list[ListedImage] = []
     entered: set[str] = set()
@@ -58,47 +58,47 @@ def list_below(folder: str, passed_over: PassedOver) -> list[ListedImage]:
     while folders or links:
         path, real = folders.pop() if folders else links.pop(0)
         if real in entered:
-            passed_over[TWICE] += 1
+            skipped[TWICE] += 1
             continue
         entered.add(real)
         for entry in entries_of(path):
             below = os.path.join(real, entry.name)
             if not is_folder(entry) or entry.name.startswith("."):
                 if reason := _reason(entry):
-                    passed_over[reason] += 1
+                    skipped[reason] += 1
                 else:
                     images.append(ListedImage(entry.path, os.path.realpath(below) if entry.is_symlink() else below))
             elif not entry.is_symlink():
                 folders.append((entry.path, below))
             elif _is_above(target := os.path.realpath(below), real):
-                passed_over["linking to a folder above"] += 1
+                skipped["linking to a folder above"] += 1
             else:
                 links.append((entry.path, target))
     return sorted(images, key=lambda image: os.path.split(image.path))
 
 
 def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name."""
+    """The entries of a folder, sorted by name."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is read as an image: by its name, and it is a file."""
+    """Whether a folder's entry is read as an image: a visible file with the suffix of an image."""
     return not _reason(entry)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is a folder, or a link to one."""
+    """Whether a folder's entry is a folder, or a link to one."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def passed_over_note(passed_over: PassedOver) -> str:
-    """How many files were not read as images, and why, in words."""
-    shown = passed_over.most_common(_NUM_SHOWN)
-    more = passed_over.total() - sum(count for _, count in shown)
+def skipped_note(skipped: Skipped) -> str:
+    """A note on how many files were skipped, and why."""
+    shown = skipped.most_common(_NUM_SHOWN)
+    more = skipped.total() - sum(count for _, count in shown)
     reasons = [f"{count} {reason}" for reason, count in shown] + [f"{more} for other reasons"] * bool(more)
-    return f"passed over: {', '.join(reasons)} (images are {', '.join(IMG_EXTENSIONS)})"
+    return f"skipped: {', '.join(reasons)} (images are {', '.join(IMG_EXTENSIONS)})"
 
 
 def check_not_overwritten(files: Sequence[Path], outputs: Sequence[Path]) -> None:
@@ -108,19 +108,19 @@ def check_not_overwritten(files: Sequence[Path], outputs: Sequence[Path]) -> Non
         raise ValueError(f"{overwritten.pop()} would be overwritten; choose another --out")
 
 
-def _directly_in(folder: Path, passed_over: PassedOver) -> list[Path]:
+def _directly_in(folder: Path, skipped: Skipped) -> list[Path]:
     images = []
     for entry in entries_of(folder):
         reason = _reason(entry)
         if not reason:
             images.append(Path(entry))
         elif not is_folder(entry):
-            passed_over[reason] += 1
+            skipped[reason] += 1
     return images
 
 
 def _reason(entry: os.DirEntry[str]) -> str:
-    """Why an entry of a folder is not read as an image; "" if it is."""
+    """Why a folder's entry is not read as an image; "" if it is."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if entry.name.startswith("."):
         return "hidden"

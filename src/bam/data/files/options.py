@@ -1,4 +1,4 @@
-"""Options of data sets in files: read by name, and checked."""
+"""Options of data sets in files: parsed by name and checked."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-_LONGEST = 8192  #: a mistyped size shall not fill the memory
+_LONGEST = 8192  #: a mistyped size must not exhaust memory
 A_SIDE = f"a number of pixels, at most {_LONGEST}"
 
 
@@ -15,16 +15,16 @@ class ReadingOptions:
     """How image files are read: the options that all data sets in files share.
 
     Attributes:
-        workers: processes that decode images; 0 decodes in the training process itself. Default: none for a small data
-            set or for a network that trains on the CPU; otherwise one per core, less one for the training process, and
-            16 at most. The number does not change what is served.
+        workers: processes that decode images; 0 decodes in the training process itself. Default: 0 for a small data set
+            or for training on a CPU; otherwise one per core, minus one for the training process, at most 16. The number
+            does not affect the batches.
         unreadable: "stop" at a damaged image, or "skip" it: leave it out of its batch, count it and report it.
     """
 
     workers: int | None = None
     unreadable: str = "stop"
 
-    #: What messages call the data set, and an example of its options.
+    #: Name of the data set in messages, and an example of its options.
     TITLE: ClassVar[str]
     EXAMPLE: ClassVar[str]
 
@@ -32,13 +32,13 @@ class ReadingOptions:
     def read(
         cls, options: Mapping[str, Any], title: str = "", *, extra: Collection[str] = (), unused: Collection[str] = ()
     ) -> Self:
-        """Make options from their names and values.
+        """Build options from names and values.
 
         Args:
             options: name -> value.
-            title: what messages call the data set; default: `TITLE`.
+            title: name of the data set in messages; default: `TITLE`.
             extra: names of further options, which the data set reads itself; messages list them.
-            unused: names of options that the data set has no use for.
+            unused: names of options that the data set does not have.
 
         Raises:
             ValueError: for an unknown name or an invalid value.
@@ -65,12 +65,12 @@ class ReadingOptions:
 
 
 def is_whole(value: Any, least: int) -> bool:
-    """Whether `value` is a whole number, not below `least`."""
+    """Whether `value` is a whole number of at least `least`."""
     return type(value) is int and value >= least
 
 
 def is_side(value: Any, least: int = 1) -> bool:
-    """Whether `value` can be the side of an image that is served, in pixels."""
+    """Whether `value` is a valid side of an image, in pixels."""
     return is_whole(value, least) and value <= _LONGEST
 
 

@@ -1,4 +1,4 @@
-"""Where a data set may lie."""
+"""Find the folder of a data set."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From an image to a network's input, as at test time: resized, cropped to the centre, normalised."""
+"""Preprocessing at test time: resize, crop the centre, normalise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Preprocessing:
     """The input a network expects.
 
     Attributes:
-        mean: of each channel, on the scale 0 to 1.
+        mean: mean of each channel, on the scale 0 to 1.
         std: standard deviation of each channel, on the same scale.
         image_size: height and width in pixels.
-        resize: pixels of the shorter side before the centre is cropped.
+        resize: length of the shorter side before the centre crop, in pixels.
     """
 
     mean: Sequence[float]

@@ -1,4 +1,4 @@
-"""Batches of images that are decoded when they are needed, in an order that depends on (seed, epoch) alone."""
+"""Batches of images decoded on demand, in an order that depends on (seed, epoch) alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sequence
@@ -12,20 +12,20 @@ from bam.data.files.workers import decode, default_workers
 from bam.data.interface import Unreadable
 from bam.data.plan import BatchPlan, epoch_generator
 
-#: (seed, epoch) to augment images by; None leaves them as they are.
+#: (seed, epoch) of the augmentation; None for no augmentation.
 AugmentationSeed = tuple[int, int] | None
 
 
 class Decoded(Protocol):
-    """The part of a decoder's output that every kind of data set has."""
+    """The interface of every decoder's output."""
 
     @property
     def numbers(self) -> Tensor:
-        """Numbers of the images that could be read, int64 (n,)."""
+        """Numbers of the readable images, int64 (n,)."""
 
     @property
     def unreadable(self) -> list[tuple[str, str]]:
-        """(path, what is wrong with it) of the other images."""
+        """(path, problem) of each unreadable image."""
 
 
 AnyRequest = TypeVar("AnyRequest")
@@ -34,18 +34,18 @@ AnyBatch = TypeVar("AnyBatch")
 
 
 class StreamedBatches(ABC, Generic[AnyRequest, AnyDecoded, AnyBatch]):
-    """Batches that worker processes decode, served as `bam.data.BatchSource` says.
+    """A `bam.data.BatchSource` whose images are decoded by worker processes.
 
-    The number of workers does not change the batches. With unreadable="skip", an image that cannot be read is left out
-    of its batch. If a process can read no image in its share of a training batch, it serves the next readable image of
-    the epoch's order instead: each process then has something to train on, and none waits for another.
+    The number of workers does not change the batches. With unreadable="skip", unreadable images are left out of their
+    batch. If a process cannot read any image in its share of a training batch, it serves the next readable image in the
+    epoch's order instead: each process then has something to train on, and none waits for another.
 
     Args:
-        names: of the images, for messages.
+        names: names of the images, for messages.
         decoder: turns a request into decoded images.
         options: how files are read.
         plan: which images go into which batch.
-        device: where the batches go.
+        device: device of the batches.
         augment: whether training images are augmented.
     """
 
@@ -82,7 +82,7 @@ class StreamedBatches(ABC, Generic[AnyRequest, AnyDecoded, AnyBatch]):
         return self.plan.steps
 
     def train(self, seed: int, epoch: int, start: int = 0) -> Generator[AnyBatch, None, None]:
-        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. None is empty.
+        """Serve the shuffled, augmented batches of an epoch, starting with batch number `start`. No batch is empty.
 
         Raises:
             ValueError: for an image that cannot be read, if unreadable="stop"; or if no image can be read.
@@ -113,9 +113,9 @@ class StreamedBatches(ABC, Generic[AnyRequest, AnyDecoded, AnyBatch]):
             raise ValueError(_nothing_readable([self.names[number] for number in numbers]))
 
     def take_unreadable(self) -> Unreadable:
-        """Return the images left out since the last call, and count from zero again."""
-        taken, self.unreadable = self.unreadable, Unreadable()
-        return taken
+        """Return the images left out since the last call, and reset the count."""
+        unreadable, self.unreadable = self.unreadable, Unreadable()
+        return unreadable
 
     def _decode(self, shares: Iterable[Tensor], seed: AugmentationSeed) -> Generator[AnyDecoded, None, None]:
         requests = (self._request(share.tolist(), seed) for share in shares)
@@ -139,4 +139,4 @@ class StreamedBatches(ABC, Generic[AnyRequest, AnyDecoded, AnyBatch]):
 
 
 def _nothing_readable(names: Sequence[str]) -> str:
-    return f"none of the {len(names)} images can be read, e.g. {names[0]}; replace them by a fresh copy"
+    return f"none of the {len(names)} images can be read, e.g. {names[0]}; replace them with a fresh copy"

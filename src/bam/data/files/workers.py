@@ -73,14 +73,14 @@ def _clean_start() -> Iterator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS if _SENDER_IS_KNOWN else ()) if child_died else None
     try:
         with warnings.catch_warnings():
-            # The user asked for more workers than cores. They only decode, and need no lock that a thread may hold.
+            # Users may ask for more workers than cores. Workers only decode, and need no lock that a thread may hold.
             warnings.filterwarnings("ignore", message="This DataLoader will create")
             warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork")
             yield
     finally:
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        # torch's handler raises wherever the program is when a worker dies; `decode` notices by itself.
+        # When a worker dies, torch's handler raises at whatever line is running; `decode` notices by itself.
         if child_died and handler is not None and signal.getsignal(child_died) is not handler:
             signal.signal(child_died, handler)
 
@@ -98,7 +98,7 @@ def _leave_signals_to_parent(worker: int) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """End this process when its parent asks for it or has died."""
+    """End this process when its parent asks or has died."""
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, 1.0)
         if received and received.si_pid == parent:

@@ -1,4 +1,4 @@
-"""Folders of images in ImageNet's layout, "folder:PATH", read when they are needed."""
+"""Folders of images in ImageNet's layout, "folder:PATH", read on demand."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from bam.data.folder.scanning import find_images, locate
 def load_folder(path: str, root: Path, **options: Any) -> tuple[FolderDataset, FolderDataset]:
     """Return (train, test) of the folder at `path` or `root`/`path`.
 
-    It holds either train/ and val/ (or valid/, validation/, test/: the first that there is), each with one folder per
-    class; or the class folders themselves, which are split class by class, always in the same way. Classes are sorted
-    by name; a name in two forms of Unicode is one class.
+    The folder holds either train/ and val/ (or valid/, validation/, test/: the first that exists), each with one folder
+    per class, or just the class folders. These are split class by class, always in the same way. Classes are sorted by
+    name; two Unicode forms of a name are one class.
 
     Args:
         path: the folder.

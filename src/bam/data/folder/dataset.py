@@ -1,4 +1,4 @@
-"""Image files and their classes, and batches of them, normalised on the device."""
+"""Image files with their classes, and batches normalised on the device."""
 
 import dataclasses
 import os
@@ -22,12 +22,12 @@ class FolderDataset:
     """Image files and their classes.
 
     Attributes:
-        paths: of the images.
+        paths: paths of the images.
         targets: class numbers, int64 (n,).
         classes: names of the classes.
         options: how the images are read.
-        part: which part of the folder they are, in words.
-        notes: what to tell the user about the data when a run begins.
+        part: which part of the folder this is, for messages.
+        notes: shown to the user when a run begins.
     """
 
     paths: list[str]
@@ -63,12 +63,12 @@ class FolderDataset:
         )
 
     def renumbered(self, classes: Sequence[str]) -> "FolderDataset":
-        """The same images with classes numbered as in `classes`, which holds all of theirs."""
+        """The same images with classes numbered as in `classes`, which must include all of theirs."""
         targets = new_numbers(self.classes, classes)[self.targets]
         return dataclasses.replace(self, targets=targets, classes=tuple(classes))
 
     def joined(self, other: "FolderDataset") -> "FolderDataset":
-        """These images, then those of `other`, a data set of the same classes."""
+        """These images followed by those of `other`, which has the same classes."""
         targets = torch.cat([self.targets, other.targets])
         return dataclasses.replace(self, paths=self.paths + other.paths, targets=targets, part="")
 
@@ -84,12 +84,12 @@ class FolderDataset:
         """Batches of these images, see `LabelledImages.batches`.
 
         Raises:
-            ValueError: for a crop padding: training images are cropped at random already.
+            ValueError: for crop padding: training images are already cropped at random.
         """
         if augmentation.crop_padding:
             raise ValueError(
-                f"crop_padding {augmentation.crop_padding}: images of a folder are cropped at random already, by the "
-                "data options scale and ratio; set crop_padding to 0"
+                f"crop_padding {augmentation.crop_padding}: the images of a folder are already cropped at random, by "
+                "the data options scale and ratio; set crop_padding to 0"
             )
         return FolderBatches(self, BatchPlan(len(self), batch_size, shard), normalization, device, augmentation)
 
@@ -97,15 +97,15 @@ class FolderDataset:
 class FolderBatches(StreamedBatches[FolderRequest, FolderDecoded, tuple[Tensor, Tensor]]):
     """Batches of a folder of images.
 
-    Training images are cropped at random (torchvision's RandomResizedCrop); test images are resized and their centre is
-    cropped. `StreamedBatches` says what happens to unreadable images, and how several processes share the images.
+    Training images are cropped at random (torchvision's RandomResizedCrop); test images are resized and cropped to
+    their centre. For unreadable images and several processes, see `StreamedBatches`.
 
     Args:
         dataset: the images.
         plan: which images go into which batch.
-        normalization: mean and deviation of each channel (0 to 255).
-        device: where the batches are normalised.
-        augmentation: of training images, besides the crops.
+        normalization: mean and standard deviation of each channel, on the scale 0 to 255.
+        device: device of the batches.
+        augmentation: augmentation of training images, besides the crops.
     """
 
     def __init__(

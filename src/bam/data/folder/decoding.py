@@ -1,4 +1,4 @@
-"""Image files as pixels of one size."""
+"""Decode image files to pixels of one size."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from bam.data.folder.options import FolderOptions
 
 
 class FolderRequest(NamedTuple):
-    """Images to decode: their numbers and paths, and what to augment them by."""
+    """Images to decode: their numbers, paths and augmentation seed."""
 
     numbers: list[int]
     paths: list[str]
@@ -29,8 +29,8 @@ class FolderDecoded(NamedTuple):
 
     Attributes:
         pixels: uint8 (n, size, size, 3).
-        numbers: of these images in the data set, int64 (n,).
-        unreadable: (path, what is wrong with it) of the other images of the request.
+        numbers: numbers of these images in the data set, int64 (n,).
+        unreadable: (path, problem) of each other image of the request.
     """
 
     pixels: Tensor

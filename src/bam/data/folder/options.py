@@ -14,12 +14,11 @@ class FolderOptions(ReadingOptions):
 
     Attributes:
         size: side of the square images served, in pixels.
-        resize: length of the shorter side before the centre is cropped for testing, in pixels; default:
-            size * 256 / 224.
-        scale: least and greatest share of the image's area that a training crop covers.
-        ratio: least and greatest aspect ratio (width / height) of a training crop.
+        resize: length of the shorter side before the centre crop of test images, in pixels; default: size * 256 / 224.
+        scale: smallest and largest share of the image's area that a training crop covers.
+        ratio: smallest and largest aspect ratio (width / height) of a training crop.
         val_share: share of each class kept for testing, if the folder has no train/ and val/; default: 0.2.
-        mean: of each channel, from 0 to 1; default: ImageNet's.
+        mean: mean of each channel, from 0 to 1; default: ImageNet's.
         std: standard deviation of each channel, from 0 to 1; default: ImageNet's.
     """
 
@@ -31,7 +30,7 @@ class FolderOptions(ReadingOptions):
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
 
-    #: Whether whole images are resized to squares, for training, too, instead of cropped.
+    #: Whether to resize whole images to squares, in training too, instead of cropping them.
     WHOLE: ClassVar[bool] = False
     TITLE: ClassVar[str] = "folder"
     EXAMPLE: ClassVar[str] = '{"size": 224}'
@@ -43,9 +42,9 @@ class FolderOptions(ReadingOptions):
         valid = self.resize is None or is_side(self.resize, self.size)
         self._check("resize", valid, f"{A_SIDE}, and at least size, which is {self.size}")
         valid = are_numbers(self.scale, 2) and 0 < self.scale[0] <= self.scale[1] <= 1
-        self._check("scale", valid, "the least and the greatest share of an image's area, e.g. [0.08, 1]")
+        self._check("scale", valid, "the smallest and the largest share of an image's area, e.g. [0.08, 1]")
         valid = are_numbers(self.ratio, 2) and 0 < self.ratio[0] <= self.ratio[1]
-        self._check("ratio", valid, "the least and the greatest aspect ratio of a crop, e.g. [0.75, 1.33]")
+        self._check("ratio", valid, "the smallest and the largest aspect ratio of a crop, e.g. [0.75, 1.33]")
         valid = self.val_share is None or (are_numbers([self.val_share], 1) and 0 < self.val_share < 1)
         self._check("val_share", valid, "a share between 0 and 1, e.g. 0.2")
         valid = are_numbers(self.mean, 3) and all(0 <= value <= 1 for value in self.mean)
@@ -55,5 +54,5 @@ class FolderOptions(ReadingOptions):
 
     @property
     def shorter_side(self) -> int:
-        """Length of the shorter side before the centre is cropped for testing, in pixels."""
+        """Length of the shorter side before the centre crop of test images, in pixels."""
         return self.resize or round(self.size * 256 / 224)

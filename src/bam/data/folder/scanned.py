@@ -1,4 +1,4 @@
-"""The images found in one part of a folder, and what a run tells about them."""
+"""The images in one part of a folder, and notes about them for the user."""
 
 import hashlib
 import os
@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bam.data.files.listing import PassedOver, passed_over_note
+from bam.data.files.listing import Skipped, skipped_note
 
 _MOST = 100_000  # images: with more, finding equal ones would take minutes on a network file system
 
 
 class ScannedImages(NamedTuple):
-    """Paths of images, the class number of each, the names of the classes, and which part of the folder they are."""
+    """Paths of images, their class numbers, the names of the classes, and which part of the folder this is."""
 
     paths: list[str]
     targets: list[int]
@@ -20,29 +20,29 @@ class ScannedImages(NamedTuple):
     part: str
 
 
-def folder_notes(train: ScannedImages, test: ScannedImages, passed_over: PassedOver) -> list[str]:
-    """How many images each part holds, what was passed over, and which test images equal training images."""
-    sentence = "; ".join([_count("training", train), _count("test", test)])
-    if passed_over:
-        sentence += f"; {passed_over_note(passed_over)}"
-    return [sentence, *_equal_images(train.paths, test.paths)]
+def folder_notes(train: ScannedImages, test: ScannedImages, skipped: Skipped) -> list[str]:
+    """Notes on the number of images in each part, skipped files, and test images that equal training images."""
+    note = "; ".join([_count("training", train), _count("test", test)])
+    if skipped:
+        note += f"; {skipped_note(skipped)}"
+    return [note, *_equal_images(train.paths, test.paths)]
 
 
 def _count(kind: str, images: ScannedImages) -> str:
     per_class = Counter(images.targets).values()
     least, most = min(per_class), max(per_class)
-    each = str(least) if least == most else f"{least} to {most}"
-    return f"{len(images.paths)} {kind} images ({images.part}), {each} per class"
+    counts = str(least) if least == most else f"{least} to {most}"
+    return f"{len(images.paths)} {kind} images ({images.part}), {counts} per class"
 
 
 def _equal_images(train: Sequence[str], test: Sequence[str]) -> list[str]:
-    """Which test images have the same content as a training image; only files of equal size are read."""
+    """A note on test images with the same content as a training image; only files of equal size are read."""
     if len(train) + len(test) > _MOST:
         return []
     by_size: dict[int, list[str]] = {}
     for path in filter(os.path.exists, train):
         by_size.setdefault(os.path.getsize(path), []).append(path)
-    digests: dict[int, dict[bytes, str]] = {}  # of a size -> digest -> training image
+    digests: dict[int, dict[bytes, str]] = {}  # file size -> digest -> training image
     pairs: list[tuple[str, str]] = []
     for path in filter(os.path.exists, test):
         size = os.path.getsize(path)

@@ -1,4 +1,4 @@
-"""Which images of a folder belong to which class, and which of them are for training or testing."""
+"""Scan a folder of images: the class of each image, and whether it is for training or testing."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from bam.data.files.listing import TWICE, PassedOver, entries_of, is_folder, is_image, list_below, passed_over_note
+from bam.data.files.listing import TWICE, Skipped, entries_of, is_folder, is_image, list_below, skipped_note
 from bam.data.files.places import first_folder
 from bam.data.folder.scanned import ScannedImages, folder_notes
 
@@ -25,9 +25,7 @@ def locate(path: str, root: Path) -> Path:
         ValueError: for an empty path.
     """
     if not path:
-        raise ValueError(
-            "data: folder: lacks the path; write folder:PATH, for a folder that holds one folder per class"
-        )
+        raise ValueError("data: folder: needs a path; write folder:PATH, for a folder that holds one folder per class")
     advice = "give its path as folder:PATH, or the folder that holds it as --data-root"
     return first_folder([Path(path).expanduser(), root / path], advice)
 
@@ -35,23 +33,24 @@ def locate(path: str, root: Path) -> Path:
 def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, ScannedImages, list[str]]:
     """Return train, test and notes: from train/ and val/ (or valid/, validation/, test/), or split class by class.
 
-    No file is in a class twice, in two classes or in both parts through links: the file itself stays before links to
-    it, and of links those in the test part. Notes tell how many images there are, and what was passed over and why.
+    Each file is used once, even if links lead to it from elsewhere: the file itself comes before links to it, and links
+    in the test part before those in the training part. The notes say how many images there are, and which files were
+    skipped and why.
 
     Raises:
         ValueError: if the folder has another layout; the message says what is wrong.
     """
-    parts, passed_over = _parts(folder), PassedOver()
+    parts, skipped = _parts(folder), Skipped()
     if parts is None:
         share = _VAL_SHARE if val_share is None else val_share
-        (images,) = _scan([folder], passed_over)
+        (images,) = _scan([folder], skipped)
         train, test = _split(images, folder, share)
         names = (f"the {100 - 100 * share:g} % of each class for training", f"the {100 * share:g} % of each class kept")
         train, test = train._replace(part=names[0]), test._replace(part=f"{names[1]} for testing")
-        return train, test, folder_notes(train, test, passed_over)
+        return train, test, folder_notes(train, test, skipped)
     if val_share is not None:
-        raise ValueError(f"folder: val_share splits a folder of classes, but {folder} is split into {_names(parts)}")
-    train, test = _scan([folder / part for part in parts], passed_over)
+        raise ValueError(f"folder: val_share splits a folder of classes, but {folder} already has {_names(parts)}")
+    train, test = _scan([folder / part for part in parts], skipped)
     if train.classes != test.classes:
         missing = [
             (parts[1], set(train.classes) - set(test.classes)),
@@ -60,23 +59,23 @@ def find_images(folder: Path, val_share: float | None) -> tuple[ScannedImages, S
         details = "; ".join(f"{part}/ lacks {_names(sorted(names))}" for part, names in missing if names)
         raise ValueError(f"{folder}: {parts[0]}/ and {parts[1]}/ must hold the same classes, but {details}")
     unused = [f"{name}/ is not used" for name in _evaluation(folder) if name != parts[1]]
-    return train, test, [*folder_notes(train, test, passed_over), *unused]
+    return train, test, [*folder_notes(train, test, skipped), *unused]
 
 
-def _scan(folders: list[Path], passed_over: PassedOver) -> list[ScannedImages]:
+def _scan(folders: list[Path], skipped: Skipped) -> list[ScannedImages]:
     """The images at any depth in the class folders of each of `folders`, in the order of torchvision's ImageFolder.
 
     Raises:
         ValueError: if one does not hold class folders with images; the message says what it holds.
     """
     names = [_class_folders(folder) for folder in folders]
-    found = [_labelled(folder, of_folder, passed_over) for folder, of_folder in zip(folders, names, strict=True)]
+    labelled = [_labelled(folder, class_folders, skipped) for folder, class_folders in zip(folders, names, strict=True)]
     scanned = []
-    for folder, of_folder, images in zip(folders, names, _each_once(found, passed_over), strict=True):
-        classes = tuple(of_folder)
+    for folder, class_folders, images in zip(folders, names, _each_once(labelled, skipped), strict=True):
+        classes = tuple(class_folders)
         empty = [classes[k] for k in sorted(set(range(len(classes))) - {image.target for image in images})]
         if empty:
-            reasons = f"; {passed_over_note(passed_over)}" if passed_over else ""
+            reasons = f"; {skipped_note(skipped)}" if skipped else ""
             raise ValueError(f"{folder}: no images ({', '.join(IMG_EXTENSIONS)}) of {_names(empty)}{reasons}")
         paths, targets = [image.path for image in images], [image.target for image in images]
         scanned.append(ScannedImages(paths, targets, classes, f"{folder.name}/"))
@@ -84,7 +83,7 @@ def _scan(folders: list[Path], passed_over: PassedOver) -> list[ScannedImages]:
 
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
-    """Name of each class -> its folders, of which there are two where a name is spelt in two forms of Unicode."""
+    """Class name -> its folders; more than one if the name is spelt in different Unicode forms."""
     visible = [entry for entry in entries_of(folder) if not entry.name.startswith(".")]
     classes: dict[str, list[str]] = {}
     for entry in filter(is_folder, visible):
@@ -95,7 +94,9 @@ def _class_folders(folder: Path) -> dict[str, list[str]]:
     if not classes:
         raise ValueError(f"{folder} holds no class folders: put the images of each class into a folder with its name")
     if len(classes) == 1:
-        raise ValueError(f"{folder} holds a single class, {min(classes)!r}; if it holds the classes, give its path")
+        raise ValueError(
+            f"{folder} holds a single class, {min(classes)!r}; if that folder holds the classes, give its path"
+        )
     data_sets = [name for name in classes if (folder / name / "train").is_dir() and _evaluation(folder / name)]
     if data_sets:
         raise ValueError(
@@ -111,24 +112,24 @@ class _Labelled(NamedTuple):
     target: int
 
 
-def _labelled(folder: Path, classes: dict[str, list[str]], passed_over: PassedOver) -> list[_Labelled]:
+def _labelled(folder: Path, classes: dict[str, list[str]], skipped: Skipped) -> list[_Labelled]:
     start, real_folder = len(str(folder)), os.path.realpath(folder)
     return [
         _Labelled(image.path, image.real, image.real != real_folder + image.path[start:], target)
         for target, names in enumerate(classes.values())
         for name in names
-        for image in list_below(str(folder / name), passed_over)
+        for image in list_below(str(folder / name), skipped)
     ]
 
 
-def _each_once(parts: list[list[_Labelled]], passed_over: PassedOver) -> list[list[_Labelled]]:
-    """Leave out images that are reached once more through links: in their class, another class or the other part."""
-    together = [image for part in reversed(parts) for image in part]
+def _each_once(parts: list[list[_Labelled]], skipped: Skipped) -> list[list[_Labelled]]:
+    """Leave out images that links reach again, in the same class, another class or the other part."""
+    all_images = [image for part in reversed(parts) for image in part]
     owners: dict[str, _Labelled] = {}
-    for image in sorted(together, key=lambda image: image.linked):
+    for image in sorted(all_images, key=lambda image: image.linked):
         owners.setdefault(image.real, image)
-    if len(owners) < len(together):
-        passed_over[TWICE] += len(together) - len(owners)
+    if len(owners) < len(all_images):
+        skipped[TWICE] += len(all_images) - len(owners)
     return [[image for image in part if owners[image.real] is image] for part in parts]
 
 
@@ -153,22 +154,22 @@ def _evaluation(folder: Path) -> list[str]:
 
 
 def _split(images: ScannedImages, folder: Path, share: float) -> tuple[ScannedImages, ScannedImages]:
-    """Keep `share` of each class for testing, but at least one image for each of the two parts.
+    """Split off `share` of each class for testing, with at least one image of each class in both parts.
 
-    The choice depends on the images' names below `folder` alone: adding images later moves few others.
+    The choice depends only on the images' paths below `folder`, so adding images later moves few others.
     """
     members: list[list[int]] = [[] for _ in images.classes]
     for number, target in enumerate(images.targets):
         members[target].append(number)
     singles = [name for name, numbers in zip(images.classes, members, strict=True) if len(numbers) < 2]
     if singles:
-        raise ValueError(f"{folder}: a class needs two images to be split, but there is only one of {_names(singles)}")
-    kept: set[int] = set()
+        raise ValueError(f"{folder}: to be split, a class needs two images, but there is only one of {_names(singles)}")
+    test_numbers: set[int] = set()
     for numbers in members:
         count = min(max(round(share * len(numbers)), 1), len(numbers) - 1)
-        kept |= set(sorted(numbers, key=lambda k: _digest(images.paths[k], folder))[:count])
-    test = sorted(kept)
-    train = [number for number in range(len(images.paths)) if number not in kept]
+        test_numbers |= set(sorted(numbers, key=lambda k: _digest(images.paths[k], folder))[:count])
+    test = sorted(test_numbers)
+    train = [number for number in range(len(images.paths)) if number not in test_numbers]
     return _choose(images, train), _choose(images, test)
 
 

@@ -1,4 +1,4 @@
-"""Images with questions about them and answers, and batches of both."""
+"""Images with questions and answers, and their batches."""
 
 from bam.data.questions.dataset import Question, QuestionBatch, QuestionDataset
 from bam.data.questions.digits import digits_questions

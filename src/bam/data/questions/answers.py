@@ -1,4 +1,4 @@
-"""Answers of people: made alike, and what a given answer scores against ten of them (VQA, https://visualqa.org)."""
+"""Normalise people's answers, and score an answer against ten of them (VQA, https://visualqa.org)."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ _NUMBERS = {
 _NUMBERS["none"] = "0"
 _ARTICLES = {"a", "an", "the"}
 
-#: Short forms, which people also write without one of their apostrophes or all of them.
-_SHORT_FORMS = """
+#: Contractions; people also leave out one or all of their apostrophes.
+_CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
 how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
 oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've
@@ -26,38 +26,38 @@ y'all'd've you'd you'd've you'll you're you've
 
 
 def _spellings(form: str) -> list[str]:
-    """A short form without one of its apostrophes, and without any."""
+    """A contraction without one of its apostrophes, and without any."""
     places = [place for place, sign in enumerate(form) if sign == "'"]
     return [form.replace("'", ""), *(form[:place] + form[place + 1 :] for place in places)]
 
 
-_FULL = {spelling: form for form in _SHORT_FORMS for spelling in _spellings(form)}
+_FULL = {spelling: form for form in _CONTRACTIONS for spelling in _spellings(form)}
 
 
 def normalized_answer(text: str) -> str:
-    """An answer as the evaluation of VQA compares it.
+    """An answer in the form that VQA's evaluation compares.
 
-    Lower case; no articles; numbers up to ten as digits; short forms with their apostrophes; punctuation gone, or a
-    space where it stood between letters; full stops gone except before a digit.
+    Lower case; no articles; numbers up to ten as digits; contractions with their apostrophes; punctuation removed, or
+    replaced by a space between letters; full stops removed except before a digit.
     """
     text = " ".join(text.split())
-    joins = _COMMA_IN_NUMBER.search(text) is not None
+    has_number = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for sign in _PUNCTUATION:
         at_a_space = f"{sign} " in text or f" {sign}" in text
-        result = result.replace(sign, "" if at_a_space or joins else " ")
+        result = result.replace(sign, "" if at_a_space or has_number else " ")
     words = (_NUMBERS.get(word, word) for word in _FULL_STOP.sub("", result).lower().split())
     return " ".join(_FULL.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def answer_scores(given: Sequence[str]) -> dict[str, float]:
-    """Each answer that people gave -> what it scores, the most frequent first.
+def answer_scores(texts: Sequence[str]) -> dict[str, float]:
+    """Score each answer that people gave: answer -> score, the most frequent first.
 
-    An answer scores min(n / 3, 1), where n is the number of people who gave it among all but one; that is averaged over
-    the person left out (Antol et al., ICCV 2015; Goyal et al., CVPR 2017). With ten answers: 0.3, 0.6, 0.9 and 1. As in
-    the official evaluation, answers are compared as they are where all people agree, and else as `normalized_answer`.
+    An answer scores min(n / 3, 1) if n people gave it. This is computed with each person left out in turn, and averaged
+    (Antol et al., ICCV 2015; Goyal et al., CVPR 2017). With ten answers: 0.3, 0.6, 0.9 and 1. As in the official
+    evaluation, answers are compared as they are if all people agree, and otherwise in the form of `normalized_answer`.
     """
-    answers = [" ".join(text.split()) for text in given]
+    answers = [" ".join(text.split()) for text in texts]
     if len(set(answers)) > 1:
         answers = [normalized_answer(text) for text in answers]
     people = len(answers)

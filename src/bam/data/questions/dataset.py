@@ -1,4 +1,4 @@
-"""Images with questions, in memory or in files, and batches of them: each image comes with all of its questions."""
+"""Images with questions, in memory or in files, and their batches: each image comes with all its questions."""
 
 import dataclasses
 import hashlib
@@ -20,12 +20,12 @@ class Question:
     """A question about an image.
 
     Attributes:
-        text: in words.
-        answers: answer -> its score from 0 to 1; the one to learn first.
-        kind: of question, for results kind by kind.
-        boxes: of what matters for the answer, xyxy in pixels; empty where unknown.
-        number: its number in the annotations; None where there is none.
-        normalizes: a given answer is compared as `normalized_answer` makes it, if not as it is.
+        text: the question itself.
+        answers: answer -> its score from 0 to 1, the best first.
+        kind: kind of question, for results by kind.
+        boxes: boxes of the objects that the answer depends on, xyxy in pixels; empty if unknown.
+        number: its number in the annotations, if any.
+        normalizes: whether an answer that does not match is compared again after `normalized_answer`.
     """
 
     text: str
@@ -36,7 +36,7 @@ class Question:
     normalizes: bool = False
 
     def score(self, answer: str) -> float:
-        """What an answer scores, from 0 to 1."""
+        """The score of an answer, from 0 to 1."""
         if answer in self.answers or not self.normalizes:
             return self.answers.get(answer, 0.0)
         return self.answers.get(normalized_answer(answer), 0.0)
@@ -48,11 +48,11 @@ class QuestionBatch:
 
     Attributes:
         words: int64 (Q, T), see `Vocabulary.numbers`.
-        image: int64 (Q,), the image of each question by its place in the batch.
-        goal: int64 (Q,), the number of the answer to learn; -1 if no network could give it.
-        scores: float32 (Q, A), what each known answer scores.
+        image: int64 (Q,), the position in the batch of each question's image.
+        goal: int64 (Q,), the number of the answer to learn; -1 if it is not among the known answers.
+        scores: float32 (Q, A), the score of each known answer.
         kind: int64 (Q,), the number of each question's kind.
-        number: int64 (Q,), of each question in the data set.
+        number: int64 (Q,), the number of each question in the data set.
         num_images: N.
     """
 
@@ -65,7 +65,7 @@ class QuestionBatch:
     num_images: int
 
     def __len__(self) -> int:
-        """The number of images, by which training counts."""
+        """Number of images, since training counts images."""
         return self.num_images
 
 
@@ -74,12 +74,12 @@ class QuestionDataset:
     """Images, and the questions about each of them.
 
     Attributes:
-        images: whose classes are their own numbers, from 0.
-        questions: of each image, at least one.
-        classes: the answers that can be given.
-        vocabulary: the words that questions are made of.
-        longest: words kept of a question.
-        notes: what to tell the user about the data when a run begins.
+        images: the images; the class of each is its own number, from 0.
+        questions: questions about each image, at least one.
+        classes: the possible answers.
+        vocabulary: the known words.
+        longest: number of words after which a question is cut off.
+        notes: shown to the user when a run begins.
     """
 
     images: LabelledImages
@@ -110,23 +110,23 @@ class QuestionDataset:
 
     @property
     def part(self) -> str:
-        """Which part of the data these images are, in words."""
+        """Which part of the data this is, for messages."""
         return self.images.part
 
     @property
     def fingerprint(self) -> str:
         """Digest of the images' names and order, and of all questions and answers."""
-        asked = [[question.text, question.answers, question.kind] for question in self.flat]
+        questions = [[question.text, question.answers, question.kind] for question in self.flat]
         counts = [len(questions) for questions in self.questions]
-        content = json.dumps([self.images.fingerprint, self.classes, self.vocabulary.words, counts, asked])
+        content = json.dumps([self.images.fingerprint, self.classes, self.vocabulary.words, counts, questions])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """Those of the images, see `LabelledImages.normalization`."""
+        """Mean and standard deviation of the images, see `LabelledImages.normalization`."""
         return self.images.normalization()
 
     def renumbered(self, classes: Sequence[str], vocabulary: Vocabulary | None = None) -> "QuestionDataset":
-        """The same questions with answers and words numbered as a network knows them; it gives no other answers."""
+        """The same questions with answers and words numbered as in a network, which can give no other answers."""
         return dataclasses.replace(self, classes=tuple(classes), vocabulary=vocabulary or self.vocabulary)
 
     def subset(self, chosen: Tensor) -> "QuestionDataset":
@@ -136,7 +136,7 @@ class QuestionDataset:
         return dataclasses.replace(self, images=images, questions=[self.questions[k] for k in chosen.tolist()])
 
     def joined(self, other: "QuestionDataset") -> "QuestionDataset":
-        """These images, then those of `other`."""
+        """These images followed by those of `other`."""
         images: Any = self.images
         images = dataclasses.replace(images.joined(other.images), targets=torch.arange(len(self) + len(other)))
         return dataclasses.replace(self, images=images, questions=self.questions + other.questions)
@@ -149,7 +149,7 @@ class QuestionDataset:
         *,
         shard: tuple[int, int] = (0, 1),
     ) -> "QuestionBatches":
-        """Batches of so many images with their questions; images are not augmented: "left of" must stay left.
+        """Batches of images with their questions. Images are not augmented: "left of" must stay left.
 
         The arguments are those of `LabelledImages.batches`.
         """
@@ -157,18 +157,18 @@ class QuestionDataset:
 
 
 class QuestionBatches:
-    """Batches of images (N, 3, H, W) and their questions, a `QuestionBatch`, served as `bam.data.BatchSource` says.
+    """A `bam.data.BatchSource` of images (N, 3, H, W) and their questions, a `QuestionBatch`.
 
     Args:
         dataset: images and questions.
         source: serves the images, with their numbers as targets.
-        device: where the questions go.
+        device: device of the questions.
     """
 
     def __init__(self, dataset: QuestionDataset, source: BatchSource, device: torch.device | str) -> None:
         self.source, self.device = source, torch.device(device)
         flat, kinds = dataset.flat, dataset.kinds
-        numbers: dict[str, list[int]] = {}  # of the answers that are alike, the one written so itself first
+        numbers: dict[str, list[int]] = {}  # normalised answer -> numbers of the answers with this form
         for number, name in enumerate(dataset.classes):
             numbers.setdefault(normalized_answer(name), []).append(number)
         answers = {name: number for number, name in enumerate(dataset.classes)}
@@ -209,7 +209,7 @@ class QuestionBatches:
             stream.close()
 
     def take_unreadable(self) -> Unreadable:
-        """Return the images left out since the last call, and count from zero again."""
+        """Return the images left out since the last call, and reset the count."""
         return self.source.take_unreadable()
 
     def _questions(self, images: Tensor) -> QuestionBatch:
@@ -224,5 +224,5 @@ class QuestionBatches:
                 row[answer] = score
         words = words[:, : int((words != PADDING).sum(1).max())]
         columns = (words, place, self.goal[number], scores, self.kind[number], number)
-        words, place, goal, scores, kind, number = (each.to(self.device, non_blocking=True) for each in columns)
+        words, place, goal, scores, kind, number = (column.to(self.device, non_blocking=True) for column in columns)
         return QuestionBatch(words, place, goal, scores, kind, number, len(images))

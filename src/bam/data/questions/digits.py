@@ -1,4 +1,4 @@
-"""Questions about several handwritten digits among clutter: visual question answering without a download."""
+"""Questions about handwritten digits among clutter: visual question answering without a download."""
 
 import functools
 from collections import Counter, defaultdict
@@ -15,9 +15,9 @@ from bam.data.digits import check_sizes, handwritten, paste, resized
 from bam.data.questions.dataset import Question, QuestionDataset
 from bam.data.questions.words import Vocabulary
 
-_CELLS = 3  # a side of the grid in whose cells the digits stand
+_CELLS = 3  # per side of the grid that holds the digits
 _LEAST, _MOST = 3, 6  # digits in an image
-_PIECES = 6  # of clutter
+_PIECES = 6  # pieces of clutter
 _ANSWERS = (*map(str, range(18)), "no", "yes")  # the largest sum is 9 + 8
 _WHERE = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}  # row, column
 
@@ -41,29 +41,29 @@ def digits_questions(
 ) -> tuple[QuestionDataset, QuestionDataset]:
     """Return (train, test): images of three to six digits on a 3 x 3 grid with clutter, six questions about each.
 
-    Kinds of questions, one of each about every image where there is something to ask:
+    Each image gets one question of every kind that it allows:
 
     - existence: "is there a 5"
     - counting: "how many 3s are there"
     - position: "what digit is left of the 7", or right of, above, below: the one in the next cell
-    - relation: "is there a 5 above the 2"; with "no", there is a 5, and none of them above; as often yes as no
+    - relation: "is there a 5 above the 2"; "no" means that there is a 5, but not above; yes and no are equally frequent
     - order: "which is the largest digit"
     - sum: "what is the sum of the two digits at the top"
 
-    Of the questions that an image allows, that one is asked whose answer lags most behind the other answers to the same
-    words, so that the words alone tell as little as possible about the answer; `blind_accuracy` says how much they do
-    tell. The digits are those of `bam.data.digits`; training and test images share none. The same arguments give the
-    same data.
+    Of the questions that an image allows, the generator asks the one whose answer lags furthest behind other answers to
+    the same words. So the words alone reveal as little as possible about the answer; `blind_accuracy` measures how much
+    they do reveal. The digits are those of `bam.data.digits`; training and test images share none. The same arguments
+    give the same data.
 
     Args:
         root: ignored; every loader takes it.
         canvas: side of the images in pixels, from 48 to 256.
         num_train: training images.
         num_test: test images.
-        seed: of everything drawn.
+        seed: seed of all random choices.
 
     Raises:
-        ValueError: for another canvas, a part without images, or a negative seed.
+        ValueError: for a canvas outside this range, fewer than one image, or a negative seed.
     """
     check_sizes(canvas, 48, num_train, num_test, seed)
     parts = [
@@ -77,42 +77,44 @@ def digits_questions(
 
 
 def blind_accuracy(train: QuestionDataset, test: QuestionDataset) -> dict[str, float]:
-    """What the words of a question alone tell: kind -> share of test questions that the commonest answer to the same
-    words in training answers; "all" for all kinds."""
-    seen: dict[str, Counter[str]] = {}
+    """Accuracy without looking at the image: kind -> share of test questions answered correctly; "all" for all kinds.
+
+    The answer to a question is the most common one to the same words in training.
+    """
+    answers: dict[str, Counter[str]] = {}
     for question in train.flat:
-        seen.setdefault(question.text, Counter()).update(list(question.answers)[:1])
-    right: dict[str, list[float]] = {}
+        answers.setdefault(question.text, Counter()).update(list(question.answers)[:1])
+    scores: dict[str, list[float]] = {}
     for question in test.flat:
-        guess = seen[question.text].most_common(1)[0][0] if question.text in seen else ""
+        guess = answers[question.text].most_common(1)[0][0] if question.text in answers else ""
         for kind in (question.kind, "all"):
-            right.setdefault(kind, []).append(question.answers.get(guess, 0.0))
-    return {kind: sum(values) / len(values) for kind, values in right.items()}
+            scores.setdefault(kind, []).append(question.answers.get(guess, 0.0))
+    return {kind: sum(values) / len(values) for kind, values in scores.items()}
 
 
 def _compose(
     small: Tensor, target: Tensor, canvas: int, count: int, random: np.random.Generator
 ) -> tuple[Dataset, list[list[Question]]]:
-    """So many images and the questions about each."""
+    """`count` images and the questions about each."""
     cell = canvas // _CELLS
     scaled = {side: resized(small, side) for side in range(round(0.7 * cell), round(0.9 * cell) + 1)}
     members = [np.flatnonzero(target.numpy() == value) for value in range(10)]
     images = np.zeros((count, canvas, canvas), dtype=np.uint8)
-    asked: dict[str, Counter[str]] = defaultdict(Counter)
+    answer_counts: dict[str, Counter[str]] = defaultdict(Counter)
     questions: list[list[Question]] = []
     for image in images:
         _add_clutter(image, scaled, cell, random)
         digits = _place(image, scaled, members, cell, random)
-        questions.append(_ask(digits, asked, random))
+        questions.append(_ask(digits, answer_counts, random))
     rgb = torch.from_numpy(images)[..., None].expand(-1, -1, -1, 3).contiguous()
     return Dataset(rgb, torch.arange(count), ()), questions
 
 
 def _add_clutter(image: np.ndarray, scaled: dict[int, np.ndarray], cell: int, random: np.random.Generator) -> None:
-    """Paste pieces of digits, too small to be one."""
+    """Paste pieces of digits that are too small to be read as digits."""
     piece, sides = cell // 4, list(scaled)
-    for which, *places in random.random((_PIECES, 6)):
-        side = sides[int(which * len(sides))]
+    for of_side, *places in random.random((_PIECES, 6)):
+        side = sides[int(of_side * len(sides))]
         digit = scaled[side][int(places[0] * len(scaled[side]))]
         y, x = (int(place * (side - piece + 1)) for place in places[1:3])
         top, left = (int(place * (len(image) - piece + 1)) for place in places[3:])
@@ -126,7 +128,7 @@ def _place(
     cell: int,
     random: np.random.Generator,
 ) -> list[_Digit]:
-    """Paste digits into cells of their own; some values occur several times, and the largest is any from 1 to 9."""
+    """Paste each digit into a cell of its own; some values occur several times, and the largest is from 1 to 9."""
     number = int(random.integers(_LEAST, _MOST + 1))
     largest = int(random.integers(1, 10))
     pool = random.integers(0, largest, size=max(1, number - 1 - int(random.integers(0, number - 1))))
@@ -144,25 +146,25 @@ def _place(
     return digits
 
 
-def _ask(digits: list[_Digit], asked: dict[str, Counter[str]], random: np.random.Generator) -> list[Question]:
+def _ask(digits: list[_Digit], answer_counts: dict[str, Counter[str]], random: np.random.Generator) -> list[Question]:
     """A question of each kind that the digits allow."""
     questions = []
     for kind, candidates in _candidates(digits).items():
         if kind == "relation":  # "yes" is possible more often than "no"
-            candidates = [candidate for candidate in candidates if _lead(asked[kind], candidate.answer) <= 0]
+            candidates = [candidate for candidate in candidates if _lead(answer_counts[kind], candidate.answer) <= 0]
         if not candidates:
             continue
-        lead = [_lead(asked[candidate.text], candidate.answer) for candidate in candidates]
-        furthest = [candidate for candidate, value in zip(candidates, lead, strict=True) if value == min(lead)]
-        chosen = furthest[int(random.integers(len(furthest)))]
-        asked[chosen.text][chosen.answer] += 1
-        asked[kind][chosen.answer] += 1
+        leads = [_lead(answer_counts[candidate.text], candidate.answer) for candidate in candidates]
+        rarest = [candidate for candidate, lead in zip(candidates, leads, strict=True) if lead == min(leads)]
+        chosen = rarest[int(random.integers(len(rarest)))]
+        answer_counts[chosen.text][chosen.answer] += 1
+        answer_counts[kind][chosen.answer] += 1
         questions.append(Question(chosen.text, {chosen.answer: 1.0}, kind, chosen.boxes))
     return questions
 
 
 def _lead(answers: Counter[str], answer: str) -> int:
-    """By how much `answer` leads the other answers given so far to the same words."""
+    """By how much `answer` leads the other answers to the same words so far."""
     return answers[answer] - max((count for other, count in answers.items() if other != answer), default=0)
 
 
@@ -171,14 +173,14 @@ def _candidates(digits: list[_Digit]) -> dict[str, list[_Candidate]]:
     boxes: dict[int, list[tuple[int, int, int, int]]] = {value: [] for value in range(10)}
     for digit in digits:
         boxes[digit.value].append(digit.box)
-    there = {value: tuple(found) for value, found in boxes.items()}
+    by_value = {value: tuple(of_value) for value, of_value in boxes.items()}
     largest = max(digits, key=lambda digit: digit.value)
     top = [digit for digit in digits if digit.row == 0]
     pair = tuple(digit.box for digit in top)
     total = str(sum(digit.value for digit in top))
     return {
-        "existence": [_Candidate(f"is there a {v}", "yes" if found else "no", found) for v, found in there.items()],
-        "counting": [_Candidate(f"how many {v}s are there", str(len(found)), found) for v, found in there.items()],
+        "existence": [_Candidate(f"is there a {v}", "yes" if own else "no", own) for v, own in by_value.items()],
+        "counting": [_Candidate(f"how many {v}s are there", str(len(own)), own) for v, own in by_value.items()],
         "position": list(_neighbours(digits)),
         "relation": list(_relations(digits)),
         "order": [_Candidate("which is the largest digit", str(largest.value), (largest.box,))],
@@ -187,7 +189,7 @@ def _candidates(digits: list[_Digit]) -> dict[str, list[_Candidate]]:
 
 
 def _anchors(digits: list[_Digit]) -> Iterator[tuple[_Digit, str, _Digit]]:
-    """(digit that occurs once, where, the digit that stands there in the next cell)."""
+    """(digit that occurs once, direction, the digit in the next cell in that direction)."""
     counts = Counter(digit.value for digit in digits)
     by_place = {(digit.row, digit.column): digit for digit in digits}
     for digit in digits:
@@ -203,7 +205,7 @@ def _neighbours(digits: list[_Digit]) -> Iterator[_Candidate]:
 
 
 def _relations(digits: list[_Digit]) -> Iterator[_Candidate]:
-    """ "is there a 5 above the 2": yes if it is the next digit there, no if it stands on another side alone."""
+    """ "is there a 5 above the 2": yes for the digit in the next cell, no for a digit that is only on other sides."""
     for anchor, where, other in _anchors(digits):
         (down, right), text = _WHERE[where], "is there a {} " + f"{where} the {anchor.value}"
         yield _Candidate(text.format(other.value), "yes", (other.box, anchor.box))

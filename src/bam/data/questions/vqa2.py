@@ -22,21 +22,21 @@ _QUESTIONS = "v2_OpenEnded_mscoco_{}_questions.json"
 _ANNOTATIONS = "v2_mscoco_{}_annotations.json"
 _QUESTION = {"question_id": int, "image_id": int, "question": str}
 _ANNOTATION = {"question_id": int, "image_id": int, "answers": list[dict[str, Any]], "answer_type": str}
-_ADVICE = "replace it by a fresh copy from https://visualqa.org/download.html"
+_ADVICE = "replace it with a fresh copy from https://visualqa.org/download.html"
 
 
 @dataclass(frozen=True)
 class QuestionOptions(FolderOptions):
-    """Options of VQA v2, besides those of `bam.data.folder.options.FolderOptions`, of which cropping has no part.
+    """Options of VQA v2, besides those of `bam.data.folder.options.FolderOptions` that do not concern cropping.
 
     Attributes:
         train: name of the split to train on.
         test: name of the split to test on.
-        num_train: train on this many images, the first ones, to try things out; default: all.
-        num_test: test on this many images, the first ones, to try things out; default: all.
-        num_answers: the answers that can be given: the most frequent ones in training.
+        num_train: train on only the first `num_train` images, to try things out; default: all.
+        num_test: test on only the first `num_test` images, to try things out; default: all.
+        num_answers: number of possible answers: the most frequent ones in training.
         least_words: how often a word must occur in training to be known.
-        longest: words kept of a question.
+        longest: number of words after which a question is cut off.
     """
 
     size: int = 224
@@ -67,9 +67,9 @@ class QuestionOptions(FolderOptions):
 def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
     """Return (train, test): the questions about train2014 and val2014 of COCO, from `root`/vqa2 or `root` itself.
 
-    A split S is v2_OpenEnded_mscoco_S_questions.json, v2_mscoco_S_annotations.json and the images in S/, which may also
-    lie in `root`/coco/S. The answers that can be given are the most frequent ones in training; training leaves out
-    questions that none of these answers, testing counts them as wrong.
+    A split S consists of v2_OpenEnded_mscoco_S_questions.json, v2_mscoco_S_annotations.json and the images in S/, which
+    may also lie in `root`/coco/S. The possible answers are the most frequent ones in training. Questions that none of
+    them answers are left out of training, and count as wrong in testing.
 
     Args:
         root: the folder that holds vqa2/.
@@ -79,26 +79,28 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
         FileNotFoundError: if a file, a folder or an image is missing.
         ValueError: for a file in another format, or an unknown or invalid option.
     """
-    read = QuestionOptions.read(options, unused=("resize", "scale", "ratio", "val_share"))
+    vqa_options = QuestionOptions.read(options, unused=("resize", "scale", "ratio", "val_share"))
     advice = (
         f"unpack questions, annotations and images of VQA v2 (https://visualqa.org/download.html) into "
         f"{root / 'vqa2'}, or give the folder that holds vqa2 as --data-root or BAM_DATA"
     )
     folder = first_folder([root / "vqa2", root], advice)
-    train_paths, train_questions = _read(folder, root, read.train, read.num_train)
-    test_paths, test_questions = _read(folder, root, read.test, read.num_test)
-    texts = [question for questions in train_questions for question in questions]
-    counts = Counter(next(iter(question.answers)) for question in texts)
+    train_paths, train_questions = _read(folder, root, vqa_options.train, vqa_options.num_train)
+    test_paths, test_questions = _read(folder, root, vqa_options.test, vqa_options.num_test)
+    all_questions = [question for questions in train_questions for question in questions]
+    counts = Counter(next(iter(question.answers)) for question in all_questions)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    classes = tuple(answer for answer, _ in frequent[: read.num_answers])
-    known = set(classes)
-    answered = [[q for q in questions if q.answers.keys() & known] for questions in train_questions]
+    classes = tuple(answer for answer, _ in frequent[: vqa_options.num_answers])
+    possible = set(classes)
+    answered = [[q for q in questions if q.answers.keys() & possible] for questions in train_questions]
     kept = [k for k, questions in enumerate(answered) if questions]
-    vocabulary = Vocabulary.of((question.text for question in texts), read.least_words)
-    left_out = len(texts) - sum(map(len, answered))
-    note = f"{len(texts)} training questions; left out, because none of the {len(known)} answers is theirs: {left_out}"
-    train = _dataset([train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, read, (note,))
-    return train, _dataset(test_paths, test_questions, classes, vocabulary, read)
+    vocabulary = Vocabulary.of((question.text for question in all_questions), vqa_options.least_words)
+    left_out = len(all_questions) - sum(map(len, answered))
+    note = f"{len(all_questions)} training questions; {left_out} left out: none of the {len(possible)} answers fits"
+    train = _dataset(
+        [train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, vqa_options, (note,)
+    )
+    return train, _dataset(test_paths, test_questions, classes, vocabulary, vqa_options)
 
 
 def _dataset(
@@ -114,7 +116,7 @@ def _dataset(
 
 
 def _read(folder: Path, root: Path, split: str, count: int | None) -> tuple[list[str], list[list[Question]]]:
-    """The images of a split in the order of their ids, and the questions about each."""
+    """The images of a split in order of id, and the questions about each."""
     questions_file, annotations_file = (_file(folder, name.format(split)) for name in (_QUESTIONS, _ANNOTATIONS))
     questions = _entries(questions_file, "questions", _QUESTION)
     annotations = {entry["question_id"]: entry for entry in _entries(annotations_file, "annotations", _ANNOTATION)}
@@ -124,7 +126,7 @@ def _read(folder: Path, root: Path, split: str, count: int | None) -> tuple[list
         if number not in annotations:
             raise ValueError(f"{annotations_file} has no answers to question {number} of {questions_file.name}")
         if annotations[number]["image_id"] != image:
-            raise ValueError(f"{annotations_file}: question {number} has another image than in {questions_file.name}")
+            raise ValueError(f"{annotations_file}: the image of question {number} is not that of {questions_file.name}")
         by_image.setdefault(image, []).append(_question(entry, annotations[number], annotations_file))
     if not by_image:
         raise ValueError(f"{questions_file} holds no questions; {_ADVICE}")
@@ -137,7 +139,7 @@ def _question(entry: dict[str, Any], annotation: dict[str, Any], path: Path) -> 
     where = f"{path}: question {entry['question_id']}"
     answers = [answer.get("answer") for answer in annotation["answers"]]
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise ValueError(f"{where} has no list of answers in words; {_ADVICE}")
+        raise ValueError(f"{where} has no list of answers that are strings; {_ADVICE}")
     kind, number = annotation["answer_type"], entry["question_id"]
     return Question(entry["question"], answer_scores(answers), kind, (), number, len(set(answers)) > 1)
 
@@ -164,7 +166,7 @@ def _entries(path: Path, key: str, kinds: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _paths(folder: Path, split: str, ids: Sequence[int], source: Path) -> list[str]:
-    """The image of each id, named as in 2014 (COCO_train2014_000000000009.jpg) or in 2017 (000000000009.jpg)."""
+    """The image with each id, named as in 2014 (COCO_train2014_000000000009.jpg) or in 2017 (000000000009.jpg)."""
     present = set(os.listdir(folder))
     paths = []
     for number in ids:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-PADDING, UNKNOWN = 0, 1  #: numbers that stand for no word, and for a word that training never showed
+PADDING, UNKNOWN = 0, 1  #: numbers for "no word" and for a word that did not occur in training
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
@@ -20,7 +20,7 @@ class Vocabulary:
     """The words that a network knows, numbered from 2 in the order given.
 
     Args:
-        words: each once.
+        words: distinct words.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class Vocabulary:
         )
 
     def __len__(self) -> int:
-        """How many numbers there are, those of padding and unknown words included."""
+        """Number of words, including padding and the unknown word."""
         return len(self.words) + 2
 
     def unknown(self, question: str) -> list[str]:
@@ -44,11 +44,11 @@ class Vocabulary:
         return [word for word in words_of(question) if word not in self._numbers]
 
     def numbers(self, questions: Sequence[str], longest: int | None = None) -> Tensor:
-        """The words of each question, int64 (n, T), filled up with `PADDING`.
+        """The numbers of the words in each question, int64 (n, T), padded with `PADDING`.
 
         Args:
-            questions: n texts.
-            longest: words kept of each question; None: all.
+            questions: n questions.
+            longest: number of words after which questions are cut off; None for no limit.
 
         Raises:
             ValueError: for a question without words.

@@ -33,13 +33,13 @@ def break_down(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cla
 
 def _check(logits: Tensor, count: int) -> None:
     if logits.shape[1] != count:
-        raise ValueError(f"the network has {logits.shape[1]} outputs, and the data {count} classes")
+        raise ValueError(f"the network has {logits.shape[1]} outputs, but the data have {count} classes")
     if not logits.isfinite().all():
         raise ValueError("the network's output is not finite: its weights are damaged")
 
 
 def _summed(confusion: Tensor, top5_errors: int, classes: Sequence[str]) -> Breakdown:
-    """The breakdown that a matrix (true class, predicted class) of numbers of images gives."""
+    """The breakdown of a confusion matrix (true class, predicted class), in numbers of images."""
     counts, total = confusion.sum(1), int(confusion.sum())
     wrong = counts - confusion.diagonal()
     present = [number for number in range(len(classes)) if counts[number]]

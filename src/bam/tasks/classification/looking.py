@@ -16,9 +16,9 @@ from bam.tasks.classification.network import class_logits
 from bam.tasks.classification.predict import most_likely
 from bam.tasks.task import Trained
 
-_SHOWN, _PICTURES = 24, 3  # images in the gallery, and of these as pictures in the report
-_SMALL = 64  # pixels: of images up to this side more are looked at
-_LIMITS = (256, 48)  # small images, larger ones: a report must not take as long as the training
+_SHOWN, _PICTURES = 24, 3  # images in the gallery, and how many of them are pictures in the report
+_SMALL = 64  # longest side of small images, in pixels
+_LIMITS = (256, 48)  # number of small and of larger images: a report must not take as long as the training
 
 
 @torch.no_grad()
@@ -44,16 +44,16 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
     normalization = trained.preprocessing.normalization
     images = sample(test, _LIMITS[max(test.image_size) > _SMALL])
     views: list[ImageView] = []
-    spread = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()  # folders are in the order of classes
+    spread = torch.linspace(0, len(images) - 1, min(_SHOWN, len(images))).long()  # folders are sorted by class
     for inputs, classes in images.subset(spread).batches(1, normalization).test():
         views.append(view(trained, f"{len(views) + 1}: {test.classes[classes[0]]}", inputs[0]))
     pictures = []
-    for number, each in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
-        picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
+    for number, shown in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
+        picture = hierarchy(shown.pixels, {site.site: site.shown for site in shown.sites})
         save_png(picture.quantize(256), folder / f"{number}.png")  # a third of the size, for the report
-        what, share = each.prediction[0]
-        pictures.append({"file": f"{number}.png", "caption": f"{each.name}; predicted: {what}, {100 * share:.0f} %"})
+        label, share = shown.prediction[0]
+        pictures.append({"file": f"{number}.png", "caption": f"{shown.name}; predicted: {label}, {100 * share:.0f} %"})
     results = examine(trained.network, images, normalization, limit=None, parts=("pointing", "ablations"))
-    for values in results["statistics"].values():  # of channels and classes, those that differ most alone
+    for values in results["statistics"].values():  # only the channels and classes that differ most
         values["classes"] = values["classes"] and most_selective(values["classes"], test.classes)
-    return results | {"views": [each.as_plain() for each in views], "pictures": pictures}
+    return results | {"views": [shown.as_plain() for shown in views], "pictures": pictures}

@@ -27,7 +27,7 @@ def build_model(
         num_classes: outputs of the network.
         image_size: height and width at which the sites are measured.
         to_train: start from the recipe's pretrained weights, and freeze the layers it freezes. Pass False if you will
-            load weights: the pretrained ones are then not read.
+            load other weights: the pretrained ones are then not read.
 
     Raises:
         ValueError: if the recipe cannot be built; also the errors of `load_pretrained`.
@@ -50,7 +50,7 @@ def build_model(
 def _refuse_other_channels(model: nn.Module, name: str, image_size: tuple[int, int]) -> None:
     try:
         channels = image_shape(model, image_size)[1]
-    except ValueError:  # lazy layers: attaching says what is wrong
+    except ValueError:  # lazy layers: attaching reports them
         return
     if channels == _RGB:
         return
@@ -59,19 +59,19 @@ def _refuse_other_channels(model: nn.Module, name: str, image_size: tuple[int, i
     except ValueError:
         raise ValueError(
             f"{name}: its first convolution takes {channels} channel{'s' * (channels > 1)}, but data sets serve RGB "
-            f"images, of {_RGB}: let it take {_RGB}, or reduce them in the forward pass: images.mean(1, keepdim=True)"
+            f"images: let it take {_RGB} channels, or reduce them in the forward pass: images.mean(1, keepdim=True)"
         ) from None
 
 
 def _start_from_pretrained(model: nn.Module, recipe: ClassificationRecipe, num_classes: int) -> None:
-    """Load the recipe's weights; prepare a new classifier and the BatchNorms as it says."""
+    """Load the recipe's pretrained weights; prepare a new classifier and the BatchNorms as the recipe says."""
     assert recipe.pretrained is not None
     heads = {name: model.get_submodule(name) for name in classifier_names(model, num_classes)}
     before = {name: next(head.parameters()).clone() for name, head in heads.items()}
     load_pretrained(model, recipe.model, recipe.pretrained, num_classes)
     for name, head in heads.items():
-        in_file = not torch.equal(before[name], next(head.parameters()))
-        if recipe.new_classifier != "library" and not in_file:
+        is_loaded = not torch.equal(before[name], next(head.parameters()))
+        if recipe.new_classifier != "library" and not is_loaded:
             _start_small(head)
     for module in model.modules():
         if recipe.frozen_statistics and isinstance(module, NormBase):
@@ -79,9 +79,9 @@ def _start_from_pretrained(model: nn.Module, recipe: ClassificationRecipe, num_c
 
 
 def _start_small(head: nn.Module) -> None:
-    """Zero weights, which leave the pretrained features alone in the first step; in convolutions nearly zero ones.
+    """Set the weights to zero, or almost in convolutions, so that the first step leaves pretrained features alone.
 
-    A ReLU may follow a convolution (SqueezeNet), and nothing would ever get through it.
+    A ReLU may follow a convolution (SqueezeNet); with zero weights, no gradient would ever pass it.
     """
     for parameter in head.parameters():
         nn.init.zeros_(parameter)
@@ -93,6 +93,6 @@ def class_logits(output: Any) -> Tensor:
     """The class logits (N, num_classes) in a network's output; drops the auxiliary ones of GoogLeNet and Inception."""
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor) or logits.dim() != 2:
-        what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the network returns {what}, not class logits (N, classes): it is not an image classifier")
+        kind = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ValueError(f"the network returns {kind}, not class logits (N, classes): it is not an image classifier")
     return logits

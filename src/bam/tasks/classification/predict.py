@@ -1,4 +1,4 @@
-"""Classes of your own images: the most likely ones with their probabilities, as a CSV and a JSON file."""
+"""Classify your own images: the most likely classes with their probabilities, as a CSV and a JSON file."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ _SHOWN, _SHOWN_CLASSES = 20, 3  # rows and classes of the printed table
 
 
 class Decoded(NamedTuple):
-    """Images float32 (n, C, H, W), their numbers, and (number, problem) of those that cannot be read."""
+    """Images, float32 (n, C, H, W), their numbers, and (number, problem) of each unreadable image."""
 
     images: Tensor
     numbers: list[int]
@@ -31,20 +31,20 @@ class Decoded(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The most likely classes of an image with their probabilities, the first one first."""
+    """The most likely classes of an image with their probabilities, the most likely first."""
 
     file: Path
     classes: list[tuple[str, float]]
 
 
 class Decoder(torch.utils.data.Dataset[Decoded]):
-    """Reads images by their numbers and prepares them."""
+    """Reads and preprocesses images by number."""
 
     def __init__(self, files: Sequence[Path], transform: v2.Transform) -> None:
         self.files, self.transform = files, transform
 
     def __getitem__(self, numbers: Sequence[int]) -> Decoded:
-        """The images that can be read, and what is wrong with the others."""
+        """The readable images, and the problems with the others."""
         images: dict[int, Tensor] = {}
         unreadable: list[tuple[int, str]] = []
         for number in numbers:
@@ -52,7 +52,7 @@ class Decoder(torch.utils.data.Dataset[Decoded]):
                 images[number] = self.transform(read_rgb(str(self.files[number])))
             except ValueError as error:
                 unreadable.append((number, f"cannot be read as an image: {error}"))
-        # One tensor: each that comes from another process takes a file descriptor.
+        # One tensor: each tensor from another process takes a file descriptor.
         return Decoded(torch.stack([*images.values()]) if images else torch.empty(0), [*images], unreadable)
 
 
@@ -83,7 +83,7 @@ def classify(trained: Trained, files: Sequence[Path], track: Track) -> tuple[lis
 
 
 def most_likely(logits: Tensor, classes: Sequence[str]) -> list[list[tuple[str, float]]]:
-    """For each image the most likely classes with their probabilities; numbers where classes have no names."""
+    """The most likely classes of each image with their probabilities; numbers if the classes have no names."""
     names = classes or tuple(map(str, range(logits.shape[1])))
     values, numbers = logits.softmax(1).topk(min(TOP, logits.shape[1]))
     rows = zip(numbers.tolist(), values.tolist(), strict=True)

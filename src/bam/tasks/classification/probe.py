@@ -26,7 +26,7 @@ class Probe(NamedTuple):
 
 
 def linear_probe(recipe: ClassificationRecipe, train: LabelledImages, test: LabelledImages) -> float | None:
-    """The test error of `fit_probe`; None where that is None."""
+    """The test error of the probe; None if `fit_probe` returns None."""
     probe = fit_probe(recipe, train)
     if probe is None:
         return None
@@ -35,10 +35,10 @@ def linear_probe(recipe: ClassificationRecipe, train: LabelledImages, test: Labe
 
 
 def start_at_probe(classifier: nn.Module, recipe: ClassificationRecipe, train: LabelledImages) -> None:
-    """Give a new linear classifier, still at zero, the weights of the probe: fine-tuning then starts with its error.
+    """Copy the probe's weights into a new linear classifier that is still zero: fine-tuning starts with its error.
 
-    Linear probing, then fine-tuning (arXiv 2202.10054) leaves the pretrained features intact in the first steps, and
-    seeds then differ less. Other classifiers are left alone: those with weights from the file, and convolutions.
+    Linear probing before fine-tuning (arXiv 2202.10054) keeps the pretrained features intact in the first steps, and
+    makes seeds differ less. Other classifiers are left alone: those with pretrained weights, and convolutions.
     """
     if not isinstance(classifier, nn.Linear) or classifier.weight.any():
         return
@@ -53,7 +53,7 @@ def start_at_probe(classifier: nn.Module, recipe: ClassificationRecipe, train: L
 def fit_probe(recipe: ClassificationRecipe, train: LabelledImages) -> Probe | None:
     """Logistic regression on the features before the classifier; cross-validation chooses its regularisation.
 
-    Images are not augmented. All runs of a comparison share one probe, so the last one is remembered. None for a
+    Images are not augmented. All runs of a comparison share one probe, so the last one is cached. Returns None for a
     network that is not pretrained, a single class, or more than `LARGEST` training images.
 
     Raises:
@@ -75,7 +75,7 @@ _last: dict[str, Probe | None] = {}
 
 @torch.no_grad()
 def _features(recipe: ClassificationRecipe, train: LabelledImages, images: LabelledImages) -> tuple[Tensor, Tensor]:
-    """What the classifier of the plain network takes for `images`, float32 (n, features), and their classes (n,)."""
+    """The inputs of the plain network's classifier for `images`, float32 (n, features), and their classes (n,)."""
     num_classes = len(train.classes)
     plain = recipe.replace(attention="none", freeze_backbone=False, drop_path=0.0, new_classifier="library")
     network = build_model(plain, num_classes, train.image_size).eval()
@@ -105,8 +105,8 @@ def _before_classifier(
 def _strongest(scores: dict[str, np.ndarray]) -> int:
     """The strongest regularisation whose accuracy is within a standard error of the best (Breiman et al., 1984).
 
-    The best alone chases noise: where many strengths do alike it can choose weights so large that the first steps of
-    fine-tuning wreck the features.
+    Choosing the best itself would fit noise: if many strengths do equally well, its weights can be so large that the
+    first steps of fine-tuning wreck the features.
     """
     means, folds = scores["mean_test_score"], sum(key.startswith("split") for key in scores)
     best = int(means.argmax())
@@ -128,15 +128,15 @@ def _fit(x: np.ndarray, y: np.ndarray, num_classes: int) -> Probe | None:
     grid = {"C": _REGULARIZATION}
     search = GridSearchCV(regression, grid, cv=folds, refit=_strongest) if folds > 1 else regression
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without regularisation it would not converge
+        warnings.simplefilter("ignore")  # weakly regularised fits do not converge
         search.fit(scaler.transform(x), y)
     fitted = search.best_estimator_ if folds > 1 else search
     weight, bias = fitted.coef_, fitted.intercept_
-    if len(present) == 2:  # scikit-learn gives the logit of the second class alone
+    if len(present) == 2:  # scikit-learn gives only the logit of the second class
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / scaler.scale_
     bias = bias - weight @ scaler.mean_
-    # A class without training images is never predicted before its logit has grown.
+    # A class without training images gets the lowest bias, so that it is not predicted at first.
     rows, shifts = np.zeros((num_classes, x.shape[1])), np.full(num_classes, bias.min())
     rows[present], shifts[present] = weight, bias
     return Probe(torch.from_numpy(rows).float(), torch.from_numpy(shifts).float())

@@ -83,7 +83,7 @@ class Classification(Task):
         return [*super().new_parts(network, num_classes), *classifier_names(network, num_classes)]
 
     def notes(self, train: Images) -> list[str]:
-        """Also how images are normalised, if that is a guess."""
+        """Also says how images are normalised, if that is a guess."""
         return [*super().notes(train), *normalization_note(self.recipe)]
 
     def prepared(self, network: nn.Module) -> nn.Module:
@@ -128,7 +128,7 @@ class Classification(Task):
     def loss(self, network: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross-entropy of a batch, and figures: its sum over the images and the number of errors."""
         mix = _mixing(self.recipe, len(targets))
-        shares = torch.arange(len(targets), device=images.device)  # after mixing: of each image in each mixed one
+        shares = torch.arange(len(targets), device=images.device)  # after mixing: each image's share in each mixed one
         images, shares = (images, shares) if mix is None else mix(images, shares)
         logits = class_logits(network(images))
         goal = targets if mix is None else shares.float() @ F.one_hot(targets, logits.shape[1]).float()
@@ -186,21 +186,21 @@ class Classification(Task):
         return look(trained, test, folder)
 
     def on_data(self, data: str | None, options: Mapping[str, Any], preprocessing: Preprocessing) -> Self:
-        """See `Task.on_data`; random crops, which a folder's images would not take, are for training alone."""
+        """See `Task.on_data`; drops the padding for random crops, which is for training only and refused by folders."""
         return type(self)(super().on_data(data, options, preprocessing).recipe.replace(crop_padding=0))
 
     def reading_options(self, data: str, options: Mapping[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
         """A folder's images are resized and cropped as the network expects them.
 
         Raises:
-            ValueError: for a network whose images are not square, which folders do not serve.
+            ValueError: for a network that takes images that are not square: folders serve square ones.
         """
         if not data.startswith("folder:") or "size" in options:
             return {}
         height, width = preprocessing.image_size
         if height != width:
             raise ValueError(
-                f"the network takes images of {height} x {width} pixels, and a folder serves square ones: choose their "
+                f"the network takes images of {height} x {width} pixels, but a folder serves square ones: choose their "
                 """side, e.g. --data-options '{"size": 224}'"""
             )
         resize = {} if "resize" in options else {"resize": preprocessing.resize}
@@ -214,7 +214,7 @@ class Classification(Task):
         """Write the most likely classes of the user's own images, see `write_predictions`.
 
         Raises:
-            ValueError: for a score, which only detections have; also the errors of `find_files` and `classify`.
+            ValueError: for a minimum score, which is for detections; also the errors of `find_files` and `classify`.
         """
         if options.score is not None:
             raise ValueError("a score is for detections: a classifier's predictions are written with their probability")
@@ -234,7 +234,7 @@ class Classification(Task):
 
 
 def _mixing(recipe: ClassificationRecipe, size: int) -> v2.Transform | None:
-    """Mixup, CutMix, or a draw between the two, for batches of `size` images numbered as their own classes."""
+    """Mixup, CutMix, or a random choice of the two, for batches of `size` images whose numbers are their classes."""
     kinds = [(v2.MixUp, recipe.mixup), (v2.CutMix, recipe.cutmix)]
     transforms = [kind(alpha=alpha, num_classes=size) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(transforms) if transforms else None

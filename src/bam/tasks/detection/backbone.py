@@ -37,9 +37,9 @@ def attach_to(
     """
     if spec.is_none:
         return {}
-    wanted = spec.placed()
-    in_detector = [site for site in wanted if site.startswith(("backbone.", "before backbone."))]
-    in_network = [site for site in wanted if site not in in_detector]
+    requested = spec.placed()
+    in_detector = [site for site in requested if site.startswith(("backbone.", "before backbone."))]
+    in_network = [site for site in requested if site not in in_detector]
     sites = select_sites(network, in_network) if in_network else Sites()
     detector_names = {id(module): name for name, module in detector.named_modules()}
     modules = dict(network.named_modules())
@@ -129,7 +129,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _plain_state(network: nn.Module) -> dict[str, Tensor]:
-    """The network's tensors without attention, which its modules carry because they are the detector's, too."""
+    """The network's tensors, without the attention that its modules carry because the detector shares them."""
     attention = tuple(f"{site.name}.attention." for site in attended_modules(network))
     state = network.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if not name.startswith(attention)}

@@ -54,9 +54,9 @@ def build_detector(recipe: DetectionRecipe, num_classes: int, *, to_train: bool 
         return detector
     if recipe.backbone is not None:
         load_backbone(detector, network, DETECTORS[recipe.model].backbone, recipe.backbone, sites)
-    known = detector_normalization(recipe.model, recipe.pretrained, recipe.backbone)
-    if known and not {"image_mean", "image_std"} & recipe.model_options.keys():
-        detector.transform.image_mean, detector.transform.image_std = map(list, known)
+    expected = detector_normalization(recipe.model, recipe.pretrained, recipe.backbone)
+    if expected and not {"image_mean", "image_std"} & recipe.model_options.keys():
+        detector.transform.image_mean, detector.transform.image_std = map(list, expected)
     return apply_batchnorm_policy(detector, network, recipe.batchnorm)
 
 
@@ -65,7 +65,7 @@ def _assemble(recipe: DetectionRecipe, num_classes: int) -> tuple[DetectorModule
     if recipe.model not in DETECTORS:
         if recipe.model_options or recipe.backbone is not None:
             names = ", ".join(DETECTORS)
-            raise ValueError(f"model_options and backbone are for {names}; {recipe.model} is built as its library does")
+            raise ValueError(f"model_options and backbone are for {names}, not for {recipe.model}")
         detector = _of_library(recipe.model, num_classes + 1)
         return detector, detector.backbone
     entry, options = DETECTORS[recipe.model], recipe.model_options
@@ -109,8 +109,8 @@ def _of_library(name: str, num_outputs: int) -> DetectorModule:
     outputs = _num_outputs(detector)
     if outputs not in (None, num_outputs):
         raise ValueError(
-            f"{name} has {outputs} classes, but the data have {num_outputs} with the background: let the function take "
-            "num_classes"
+            f"{name} has {outputs} classes, but the data have {num_outputs} including the background: let the function "
+            "take num_classes"
         )
     if heads is not None and (heads.has_mask() or heads.has_keypoint()):
         raise ValueError(f"{name} also learns masks or keypoints, and the data sets here have none")

@@ -1,4 +1,4 @@
-"""Detectors by name: torchvision's detectors, built around a network with weights from classification or none."""
+"""Detectors by name: torchvision's detectors, built around a classification network, pretrained or not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ class Detector:
     backbone: str  #: name of the network in `bam.models`
     source: str  #: the paper that describes it
     assemble: Callable[..., DetectorModule]
-    sites: tuple[str, ...] | None = None  #: where its paper puts "bottlenecks"; None for those of the network
-    #: Builds the network if it has no weights from classification and is a different one in that case.
+    sites: tuple[str, ...] | None = None  #: where "bottlenecks" are, by its paper; None for those of the network
+    #: Builds the network to train from scratch, if it differs from the one with classification weights.
     from_scratch: Callable[[], nn.Module] | None = None
 
     def placed(self, spec: AttentionSpec) -> tuple[str, ...]:
-        """The sites of attention in this detector."""
-        wanted = spec.placed()
-        return self.sites if self.sites and wanted == (BOTTLENECKS,) else wanted
+        """The sites of `spec` in this detector."""
+        requested = spec.placed()
+        return self.sites if self.sites and requested == (BOTTLENECKS,) else requested
 
 
 def _resnet_fpn(network: Any, first: int, extra: ExtraFPNBlock) -> BackboneWithFPN:
@@ -102,8 +102,8 @@ def ssdlite_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
     anchors = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     channels = [layers[last].block[0].out_channels, layers[-1].out_channels, 512, 256, 256, 128]
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), num_outputs, norm)
-    usual = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
-    return SSD(backbone, anchors, (320, 320), num_outputs, head=head, **usual | options)
+    defaults = {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300}
+    return SSD(backbone, anchors, (320, 320), num_outputs, head=head, **defaults | options)
 
 
 def ssd300_mobilenet(network: Any, num_outputs: int, **options: Any) -> SSD:
@@ -144,7 +144,7 @@ _SSD = "Liu et al., arXiv 1512.02325"
 _STAIR = "Woo et al., arXiv 1709.05788"
 _HEADS = ("backbone.stairs.?",)
 
-#: Name -> detector. Modules and state-dict keys have torchvision's names if torchvision has a detector of that name.
+#: Name -> detector. If torchvision has a detector of that name, modules and state-dict keys have the same names.
 DETECTORS: dict[str, Detector] = {
     "fasterrcnn_resnet50_fpn": Detector("resnet50", _FASTER, faster_rcnn_resnet),
     "fasterrcnn_resnet101_fpn": Detector("resnet101", _FASTER, faster_rcnn_resnet),

@@ -18,9 +18,9 @@ from bam.tasks.task import Trained
 
 
 def examine_detector(trained: Trained, test: BoxDataset, limit: int | None, track: Track = untracked) -> dict[str, Any]:
-    """The pointing game in a sample of the images with objects, the same in every call; as plain data.
+    """The pointing game on a sample of the images with objects, the same in every call; as plain data.
 
-    The other parts of `bam.explanation.examine` are for classifiers, and empty.
+    The other parts of `bam.explanation.examine` are empty: they are for classifiers.
 
     Raises:
         ValueError: without attention or images with objects, or for a limit below 1.
@@ -28,18 +28,18 @@ def examine_detector(trained: Trained, test: BoxDataset, limit: int | None, trac
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 image, got {limit}")
     numbers = [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()]
-    drawn = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-    shown = test.subset(torch.tensor(numbers, dtype=torch.int64)[drawn])
-    results = pointing_at_objects(_maps(trained, shown, track))
+    sample = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    examined = test.subset(torch.tensor(numbers, dtype=torch.int64)[sample])
+    results = pointing_at_objects(_maps(trained, examined, track))
     count = next(iter(results.values())).num_images
     parts = {"statistics": {}, "pointing": plain(results), "faithfulness": {}, "ablations": None}
-    return {"num_images": count, "num_unreadable": len(shown) - count, **parts}
+    return {"num_images": count, "num_unreadable": len(examined) - count, **parts}
 
 
 def _maps(
-    trained: Trained, shown: BoxDataset, track: Track
+    trained: Trained, examined: BoxDataset, track: Track
 ) -> Iterator[tuple[dict[str, AttentionMaps], Tensor, tuple[int, int]]]:
-    for (image, *_), (target, *_) in track(shown.batches(1, trained.device).test(), len(shown), "pointing"):
+    for (image, *_), (target, *_) in track(examined.batches(1, trained.device).test(), len(examined), "pointing"):
         _, views = views_on_image(cast(DetectorModule, trained.network), image)
         height, width = image.shape[1:]
         yield {view.site: _as_maps(view) for view in views}, target["boxes"], (height, width)

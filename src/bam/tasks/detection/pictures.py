@@ -22,7 +22,7 @@ _COLOURS = ("#d1495b", "#00798c", "#edae49", "#30638e", "#8d5a97", "#3c7a45", "#
 def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: float = 0.0) -> Tensor:
     """Draw the detections that score at least `score`: a box, the class, and the score unless it is 1.
 
-    A name with signs that the font lacks becomes the number of its class, "class 3".
+    If the font lacks a character of a name, the number of the class is drawn instead, e.g. "class 3".
 
     torchvision's `draw_bounding_boxes` would need the path of a font: its default text is too small to read.
 
@@ -55,9 +55,9 @@ def draw(image: Tensor, detections: Detections, classes: Sequence[str], score: f
 
 
 def _can_draw(font: Font, text: str) -> bool:
-    """Whether the font has all signs of a text: those that it lacks look alike."""
+    """Whether the font has all characters of a text; missing ones all look the same."""
     missing = bytes(font.getmask("\U0010ffff"))
-    return all(bytes(font.getmask(sign)) != missing for sign in text)
+    return all(bytes(font.getmask(character)) != missing for character in text)
 
 
 def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, list[SiteView]]:
@@ -67,7 +67,7 @@ def views_on_image(model: DetectorModule, image: Tensor) -> tuple[Detections, li
         model: a detector with attention, in eval mode.
         image: float32 (3, H, W) from 0 to 1.
 
-    Returns: detections, and for each site its maps, cropped to the image: the detector's padding is removed.
+    Returns: the detections, and the maps at each site, cropped to the image: the detector's padding is removed.
     """
     share = (1.0, 1.0)
 

@@ -21,7 +21,7 @@ from bam.tasks.task import Trained
 
 @torch.no_grad()
 def find(model: DetectorModule, image: Tensor) -> Detections:
-    """The detections, on the CPU, of a detector in eval mode in one image, float32 (3, H, W) from 0 to 1."""
+    """Run a detector in eval mode on one image, float32 (3, H, W) from 0 to 1; the detections are on the CPU."""
     (output,) = model([image])
     return Detections.of(output)
 
@@ -36,10 +36,10 @@ def predict(
         files: the images.
         out: the output folder.
         score: minimum score of a detection.
-        track: may show how far it is.
+        track: may show progress.
         turn: read photographs as EXIF turns them.
 
-    Returns: each file with its detections, and each file that cannot be read with what is wrong.
+    Returns: each file with its detections, and each unreadable file with its problem.
 
     Raises:
         ValueError: if `score` is outside 0 to 1, no image can be read, or a picture would overwrite another picture or

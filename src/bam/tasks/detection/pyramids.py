@@ -27,17 +27,17 @@ class Pyramid(nn.Module):
         self.body = stages_getter(network, {name: str(level) for level, name in enumerate(stages)})
         self.extra = nn.ModuleList()
         self.out_channels = [*stages.values(), *extra]
-        before = self.out_channels[len(stages) - 1]
+        in_channels = self.out_channels[len(stages) - 1]
         for channels, stride in zip(extra, strides, strict=True):
             hidden = channels // 2
             padding = 1 if stride > 1 else 0
             self.extra.append(
                 nn.Sequential(
-                    Conv2dNormActivation(before, hidden, 1, norm_layer=BatchNorm),
+                    Conv2dNormActivation(in_channels, hidden, 1, norm_layer=BatchNorm),
                     Conv2dNormActivation(hidden, channels, 3, stride, padding, norm_layer=BatchNorm),
                 )
             )
-            before = channels
+            in_channels = channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> numbered maps, the largest first."""
@@ -48,7 +48,7 @@ class Pyramid(nn.Module):
 
 
 def mobilenet_pyramid(network: Any) -> Pyramid:
-    """The stride 16 and 32 maps of MobileNet v1 and four smaller ones: 19, 10, 5, 3, 2 and 1 wide at 300 pixels."""
+    """MobileNet v1's maps of stride 16 and 32, and four smaller ones: 19, 10, 5, 3, 2 and 1 wide at 300 pixels."""
     wide = {name: network.get_submodule(name)[-1][-1][0].out_channels for name in ("layer4", "layer5")}
     return Pyramid(network, wide, [512, 256, 256, 128], [2, 2, 2, 2])
 

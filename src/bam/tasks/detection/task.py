@@ -40,8 +40,8 @@ from bam.tasks.detection.predict import predict
 from bam.tasks.task import Evaluation, PredictOptions, Price, Subject, Task, Trained, count_classes
 
 _NUM_CLASSES = 20  #: the default, as in VOC
-_LOOKED_AT, _VIEWS = 48, 12  # images of a report: where attention points, and in the gallery
-_LEAST_SCORE = 0.3  #: of the detections that are drawn
+_NUM_EXAMINED, _VIEWS = 48, 12  # images in a report: examined for where attention points, and in the gallery
+_LEAST_SCORE = 0.3  #: minimum score of the detections drawn by `predict`
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
@@ -151,7 +151,7 @@ class Detection(Task):
         return loss, {name: value.detach() * len(images) for name, value in ({"loss": loss} | losses).items()}
 
     def evaluate(self, network: DetectorModule, batches: BatchSource, test: BoxDataset) -> Evaluation:
-        """COCO's metrics and VOC's mAP by both rules, as shares of 1; undefined ones are left out.
+        """COCO's metrics and VOC's mAP by both rules, from 0 to 1; undefined ones are left out.
 
         The measures follow the protocol of the data: VOC's mAP or COCO's AP comes first.
         """
@@ -213,13 +213,13 @@ class Detection(Task):
 
     @property
     def turns(self) -> bool:
-        """Whether the boxes that it learned from are of turned photographs."""
+        """Whether the training boxes refer to photographs as EXIF turns them."""
         return self.recipe.data_options.get("exif") == "turn"
 
     def views(
         self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
     ) -> Iterator[ImageView]:
-        """The attention, and the five best detections; the pictures have their boxes."""
+        """The attention, and the five best detections; the pictures show boxes."""
         for name, image in images:
             pixels = pil_to_tensor(image)
             detections, sites = views_on_image(trained.network, pixels.float().to(trained.device) / 255)
@@ -233,8 +233,8 @@ class Detection(Task):
         return examine_detector(trained, test, limit, track)
 
     def look(self, trained: Trained, test: BoxDataset, folder: Path) -> dict[str, Any]:
-        """See `examine_detector`; and views of a few images with objects."""
-        results = examine_detector(trained, test, _LOOKED_AT)
+        """See `examine_detector`; adds views of a few images with objects."""
+        results = examine_detector(trained, test, _NUM_EXAMINED)
         with_objects = [k for k, objects in enumerate(test.objects) if (~objects.ignored).any()][:_VIEWS]
         batches = test.subset(torch.tensor(with_objects)).batches(1, torch.device("cpu")).test()
         images = ((str(number), to_pil_image(image)) for number, ((image, *_), _) in enumerate(batches, start=1))
@@ -256,7 +256,7 @@ class Detection(Task):
 
 @torch.no_grad()
 def detect(model: DetectorModule, batches: Iterable[Any], count: int) -> list[Detections]:
-    """A detector's detections in each of `count` test images, in order, on the CPU, gathered from all processes.
+    """Run a detector on `count` test images; returns the detections of each, gathered from all processes, on the CPU.
 
     Images that could not be read have no detections.
     """

@@ -69,9 +69,9 @@ def detector_normalization(
 
 
 def _stated(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]] | None:
-    """What the weights say themselves; no guess."""
-    known = published.normalization(name, weights)
-    return None if known is None or known.source else (known.mean, known.std)
+    """The mean and deviation that the weights themselves state; no guess."""
+    expected = published.normalization(name, weights)
+    return None if expected is None or expected.source else (expected.mean, expected.std)
 
 
 def _is_published(name: str, pretrained: str | None) -> bool:

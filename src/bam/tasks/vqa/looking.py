@@ -1,4 +1,4 @@
-"""What a network attends to for a question: regions, words, and the image network's own attention."""
+"""What a network attends to when it answers a question: regions, words, and the image network's own attention."""
 
 import contextlib
 import dataclasses
@@ -24,17 +24,17 @@ from bam.surgery import attended
 from bam.tasks.task import Trained
 from bam.tasks.vqa.network import Answered, VqaNetwork
 
-_SHOWN, _PICTURES = 24, 3  # questions in the gallery, and of these as pictures in the report
-_LOOKED_AT, _BATCH = 64, 32  # images, for where attention points; and in a batch of them
+_SHOWN, _PICTURES = 24, 3  # questions in the gallery, and how many of them are pictures in the report
+_NUM_EXAMINED, _BATCH = 64, 32  # images examined for where attention points, and images per batch
 
 
 def attends(network: VqaNetwork) -> bool:
-    """Whether there is attention of either kind that an answer depends on."""
+    """Whether answers depend on attention of either kind."""
     return network.cross_modal.sees and (bool(attended(network)) or bool(list(network.cross_modal.parameters())))
 
 
 def ask(trained: Trained, image: Any, question: str) -> tuple[Tensor, Answered]:
-    """A PIL image as the network sees it, uint8 (3, H, W), and what the network makes of one question about it.
+    """Ask a question about a PIL image; returns the image as the network sees it, uint8 (3, H, W), and the output.
 
     Raises:
         ValueError: for a question without words, or an output that is not finite.
@@ -76,79 +76,79 @@ def view(trained: Trained, name: str, image: Any, question: str) -> ImageView:
 
 
 def points(trained: Trained, test: QuestionDataset, limit: int | None, track: Track = untracked) -> dict[str, Any]:
-    """Where the attention lies, kind of question by kind, for questions with boxes; as plain data.
+    """Where the attention points for each kind of question, using questions with boxes; as plain data.
 
-    The pointing game and the energy of `bam.explanation.pointing`, with verdicts corrected for all kinds and sites: a
-    hit lies in one of the boxes that matter. For each kind, the regions of the last step; and under "KIND, SITE", the
-    image network's own attention, which knows no question.
+    These are the pointing game and the energy of `bam.explanation.pointing`, with verdicts corrected for all kinds and
+    sites; a hit lies in one of the question's boxes. Each kind has the regions of the last step; "KIND, SITE" has the
+    image network's own attention, which does not see the question.
 
     Raises:
         ValueError: for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 image, got {limit}")
-    drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:limit].sort().values
-    shown = test.subset(drawn)
-    if not any(question.boxes for question in shown.flat):
+    sample = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:limit].sort().values
+    examined = test.subset(sample)
+    if not any(question.boxes for question in examined.flat):
         return {}
-    results = pointing_at_objects(_maps(trained, shown, track))
-    kinds = set(shown.kinds)
-    return plain({n: dataclasses.replace(one, place_map=REGIONS) if n in kinds else one for n, one in results.items()})
+    results = pointing_at_objects(_maps(trained, examined, track))
+    kinds = set(examined.kinds)
+    return plain({k: dataclasses.replace(v, place_map=REGIONS) if k in kinds else v for k, v in results.items()})
 
 
 def _maps(
-    trained: Trained, shown: QuestionDataset, track: Track
+    trained: Trained, examined: QuestionDataset, track: Track
 ) -> Iterator[tuple[dict[str, AttentionMaps], Tensor, tuple[int, int]]]:
-    """For each question with boxes its maps by kind and site, the boxes, and the size of the image."""
-    asked = shown.flat
-    batches = shown.batches(_BATCH, trained.preprocessing.normalization, trained.device).test()
-    for images, questions in track(batches, -(-len(shown) // _BATCH), "pointing"):
+    """For each question with boxes: its maps by kind and site, the boxes, and the size of the image."""
+    all_questions = examined.flat
+    batches = examined.batches(_BATCH, trained.preprocessing.normalization, trained.device).test()
+    for images, questions in track(batches, -(-len(examined) // _BATCH), "pointing"):
         passes: list[dict[str, AttentionMaps]] = [{}]
         with torch.no_grad(), contextlib.ExitStack() as stack:
             if attended(trained.network):
                 passes = stack.enter_context(record(trained.network))
             answered = trained.network(images, questions.words, questions.image)
         for row, (number, image) in enumerate(zip(questions.number.tolist(), questions.image.tolist(), strict=True)):
-            question = asked[number]
-            maps = {f"{question.kind}, {site}": _of_image(each, image) for site, each in passes[0].items()}
+            question = all_questions[number]
+            maps = {f"{question.kind}, {site}": _of_image(of_batch, image) for site, of_batch in passes[0].items()}
             for regions in answered.regions[-1:]:
                 maps[question.kind] = AttentionMaps(regions[row : row + 1].float().cpu())
             if question.boxes:
-                yield maps, torch.tensor(question.boxes), shown.image_size
+                yield maps, torch.tensor(question.boxes), examined.image_size
 
 
 def _of_image(maps: AttentionMaps, number: int) -> AttentionMaps:
-    """The maps that rank places, of one image of a batch."""
+    """The maps of one image of a batch that rank positions."""
     spatial = maps.spatial_logits
     part = slice(number, number + 1)
     return AttentionMaps(maps.gain[part].cpu(), spatial_logits=None if spatial is None else spatial[part].cpu())
 
 
 def look(trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any]:
-    """Views of some test questions, with pictures in `folder`, and where the regions lie over more of them."""
+    """Views of some test questions, with pictures in `folder`, and where the attention points over more of them."""
     views: list[ImageView] = []
     for number in torch.linspace(0, len(test) - 1, min(_SHOWN, len(test))).long().tolist():
-        one = test.subset(torch.tensor([number]))
-        question = one.flat[len(views) % len(one.flat)]
+        single = test.subset(torch.tensor([number]))
+        question = single.flat[len(views) % len(single.flat)]
         name = f"{len(views) + 1}: {question.text.rstrip('?')}? {next(iter(question.answers))}"
-        views.append(view(trained, name, _image_of(one, trained), question.text))
+        views.append(view(trained, name, _image_of(single, trained), question.text))
     pictures = []
-    for number, each in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
-        picture = hierarchy(each.pixels, {site.site: site.shown for site in each.sites})
+    for number, shown in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
+        picture = hierarchy(shown.pixels, {site.site: site.shown for site in shown.sites})
         save_png(picture.quantize(256), folder / f"{number}.png")
-        what, share = each.prediction[0]
-        pictures.append({"file": f"{number}.png", "caption": f"{each.name}; answered: {what}, {100 * share:.0f} %"})
-    parts = {"statistics": {}, "pointing": points(trained, test, _LOOKED_AT) or None, "ablations": None}
+        answer, share = shown.prediction[0]
+        pictures.append({"file": f"{number}.png", "caption": f"{shown.name}; answered: {answer}, {100 * share:.0f} %"})
+    parts = {"statistics": {}, "pointing": points(trained, test, _NUM_EXAMINED) or None, "ablations": None}
     return {
-        "num_images": min(_LOOKED_AT, len(test)),
-        "views": [each.as_plain() for each in views],
+        "num_images": min(_NUM_EXAMINED, len(test)),
+        "views": [shown.as_plain() for shown in views],
         "pictures": pictures,
         **parts,
     }
 
 
-def _image_of(one: QuestionDataset, trained: Trained) -> Any:
-    """The image of a data set of one, as it is served."""
+def _image_of(single: QuestionDataset, trained: Trained) -> Any:
+    """The image of a data set with a single image, as it is served."""
     mean, std = (values[:, None, None] for values in trained.preprocessing.normalization)
-    images, _ = next(one.batches(1, trained.preprocessing.normalization).test())
+    images, _ = next(single.batches(1, trained.preprocessing.normalization).test())
     return functional.to_pil_image((images[0] * std + mean).round().clamp(0, 255).to(torch.uint8))

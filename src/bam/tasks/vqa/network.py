@@ -1,4 +1,4 @@
-"""The network that answers questions: an image network, a reader, cross-modal attention, a classifier of answers."""
+"""The network that answers questions: an image network, a reader, cross-modal attention, an answer classifier."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,16 +17,16 @@ from bam.surgery import attach
 from bam.tasks.task import seed_attention, seed_network
 from bam.tasks.vqa.text import READERS
 
-_IMAGENET = 1000  #: classes, of weights that are not for this data; what is after the last map is not used
+_IMAGENET = 1000  #: classes of the pretrained weights; layers after the last feature map are not used
 
 
 class Answered(NamedTuple):
-    """What a network makes of Q questions.
+    """A network's output for Q questions.
 
     Attributes:
-        logits: of the answers, (Q, A).
-        regions: for each step of attention, the weight of every place of the last map, (Q, h, w).
-        words: likewise of every word, (Q, T).
+        logits: logits of the answers, (Q, A).
+        regions: for each step of attention, the weight of every position of the last map, (Q, h, w).
+        words: likewise, the weight of every word, (Q, T).
     """
 
     logits: Tensor
@@ -37,15 +37,15 @@ class Answered(NamedTuple):
 class VqaNetwork(nn.Module):
     """Answers questions about images: the classes are the answers.
 
-    The regions are the places of the image network's last feature map. Each is projected to `width` numbers, to which
-    those of its place are added, so that attention can tell left from right.
+    The regions are the positions of the image network's last feature map. Each is projected to `width` features, plus a
+    projection of its coordinates, so that attention can tell left from right.
 
     Args:
         image: a classification network; what follows its last feature map is not used.
-        vocabulary: the words that it knows.
+        vocabulary: the words that the network knows.
         num_answers: A.
-        recipe: the rest.
-        size: height and width at which the last map is looked for, in pixels.
+        recipe: all other options.
+        size: height and width of the images for finding the last map, in pixels.
     """
 
     def __init__(
@@ -69,37 +69,37 @@ class VqaNetwork(nn.Module):
 
         Args:
             images: normalised (N, 3, H, W).
-            words: of the questions, int64 (Q, T), see `Vocabulary.numbers`; default: one of a single unknown word each.
-            place: the image of each question by its place in the batch, int64 (Q,); default: 0, 1, 2, ...
+            words: words of the questions, int64 (Q, T), see `Vocabulary.numbers`; default: one unknown word per image.
+            place: the position in the batch of each question's image, int64 (Q,); default: 0, 1, 2, ...
         """
         if words is None:
             words = torch.full((len(images), 1), UNKNOWN, device=images.device)
         if place is None:
             place = torch.arange(len(words), device=images.device)
         words = words[:, : self.text.longest]
-        read, question = self.text(words)
+        word_features, question = self.text(words)
         if not self.cross_modal.sees:
             return Answered(self.answer(question), (), ())
         features = last_map(self.image, self.site, images)
         regions = torch.tanh(self.regions(features.flatten(2).mT) + self.place(_places(features)))
-        fused = self.cross_modal(regions[place], read, question, (None, words != PADDING))
+        fused = self.cross_modal(regions[place], word_features, question, (None, words != PADDING))
         maps = (weights.unflatten(1, features.shape[2:]) for weights in fused.regions)
         return Answered(self.answer(fused.features), tuple(maps), fused.words)
 
 
 def last_map(network: nn.Module, site: Site, images: Tensor) -> Tensor:
     """The feature map (N, C, h, w) of `network` at `site`."""
-    kept: list[Tensor] = []
+    captured: list[Tensor] = []
     module = network.get_submodule(site.name)
     if site.before:
-        handle = module.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+        handle = module.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
     else:
-        handle = module.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        handle = module.register_forward_hook(lambda module, inputs, output: captured.append(output))
     try:
         network(images)
     finally:
         handle.remove()
-    (features,) = kept
+    (features,) = captured
     return features.permute(0, 3, 1, 2) if site.axes == "NHWC" else features
 
 
@@ -125,7 +125,7 @@ def build_network(
     network = VqaNetwork(image, Vocabulary(words), num_answers, recipe, size)
     seed_attention(recipe)
     if not recipe.attention.is_none:
-        sites = [label.replace("image.", "", 1) for label in recipe.attention.placed()]  # a run's record has them so
+        sites = [label.replace("image.", "", 1) for label in recipe.attention.placed()]  # as written in a run's record
         attach(image, recipe.attention, sites=sites, image=size)
     for parameter in _unused(network, size) if to_train else ():
         parameter.requires_grad_(False)
@@ -133,7 +133,7 @@ def build_network(
 
 
 def _places(features: Tensor) -> Tensor:
-    """(x, y) of each place of a map, from -1 to 1, (h w, 2)."""
+    """(x, y) of each position of a map, from -1 to 1, (h w, 2)."""
     height, width = features.shape[2:]
     y, x = (torch.linspace(-1, 1, side, device=features.device, dtype=features.dtype) for side in (height, width))
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=2).flatten(0, 1)

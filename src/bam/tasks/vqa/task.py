@@ -1,4 +1,4 @@
-"""The task of answering questions about images."""
+"""The visual question answering task."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from bam.tasks.vqa.looking import ask, attends, look, points, ranked, view
 from bam.tasks.vqa.network import VqaNetwork, build_network
 
 RESULTS = "answers.json"
-_NUM_ANSWERS, _IMAGE_SIZE = 3000, (224, 224)  # of a price without data
+_NUM_ANSWERS, _IMAGE_SIZE = 3000, (224, 224)  # for a cost without data
 
 ACCURACY = Measure("test_accuracy", "accuracy", "mean score of the answers to the test questions", True)
 
@@ -70,11 +70,11 @@ class Vqa(Task):
         return build_network(self.recipe, words, count_classes(subject), (height, width), to_train=to_train)
 
     def numbered(self, images: QuestionDataset, trained: Trained) -> QuestionDataset:
-        """The same questions with answers and words numbered as the network numbers them; it knows no others."""
+        """The same questions with answers and words numbered as in the network, which knows no others."""
         return images.renumbered(trained.classes, cast(VqaNetwork, trained.network).vocabulary)
 
     def new_parts(self, network: nn.Module, num_classes: int) -> list[str]:
-        """The attention, and all but the image network."""
+        """The attention, and everything except the image network."""
         parts = [name for name, _ in network.named_children() if name != "image"]
         return [*super().new_parts(network, num_classes), *parts]
 
@@ -83,7 +83,7 @@ class Vqa(Task):
         return pixel_normalization(self.recipe, train)
 
     def notes(self, train: Images) -> list[str]:
-        """Also how images are normalised, if that is a guess."""
+        """Also says how images are normalised, if that is a guess."""
         return [*super().notes(train), *normalization_note(self.recipe)]
 
     def batches(
@@ -94,7 +94,7 @@ class Vqa(Task):
         return data.batches(size, normalization, device, shard=shard)
 
     def cost(self, network: nn.Module, image_size: tuple[int, int]) -> Cost:
-        """See `bam.cost`; for a question of one word."""
+        """See `bam.cost`; counted for a question of one word."""
         return cost(network, image_size)
 
     def price(self, num_classes: int | None, image: Image | None) -> Price:
@@ -119,9 +119,9 @@ class Vqa(Task):
         return select_sites(network, selection, image), remark
 
     def loss(self, network: nn.Module, images: Tensor, targets: QuestionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy over images, of each the mean over its questions; and figures: it and the accuracy.
+        """Cross-entropy, averaged over each image's questions, then over images; and figures: loss and accuracy.
 
-        Figures are times the number of images.
+        The figures are multiplied by the number of images.
         """
         logits = network(images, targets.words, targets.image).logits.float()
         losses = F.cross_entropy(logits, targets.goal, ignore_index=-1, reduction="none")
@@ -141,12 +141,12 @@ class Vqa(Task):
         answers: list[tuple[int, int]] = []
         for images, questions in batches:
             logits = network(images, questions.words, questions.image).logits.float()
-            given = logits.argmax(1)
-            scores = questions.scores.gather(1, given[:, None])[:, 0]
+            chosen = logits.argmax(1)
+            scores = questions.scores.gather(1, chosen[:, None])[:, 0]
             losses = F.cross_entropy(logits, questions.goal, ignore_index=-1, reduction="none")
             columns = torch.stack([scores, torch.ones_like(scores), losses], dim=1).double()
             sums.index_add_(0, questions.kind, columns)
-            answers += zip(questions.number.tolist(), given.tolist(), strict=True)
+            answers += zip(questions.number.tolist(), chosen.tolist(), strict=True)
         scored, counts, losses = reduce(sums, "sum").unbind(1)
         figures = {"test_loss": float(losses.sum() / counts.sum()), ACCURACY.key: float(scored.sum() / counts.sum())}
         measures = [ACCURACY]
@@ -162,10 +162,13 @@ class Vqa(Task):
         if not math.isfinite(evaluation.figures["test_loss"]):
             raise ValueError("the network's output is not finite: its weights are damaged")
         scores: dict[str, list[float]] = {kind: [] for kind in test.kinds}
-        asked = test.flat
+        flat = test.flat
         for number, answer in evaluation.output.items():
-            scores[asked[number].kind].append(asked[number].score(test.classes[answer]))
-        exact = {score for values in scores.values() for score in values} <= {0.0, 1.0}  # else some are half right
+            scores[flat[number].kind].append(flat[number].score(test.classes[answer]))
+        exact = {score for values in scores.values() for score in values} <= {
+            0.0,
+            1.0,
+        }  # else some are partly right
         rows = [
             ClassResult(kind, len(values), values.count(0.0) if exact else None, {"accuracy": fmean(values)})
             for kind, values in scores.items()
@@ -180,20 +183,20 @@ class Vqa(Task):
 
     def results(self, evaluation: Evaluation, test: QuestionDataset) -> dict[str, str]:
         """The answers to the test questions, in the format of VQA's results."""
-        rows, asked = [], test.flat
+        rows, flat = [], test.flat
         for number, answer in sorted(evaluation.output.items()):
-            known = number if asked[number].number is None else asked[number].number
-            rows.append({"question_id": known, "answer": test.classes[answer]})
+            question_id = number if flat[number].number is None else flat[number].number
+            rows.append({"question_id": question_id, "answer": test.classes[answer]})
         return {RESULTS: strict_json(rows, indent=None)}
 
     def attends(self, network: nn.Module) -> bool:
-        """Whether the image network has attention, or the cross-modal module is one."""
+        """Whether the image network has attention, or the cross-modal module attends."""
         return attends(cast(VqaNetwork, network))
 
     def views(
         self, trained: Trained, images: Iterable[tuple[str, Any]], question: str | None = None
     ) -> Iterator[ImageView]:
-        """The attention of the image network, that of the question, and the five most likely answers."""
+        """The image network's attention, the attention for the question, and the five most likely answers."""
         for name, image in images:
             yield view(trained, name, image, question or "")
 
@@ -202,7 +205,7 @@ class Vqa(Task):
         return cast(VqaNetwork, trained.network).vocabulary.unknown(question)
 
     def examine(self, trained: Trained, test: QuestionDataset, limit: int | None, track: Track) -> dict[str, Any]:
-        """Where the attention lies for each kind of question, see `points`.
+        """Where the attention points for each kind of question, see `points`.
 
         Raises:
             ValueError: for data without boxes, or a network that attends to no region.
@@ -211,7 +214,7 @@ class Vqa(Task):
             raise ValueError(f"this network has no attention: {self.recipe.cross_modal} attends to nothing")
         results = points(trained, test, limit, track)
         if not results:
-            raise ValueError(f"{self.recipe.data} has no boxes, so nobody knows what its questions are about")
+            raise ValueError(f"{self.recipe.data} has no boxes to compare the attention with")
         count = min(limit or len(test), len(test))
         parts = {"statistics": {}, "pointing": results, "faithfulness": {}, "ablations": None}
         return {"num_images": count, "num_unreadable": 0, **parts}
@@ -224,7 +227,7 @@ class Vqa(Task):
         """Answer a question about the user's own images.
 
         Raises:
-            ValueError: for a score, a question without words, or if no image can be read; also the errors of
+            ValueError: for a minimum score, a question without words, or if no image can be read; also the errors of
                 `find_files`.
         """
         if options.score is not None:

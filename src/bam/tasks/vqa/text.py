@@ -1,4 +1,4 @@
-"""Reading a question: its words in their context, and the question as a whole."""
+"""Readers of questions: the words in context, and the question as a whole."""
 
 from typing import ClassVar
 
@@ -15,10 +15,10 @@ class Recurrent(nn.Module):
 
     Args:
         num_words: size of the vocabulary.
-        width: numbers per word.
+        width: features per word.
     """
 
-    longest: ClassVar[int | None] = None  #: words that it reads of a question
+    longest: ClassVar[int | None] = None  #: number of words after which a question is cut off
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
@@ -26,21 +26,21 @@ class Recurrent(nn.Module):
         self.reader = nn.GRU(width, width, batch_first=True)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers (N, T) of words -> the words (N, T, D), and the question (N, D): the state after its last word."""
+        """Word numbers (N, T) -> words (N, T, D), and questions (N, D): the states after their last words."""
         states, _ = self.reader(self.embedding(words))
         last = (words != PADDING).sum(1).clamp(min=1) - 1
         return states, states[torch.arange(len(words), device=words.device), last]
 
 
 class SelfAttention(nn.Module):
-    """Embedded words and places, read by a transformer of two layers; the question is the mean of its words.
+    """Embedded words and positions, read by a transformer of two layers; the question is the mean of its words.
 
     Args:
         num_words: size of the vocabulary.
-        width: numbers per word, a multiple of 4.
+        width: features per word, a multiple of 4.
     """
 
-    longest: ClassVar[int | None] = 64  #: words that it reads of a question
+    longest: ClassVar[int | None] = 64  #: number of words after which a question is cut off
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class SelfAttention(nn.Module):
         self.reader = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
 
     def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers (N, T) of words -> the words (N, T, D), and the question (N, D)."""
+        """Word numbers (N, T) -> words (N, T, D), and questions (N, D)."""
         real = words != PADDING
-        read = self.reader(self.embedding(words) + self.places[: words.shape[1]], src_key_padding_mask=~real)
-        return read, (read * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        features = self.reader(self.embedding(words) + self.places[: words.shape[1]], src_key_padding_mask=~real)
+        return features, (features * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
 
 
 #: Name in recipes -> class.

@@ -17,7 +17,7 @@ _NAMES = (
 def coco_metrics(
     truth: Sequence[Objects], detections: Sequence[Detections], sizes: Sequence[tuple[int, int]], classes: Sequence[str]
 ) -> dict[str, float]:
-    """COCO's twelve metrics, as shares of 1; NaN if there is no object to detect (COCO's tool says -1).
+    """COCO's twelve metrics, from 0 to 1; NaN if there is no object to detect (COCO's tool says -1).
 
     - "ap": average precision, averaged over the classes and the IoUs 0.5, 0.55, ..., 0.95; "ap50" and "ap75": at one
       IoU; "ap_small" (up to 32 x 32 pixels), "ap_medium" (up to 96 x 96) and "ap_large": by the areas of the objects.

@@ -27,14 +27,14 @@ def coco_ground_truth(
 
     Args:
         truth: the objects of each image.
-        image_ids: a unique number for each image.
+        image_ids: a unique id for each image.
         file_names: the file name of each image.
         sizes: (height, width) of each image in pixels.
         classes: class names.
-        category_ids: COCO's number of each class: label k is category_ids[k - 1].
+        category_ids: COCO's id of each class: label k is category_ids[k - 1].
 
     Raises:
-        ValueError: for sequences of different lengths, duplicate numbers, or labels without a class.
+        ValueError: for sequences of different lengths, duplicate ids, or labels without a class.
     """
     _check_ids(image_ids, "images", truth=len(truth), file_names=len(file_names), sizes=len(sizes))
     _check_ids(category_ids, "classes", classes=len(classes))
@@ -65,7 +65,7 @@ def coco_results(
 
     Args:
         detections: the detections in each image.
-        image_ids: the number of each image, as in `coco_ground_truth`.
+        image_ids: the id of each image, as in `coco_ground_truth`.
         category_ids: label k is category_ids[k - 1].
 
     Raises:
@@ -93,6 +93,6 @@ def _xywh(boxes: Tensor) -> list[list[float]]:
 def _check_ids(ids: Sequence[int], what: str, **lengths: int) -> None:
     for name, length in lengths.items():
         if length != len(ids):
-            raise ValueError(f"there are {len(ids)} numbers of {what}, but {name} has {length}")
+            raise ValueError(f"there are {len(ids)} ids of {what}, but {name} has {length}")
     if len(set(ids)) != len(ids):
-        raise ValueError(f"the numbers of the {what} must be unique")
+        raise ValueError(f"the ids of the {what} must be unique")

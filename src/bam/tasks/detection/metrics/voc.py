@@ -19,7 +19,7 @@ _ELEVEN = torch.tensor([tenths / 10 for tenths in range(11)], dtype=torch.float6
 
 
 class _Judged(NamedTuple):
-    """The detections that count, of one image or of all: scores, labels and whether each is correct, all (n,)."""
+    """The detections that count, in one image or all: scores, labels and whether each is correct, all (n,)."""
 
     scores: Tensor
     labels: Tensor
@@ -39,7 +39,7 @@ def average_precision(recall: Tensor, precision: Tensor, rule: Rule = "area") ->
             recall or more.
 
     A recall within rounding error of a tenth counts as that tenth. The development kit compares with 0:0.1:1, whose
-    fourth value is slightly above 0.3, so there a recall of exactly 3 / 10 does not reach it.
+    fourth value is slightly above 0.3, so that a recall of exactly 3 / 10 does not reach it there.
 
     Raises:
         ValueError: for another rule, or different shapes.
