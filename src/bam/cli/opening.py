@@ -72,7 +72,7 @@ def _ready(
 
 
 def check_question(run: Path, task: "Task", trained: "Trained", question: str | None) -> list[str]:
-    """Notes on a question: its words that training never showed.
+    """Notes on a question: its words that did not occur in training.
 
     Raises:
         ValueError: unless a question is given to a network that answers questions, and to no other.
@@ -82,4 +82,4 @@ def check_question(run: Path, task: "Task", trained: "Trained", question: str | 
     if question is not None and not task.asks:
         raise ValueError(f"{run} is a {task.name} network and does not answer questions: drop --question")
     unknown = task.unknown_words(trained, question) if question else []
-    return [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
+    return [f"words that did not occur in training: {', '.join(unknown)}"] if unknown else []

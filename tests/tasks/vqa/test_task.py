@@ -93,7 +93,7 @@ def test_predict_answers_a_question(trained, picture, tmp_path, capsys):
         == 0
     )
     said = capsys.readouterr().out
-    assert "words that training never showed: zebras" in said and "picture.png: " in said
+    assert "words that did not occur in training: zebras" in said and "picture.png: " in said
     answers = json.loads((out / "predictions.json").read_text())
     assert answers["question"].startswith("How many") and len(answers["answers"][str(picture)]) == 5
 
@@ -101,7 +101,7 @@ def test_predict_answers_a_question(trained, picture, tmp_path, capsys):
 def test_explain_shows_regions_words_and_the_image_networks_attention(trained, picture, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["explain", str(trained), str(picture), "--out", str(out), "--question", "is there a zebra"]) == 0
-    assert "words that training never showed: zebra" in capsys.readouterr().out
+    assert "words that did not occur in training: zebra" in capsys.readouterr().out
     page = (out / "gallery.html").read_text()
     for site in ("image.layer1", "image.layer2", "question, step 1", "question, step 2"):
         assert site in page
