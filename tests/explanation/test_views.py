@@ -55,6 +55,10 @@ def test_modules_that_move_values_show_how_far():
         model(IMAGE)
     for view in site_views(passes[0], 1):
         torch.testing.assert_close(view.shown[1], torch.full_like(view.shown[1], 18**0.5))
+        height, width = view.maps[GAIN].shape
+        moves = {(round((y1 - y0) * height, 4), round((x1 - x0) * width, 4)) for y0, x0, y1, x1 in view.arrows}
+        assert moves == {(3, 3)} and len(view.arrows) == view.shown[1].numel()
+        assert view.as_plain()["arrows"][0] == pytest.approx(view.arrows[0], abs=1e-4)
 
 
 def test_padding_is_cut_off_but_one_place_stays():
@@ -89,6 +93,17 @@ def test_the_picture_has_every_site_with_its_range():
     assert len(places) and places[:, 0].min() > 342 and places[:, 1].min() > 326 + 100  # below the bars, amid them
     first, second = picture[30:330, 330:640], picture[30:330, 660:]
     assert first[-20:, -20:].mean() > first[:20, :20].mean() + 50 and second.std(axis=(0, 1)).max() < 1
+
+
+def test_arrows_are_drawn_over_their_map():
+    black, flat = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(4, 4)
+    plain, drawn = (
+        np.asarray(hierarchy(black, {"a": ("displacement", flat)}, arrows=arrows))
+        for arrows in (None, {"a": [(0.5, 0.25, 0.5, 3)]})
+    )
+    rows, columns = np.nonzero((plain != drawn).any(2))
+    assert set(rows) <= set(range(22 + 158, 22 + 164))  # half way down the panel, below its title
+    assert (columns.min(), columns.max()) == (326 + 80, 326 + 319)  # clipped at the panel's end
 
 
 @pytest.fixture(scope="module")

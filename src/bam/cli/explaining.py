@@ -71,17 +71,16 @@ def explain(
 def _draw(views: "Iterable[ImageView]", reading: "_Reading", out: Path) -> list[dict[str, Any]]:
     """Write the pictures of all images; returns their views for the page."""
     from bam.data.files.listing import check_not_overwritten
-    from bam.explanation import hierarchy, save_png
+    from bam.explanation import save_png
 
     check_not_overwritten(reading.files, [out / f"{name}.png" for name in reading.names])
     plain = []
     for view in views:
-        maps = {site.site: site.shown for site in view.sites}
-        save_png(hierarchy(view.pixels, maps), out / f"{view.name}.png")
-        pictures = [out / view.name / f"{site.replace('/', '-')}.png" for site in maps]
+        save_png(view.picture(), out / f"{view.name}.png")
+        pictures = [out / view.name / f"{site.site.replace('/', '-')}.png" for site in view.sites]
         check_not_overwritten(reading.files, pictures)
-        for picture, (site, values) in zip(pictures, maps.items(), strict=True):
-            save_png(hierarchy(view.pixels, {site: values}, plain=False), picture)
+        for picture, site in zip(pictures, view.sites, strict=True):
+            save_png(view.picture(site, plain=False), picture)
         plain.append(view.as_plain())
     return plain
 

@@ -1,6 +1,6 @@
 """Pictures: maps over images, panels side by side, PNG files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 PANEL_SIDE = 320  #: height of a panel in pixels
+
+Arrow = tuple[float, float, float, float]  #: from (y, x) to (y, x), as shares of the image's height and width
 
 
 def overlay(image: Tensor, gain: Tensor) -> Tensor:
@@ -40,10 +42,20 @@ def side_by_side(panels: Mapping[str, Tensor]) -> Image.Image:
     return page
 
 
-def hierarchy(pixels: Tensor, maps: Mapping[str, tuple[str, Tensor]], *, plain: bool = True) -> Image.Image:
+def hierarchy(
+    pixels: Tensor,
+    maps: Mapping[str, tuple[str, Tensor]],
+    *,
+    plain: bool = True,
+    arrows: Mapping[str, Sequence[Arrow]] | None = None,
+) -> Image.Image:
     """An image uint8 (3, H, W) beside each site's map over it, with the map's colour bar, kind and range.
 
-    `maps` is site -> (kind, e.g. "gain", and map (h, w)). If not `plain`, the image on its own is left out.
+    Args:
+        pixels: the image.
+        maps: site -> (kind, e.g. "gain", and map (h, w)).
+        plain: also show the image on its own.
+        arrows: site -> arrows to draw over its map.
     """
     from matplotlib import colormaps
 
@@ -56,13 +68,25 @@ def hierarchy(pixels: Tensor, maps: Mapping[str, tuple[str, Tensor]], *, plain: 
     width = (page.width - 6 * (len(panels) - 1)) // len(panels)
     colours = (255 * colormaps["inferno"](np.linspace(0, 1, width))[None, :, :3]).astype(np.uint8)
     bar, pen, font = Image.fromarray(colours).resize((width, 10)), ImageDraw.Draw(whole), ImageFont.load_default(13)
-    for number, (kind, values) in enumerate(maps.values(), start=len(panels) - len(maps)):
+    for number, (site, (kind, values)) in enumerate(maps.items(), start=len(panels) - len(maps)):
         left = number * (width + 6)
+        for arrow in (arrows or {}).get(site, ()):
+            _draw_arrow(whole, arrow, (left, page.height - PANEL_SIDE, width, PANEL_SIDE))
         whole.paste(bar, (left, page.height + 5))
         low, high = f"{values.min():.3f}", f"{values.max():.3f}"
         for text, share in ((low, 0.0), (kind, 0.5), (high, 1.0)):
             pen.text((left + share * (width - pen.textlength(text, font)), page.height + 18), text, "#1c2329", font)
     return whole
+
+
+def _draw_arrow(page: Image.Image, arrow: Arrow, panel: tuple[int, int, int, int]) -> None:
+    """Draw a line with a dot at its target, clipped to the panel (left, top, width, height)."""
+    left, top, width, height = panel
+    pen = ImageDraw.Draw(page)
+    (y0, x0), (y1, x1) = ((min(max(y, 0), 1), min(max(x, 0), 1)) for y, x in (arrow[:2], arrow[2:]))
+    start, end = (left + x0 * width, top + y0 * height), (left + x1 * width, top + y1 * height)
+    pen.line([start, end], "white", 1)
+    pen.ellipse([end[0] - 2, end[1] - 2, end[0] + 2, end[1] + 2], "white")
 
 
 def _scaled(picture: Image.Image) -> Image.Image:

@@ -2,17 +2,20 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bam.attention.contract import AttentionMaps
-from bam.explanation.pictures import save_png
+from bam.explanation.pictures import Arrow, hierarchy, save_png
 
 SPATIAL, DISPLACEMENT, GAIN, REGIONS = "spatial attention", "displacement", "gain", "regions"
+_ARROWS = 10  # per side, at most
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class SiteView:
             stronger each place became, for every module; `REGIONS`, the weight of each place for a question.
         channels: the sigmoid of the channel logits, float32 (C,); None if the module has none.
         words: (word, weight) pairs of a question, if the module attends to words.
+        arrows: from places to where their values are read, if the module displaces them.
     """
 
     site: str
     maps: dict[str, Tensor]
     channels: Tensor | None
     words: Sequence[tuple[str, float]] = ()
+    arrows: Sequence[Arrow] = ()
 
     @property
     def shown(self) -> tuple[str, Tensor]:
@@ -43,7 +48,9 @@ class SiteView:
         strongest, weakest = self.ranked_channels()
         maps = [{"name": name} | _as_bytes(values) for name, values in self.maps.items()]
         words = [[word, weight] for word, weight in self.words]
-        return {"site": self.site, "maps": maps, "strongest": strongest, "weakest": weakest, "words": words}
+        arrows = [[round(share, 4) for share in arrow] for arrow in self.arrows]
+        channels = {"strongest": strongest, "weakest": weakest}
+        return {"site": self.site, "maps": maps, **channels, "words": words, "arrows": arrows}
 
     def ranked_channels(self, count: int = 5) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
         """The strongest and the weakest channels as (number, value) pairs; empty without channel attention."""
@@ -70,6 +77,12 @@ class ImageView:
     pixels: Tensor
     prediction: Sequence[tuple[str, float]]
     sites: Sequence[SiteView]
+
+    def picture(self, *sites: SiteView, plain: bool = True) -> Image.Image:
+        """The maps of these sites, by default all, over the image; see `hierarchy`."""
+        chosen = sites or self.sites
+        maps, arrows = {site.site: site.shown for site in chosen}, {site.site: site.arrows for site in chosen}
+        return hierarchy(self.pixels, maps, plain=plain, arrows=arrows)
 
     def as_plain(self) -> dict[str, Any]:
         """Plain data for the page of `bam.reports.gallery`."""
@@ -106,8 +119,28 @@ def site_views(maps: Mapping[str, AttentionMaps], number: int, share: tuple[floa
         cropped = {name: _top_left(values.float().cpu(), *share) for name, values in named.items()}
         logits = site_maps.channel_logits
         channels = None if logits is None else logits[number].flatten().sigmoid().float().cpu()
-        views.append(SiteView(site, cropped, channels))
+        arrows: list[Arrow] = []
+        if site_maps.displacement is not None:
+            arrows = _arrows(site_maps.displacement[number], cropped[DISPLACEMENT].shape, cropped[GAIN].shape)
+        views.append(SiteView(site, cropped, channels, arrows=arrows))
     return views
+
+
+def _arrows(displacement: Tensor, size: Sequence[int], unit: Sequence[int]) -> list[Arrow]:
+    """Arrows from a grid of places to where they read.
+
+    Args:
+        displacement: (2, H, W), in places of a map of size `unit`.
+        size: height and width of the part that shows the image.
+        unit: height and width of the map that the values are read from.
+    """
+    rows, columns = (torch.linspace(0, side - 1, min(side, _ARROWS)).round().long().tolist() for side in size)
+    arrows = []
+    for row, column in itertools.product(rows, columns):
+        y, x = (row + 0.5) / size[0], (column + 0.5) / size[1]
+        down, right = displacement[:, row, column].tolist()
+        arrows.append((y, x, y + down / unit[0], x + right / unit[1]))
+    return arrows
 
 
 def _top_left(values: Tensor, height: float, width: float) -> Tensor:

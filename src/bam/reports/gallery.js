@@ -32,6 +32,19 @@ function draw(canvas, map) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
+function drawArrows(view, map) { // from places to where their values are read
+  const arrows = map.name === "displacement" ? view.arrows || [] : []; // data written by earlier versions has none
+  const path = (kind, d) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    element.setAttribute("class", kind); element.setAttribute("d", d);
+    return element;
+  };
+  $("arrows").replaceChildren(
+    path("line", arrows.map(([y, x, toY, toX]) => `M${x} ${y}L${toX} ${toY}`).join("")),
+    path("end", arrows.map(([, , toY, toX]) => `M${toX} ${toY}h0`).join("")),
+  );
+}
+
 function drawScale() {
   const canvas = $("scale"), picture = new ImageData(256, 1);
   for (let k = 0; k < 256; k++) picture.data.set([...colour(k / 255), 255], 4 * k);
@@ -74,7 +87,7 @@ function show() {
   $("site").setAttribute("aria-valuetext", view.site);
   $("site-name").textContent = view.site;
   $("kind").replaceChildren(...view.maps.map((each) => new Option(each.name, each.name, false, each === map)));
-  draw($("map"), map);
+  draw($("map"), map); drawArrows(view, map);
   $("map").style.opacity = $("opacity").value / 100; $("opacity-value").textContent = `${$("opacity").value} %`;
   $("map").setAttribute("aria-label", `${view.site}: ${words(map)}`);
   $("words").textContent = words(map);

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bam.data import LabelledImages
-from bam.explanation import examine, hierarchy, record, save_png
+from bam.explanation import examine, record, save_png
 from bam.explanation.examination import sample
 from bam.explanation.passes import NOTHING_RUNS
 from bam.explanation.statistics import most_selective
@@ -49,7 +49,7 @@ def look(trained: Trained, test: LabelledImages, folder: Path) -> dict[str, Any]
         views.append(view(trained, f"{len(views) + 1}: {test.classes[classes[0]]}", inputs[0]))
     pictures = []
     for number, shown in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
-        picture = hierarchy(shown.pixels, {site.site: site.shown for site in shown.sites})
+        picture = shown.picture()
         save_png(picture.quantize(256), folder / f"{number}.png")  # a third of the size, for the report
         label, share = shown.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{shown.name}; predicted: {label}, {100 * share:.0f} %"})

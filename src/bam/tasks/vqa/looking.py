@@ -15,7 +15,7 @@ from bam.data import QuestionDataset
 from bam.data.files.decoding import to_rgb
 from bam.data.interface import Track, untracked
 from bam.data.questions.words import words_of
-from bam.explanation import hierarchy, record, save_png
+from bam.explanation import record, save_png
 from bam.explanation.examination import plain
 from bam.explanation.passes import NOTHING_RUNS
 from bam.explanation.pointing import pointing_at_objects
@@ -134,7 +134,7 @@ def look(trained: Trained, test: QuestionDataset, folder: Path) -> dict[str, Any
         views.append(view(trained, name, _image_of(single, trained), question.text))
     pictures = []
     for number, shown in enumerate(views[:: max(1, len(views) // _PICTURES)][:_PICTURES], start=1):
-        picture = hierarchy(shown.pixels, {site.site: site.shown for site in shown.sites})
+        picture = shown.picture()
         save_png(picture.quantize(256), folder / f"{number}.png")
         answer, share = shown.prediction[0]
         pictures.append({"file": f"{number}.png", "caption": f"{shown.name}; answered: {answer}, {100 * share:.0f} %"})
