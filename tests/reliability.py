@@ -102,6 +102,17 @@ def diverged() -> str:
     return said(f"{TRAIN} --lr 1e30")
 
 
+by_hand(
+    "Runs",
+    "Several machines train together, and one is lost",
+    "The command ends on the others with exit status 1. Given again to all of them, with `--resume`, the run ends in "
+    "the same weights as one that nothing disturbed",
+    "The last two states",
+    "`bam train: another process of this training has ended, or cannot be reached: see what it says; then give the "
+    "command to all machines again, with --resume`",
+)
+
+
 @row("Runs", "`lr: .nan` in a recipe", "It is refused", "Nothing is written")
 def lr_not_a_number() -> str:
     Path("mine.yaml").write_text("lr: .nan\n")

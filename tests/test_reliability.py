@@ -177,6 +177,17 @@ def test_unexpected_errors_are_one_sentence(monkeypatch, capsys):
         cli.main(["models", "--traceback"])
 
 
+def test_a_lost_process_is_named_as_such(monkeypatch, capsys):
+    def models() -> None:
+        """Fail."""
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:1: Connection reset by peer")
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("bam models: another process of this training has ended") and "--resume" in message
+
+
 def test_functions_are_no_networks():
     for call in (bam.attach, bam.detach, bam.find_bottlenecks, bam.cost, bam.fuse, bam.attended, bam.freeze_backbone):
         with pytest.raises(ValueError, match=r"got a function; did you forget the brackets: resnet18\(\.\.\.\)"):

@@ -66,12 +66,16 @@ def test_variants_that_cross_two_axes_have_a_table_of_both(records, tmp_path):
 def test_top5_error(records, tmp_path):
     for runs in records.values():
         for seed, run in enumerate(runs):
-            run.final["test_error_top5"] = 0.01 * seed
+            run.final["test_error_top5"] = 0.01 * seed * (1 if run.sites else 2)
             run.measures.append(TEST_ERROR_TOP5)
     summary = summarize(records)
-    assert [v["means"]["test_error_top5"] for v in summary["variants"]] == pytest.approx([1, 1])
+    none, bam = summary["further_measures"][0]["variants"]
+    assert (none["mean"], bam["mean"], bam["difference"]) == pytest.approx((2, 1, -1))
+    assert bam["interval"] == pytest.approx([-3.484, 1.484], abs=1e-3)  # t of 2 degrees: 4.303 / sqrt(3)
     write_report(tmp_path, summary, "bam compare")
-    assert "| 21.00 ± 1.00 % | 1.00 % |" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "| top-5 | 2.00 ± 2.00 % | 1.00 ± 1.00 % | -1.00 [-3.48, +1.48] |" in text
+    assert "-1.00 [-3.48, +1.48]" in (tmp_path / "report.html").read_text()
     del records["bam"][0].final["test_error_top5"]  # what one run lacks is not compared
     assert [measure["key"] for measure in summarize(records)["measures"]] == ["test_error"]
 

@@ -262,6 +262,19 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_answer_each_question_once(tmp_path):
+    options = ["--data-options", '{"num_train": 64, "num_test": 23, "canvas": 48}', "--epochs", "1", "--device", "cpu"]
+    command = ["bam", "train", "--recipe", "vqa/digits", *options, "--batch-size", "16"]
+    for processes in (1, 2):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        out = ["--out", str(tmp_path / str(processes))]
+        subprocess.run([*torchrun, "-m", *command, *out], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (json.loads((tmp_path / name / "answers.json").read_text()) for name in "12")
+    assert [answer["question_id"] for answer in one] == [answer["question_id"] for answer in two]
+    assert len(two) > 23 * 4
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path):
     """torchrun on two CPU processes: the batches are shared, the result is whole."""
     command = bam_command(tmp_path / "run", "--device", "cpu", epochs=2)[2:]

@@ -55,8 +55,8 @@ def explain(
 
     with accelerate_afresh(device) as place:
         task, trained, _, notes = opened(run, named, place)
-        check_question(run, task, question)
-        notes = [*notes, *([f"question: {question}"] if question else [])]
+        notes += [f"question: {question}"] if question else []
+        notes += check_question(run, task, trained, question)
         files, skipped = find_files([Path(image) for image in images if image])
         reading, notes = _Reading(files, turn=task.turns), [*notes, *skipped]
         views = _draw(task.views(trained, reading, question), reading, out)

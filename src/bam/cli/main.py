@@ -54,7 +54,7 @@ EXAMPLES = {
     "sites": ["bam sites resnet50", "bam sites mobilenet_v2 --attention 'bam(sites=stride 8)' --no-latency"],
     "cost": ["bam cost resnet50 --attention 'se(sites=bottlenecks)'"],
     "paper": ["bam paper --table SE"],
-    "coverage": ["bam coverage --library torchvision"],
+    "coverage": ["bam coverage --library torchvision", "bam coverage --short"],
 }
 #: Flags of every verb -> what they do.
 COMMON = {
@@ -141,6 +141,11 @@ def _message(error: Exception) -> str:
         size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
         needed = f" for {size[1]} at once" if size else ""
         return f"not enough memory{needed}: use smaller images, batches or networks"
+    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|[Cc]onnection (reset|closed) by peer", str(error)):
+        return (
+            "another process of this training has ended, or cannot be reached: see what it says; then give the "
+            "command to all machines again, with --resume"
+        )
     text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
     return f"unexpected error, {text}; if the files and flags are right, please report it with the --traceback output"
 

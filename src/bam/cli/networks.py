@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -142,36 +143,50 @@ def _papers(module: type) -> str:
     return f"[{venue[0]}]({link[0]})" if venue and link else ""
 
 
-def coverage(
-    library: Literal["both", "torchvision", "timm"] = "both",
-    all: bool = False,
-    models: list[str] | None = None,
-    out: Path = Path("coverage"),
-    jobs: int = 2,
-    timeout: int = 900,
-) -> None:
+@dataclass(frozen=True)
+class Surveyed:
+    """The networks and attention modules to try.
+
+    Attributes:
+        library: both, torchvision or timm.
+        all: every network of timm, not just one per family.
+        models: only these networks (timm/<name>), even if already tried.
+        short: ten networks of many kinds, with every attention module.
+        attention: attention modules to try (default: bam; with --short all of `bam modules`).
+    """
+
+    library: Literal["both", "torchvision", "timm"] = "both"
+    all: bool = False
+    models: list[str] | None = None
+    short: bool = False
+    attention: list[str] | None = None
+
+
+def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: int = 2, timeout: int = 900) -> None:
     """Try attention on every network of torchvision and timm, and write the results to a page.
 
     Repeat the command to resume an interrupted survey. docs/coverage.md is an example.
 
     Args:
-        library: both, torchvision or timm.
-        all: every network of timm, not just one per family.
-        models: only these networks (timm/<name>), even if already tried.
         out: folder for coverage.csv and coverage.md.
         jobs: number of processes.
         timeout: time limit per network in seconds.
     """
-    from bam.coverage import candidates, survey, write_page
+    from bam.attention import ATTENTION, attention_factory
+    from bam.coverage import SHORT, candidates, survey, write_page
 
-    networks = candidates(library, all or models is not None)
-    unknown = sorted(set(models or []) - {network.name for network in networks})
-    if unknown:
+    names = SHORT if tried.short else tried.models
+    networks = candidates(tried.library, tried.all or names is not None)
+    unknown = sorted(set(names or []) - {network.name for network in networks})
+    if unknown and not tried.short:
         raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; write timm's as timm/<name>")
-    if models:
-        networks = [network for network in networks if network.name in models]
-    survey(networks, out / "coverage.csv", jobs=jobs, timeout=timeout, again=bool(models))
-    write_page(out / "coverage.md", out / "coverage.csv", f"bam coverage --out {out}")
+    modules = tried.attention or (list(ATTENTION) if tried.short else ["bam"])
+    for name in modules:
+        attention_factory(name)  # refuses unknown ones
+    networks = [network for network in networks if names is None or network.name in names]
+    networks = [network._replace(attention=name) for network in networks for name in modules]
+    survey(networks, out / "coverage.csv", jobs=jobs, timeout=timeout, again=tried.models is not None)
+    write_page(out / "coverage.md", out / "coverage.csv", f"bam coverage{' --short' * tried.short} --out {out}")
     print(f"page: {out / 'coverage.md'}")
 
 

@@ -71,9 +71,15 @@ def _ready(
     return task, Trained.ready(network, description["classes"], preprocessing, device)
 
 
-def check_question(run: Path, task: "Task", question: str | None) -> None:
-    """Raise ValueError if a network that answers questions gets none, or any other network gets one."""
+def check_question(run: Path, task: "Task", trained: "Trained", question: str | None) -> list[str]:
+    """Notes on a question: its words that did not occur in training.
+
+    Raises:
+        ValueError: if a network that answers questions gets none, or any other network gets one.
+    """
     if task.asks and not question:
         raise ValueError(f'{run} answers questions, so ask one: --question "how many 3s are there"')
     if question is not None and not task.asks:
         raise ValueError(f"{run} is a {task.name} network and does not answer questions: drop --question")
+    unknown = task.unknown_words(trained, question) if question else []
+    return [f"words that training never showed: {', '.join(unknown)}"] if unknown else []

@@ -76,7 +76,7 @@ def predict(
     with accelerate_afresh(device) as place:
         task, trained, _, notes = opened(run, named, place)
         _refuse(run, task, task.not_predicted)
-        check_question(run, task, asked.question)
+        notes += check_question(run, task, trained, asked.question)
         files = [Path(image) for image in images if image]
         options = PredictOptions(asked.score, track, asked.question)
         say([*task.predict(trained, files, out, options), *notes])

@@ -2,6 +2,6 @@
 
 from bam.coverage.checks import CHECKS, Row, check
 from bam.coverage.page import write_page
-from bam.coverage.survey import Candidate, candidates, survey
+from bam.coverage.survey import SHORT, Candidate, candidates, survey
 
-__all__ = ["CHECKS", "Candidate", "Row", "candidates", "check", "survey", "write_page"]
+__all__ = ["CHECKS", "SHORT", "Candidate", "Row", "candidates", "check", "survey", "write_page"]

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bam.attention import AttentionSpec, attention_factory
+from bam.attention.contract import takes_place
 from bam.dryrun import image_shape
-from bam.placement import NoDownSampling, Sites, find_bottlenecks
+from bam.placement import BOTTLENECKS, NoDownSampling, Sites, select_sites
 from bam.private import feature_extractor, tree_leaves
 from bam.surgery import attach, attended, detach
 
@@ -22,7 +24,8 @@ from bam.surgery import attach, attended, detach
 CHECKS = {
     "sites": "sites are found",
     "levels": "the sites are maps in timm's `feature_info`: the same map, or another map of the same stride",
-    "identity": "with `identity=True` the output in eval mode equals the plain network's, bit for bit",
+    "identity": "with `identity=True` the output in eval mode equals the plain network's, bit for bit; up to rounding "
+    'for a module that replaces a convolution; "not claimed" for modules without this option',
     "keys": "the backbone's state-dict keys do not change, and a plain state dict loads",
     "detach": "`detach` restores the same modules and the same output",
     "gradients": "in one training step each attention parameter gets a finite gradient, and not all gradients are zero",
@@ -53,6 +56,7 @@ class Row:
     reason: str = ""
     seconds: float = 0.0
     versions: str = ""  #: versions of torch and of the network's library
+    attention: str = "bam"
 
     @property
     def refused(self) -> bool:
@@ -69,9 +73,10 @@ class Failure(Exception):
     """A check failed; the message says why."""
 
 
-def check(library: str, family: str, name: str, build: Callable[[], nn.Module]) -> Row:
-    """Run all checks on the network that `build` returns, with random weights."""
-    row, start = Row(library, family, name, versions=_versions("torch", library)), time.perf_counter()
+def check(library: str, family: str, name: str, build: Callable[[], nn.Module], attention: str = "bam") -> Row:
+    """Run all checks on the network that `build` returns, with random weights and the named attention module."""
+    row = Row(library, family, name, versions=_versions("torch", library), attention=attention)
+    start = time.perf_counter()
     current = "sites"
     try:
         with warnings.catch_warnings():
@@ -96,7 +101,8 @@ def _versions(*packages: str) -> str:
 
 
 def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, str]]:
-    sites, reason = _sites(build)
+    spec = AttentionSpec(row.attention)
+    sites, reason = _sites(build, spec)
     if sites is None:
         row.reason = reason
         yield "sites", "refused"
@@ -107,16 +113,18 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
     row.found = ", ".join(f"{site.label} ({site.channels} at 1/{site.stride})" for site in sites)
     row.reason = "; ".join(sites.notes)
     yield "sites", "pass"
-    yield "levels", _levels(model, sites)
-    row.side = _small_side(model, sites)
+    yield "levels", _levels(model, sites) if spec.placed() == (BOTTLENECKS,) else "other sites"
+    row.side = _small_side(model, sites, spec)
     images = torch.randn(2, image_shape(model)[1], row.side, row.side)
-    yield from _insertion(model, images)
-    yield "gradients", _gradients(model, images)
+    if getattr(attention_factory(spec.name), "starts_as_identity", False):
+        spec = dataclasses.replace(spec, identity=True)
+    yield from _insertion(model, spec, images)
+    yield "gradients", _gradients(model, spec, images)
     yield "ways", _ways(row.library, model, images)
     yield "export", _export(model, images)
 
 
-def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
+def _sites(build: Callable[[], nn.Module], spec: AttentionSpec) -> tuple[Sites | None, str]:
     """The network's sites, or None and the reason if it has no feature maps; uses the meta device if possible."""
     try:
         with torch.device("meta"):
@@ -124,7 +132,7 @@ def _sites(build: Callable[[], nn.Module]) -> tuple[Sites | None, str]:
     except (NotImplementedError, RuntimeError, TypeError, ValueError):  # its constructor computes with values
         model = build()
     try:
-        return find_bottlenecks(model), ""
+        return select_sites(model, spec.placed()), ""
     except NoDownSampling as error:
         return None, str(error).partition(":")[0]
 
@@ -148,27 +156,25 @@ def _levels(model: nn.Module, sites: Sites) -> str:
     return "pass" if same else "other map"
 
 
-def _small_side(model: nn.Module, sites: Sites) -> int:
+def _small_side(model: nn.Module, sites: Sites, spec: AttentionSpec) -> int:
     """A small image size with the same sites, or else the network's own size."""
     if getattr(model, "aux_logits", False):
         return 299  # in training, Inception's auxiliary classifiers need this size
     try:
-        if [site.label for site in find_bottlenecks(model, 96)] == [site.label for site in sites]:
+        if [site.label for site in select_sites(model, spec.placed(), 96)] == [site.label for site in sites]:
             return 96
     except ValueError:
         pass  # the network does not accept this size
     return image_shape(model)[-1]
 
 
-def _insertion(model: nn.Module, images: Tensor) -> Iterator[tuple[str, str]]:
+def _insertion(model: nn.Module, spec: AttentionSpec, images: Tensor) -> Iterator[tuple[str, str]]:
     plain, state = _outputs(model, images), model.state_dict()
     modules = [(name, id(module)) for name, module in model.named_modules()]
     if not all(torch.isfinite(value).all() for value in plain):
         raise Failure("the plain network's own output is not finite")
-    attach(model, identity=True, image=images)
-    if not _equal(plain, _outputs(model, images)):
-        raise Failure("the output has changed")
-    yield "identity", "pass"
+    attach(model, spec, image=images)
+    yield "identity", _identity(model, spec, plain, images)
     new = tuple(f"{label.removeprefix('before ')}.attention." for label in attended(model))
     if [key for key in model.state_dict() if not key.startswith(new)] != list(state):
         raise Failure("backbone keys have changed")
@@ -184,12 +190,28 @@ def _insertion(model: nn.Module, images: Tensor) -> Iterator[tuple[str, str]]:
     yield "detach", "pass"
 
 
-def _gradients(model: nn.Module, images: Tensor) -> str:
-    attach(model, identity=True, image=images)
+def _identity(model: nn.Module, spec: AttentionSpec, plain: list[Tensor], images: Tensor) -> str:
+    outputs = _outputs(model, images)
+    if all(takes_place(module) for module in attended(model).values()):
+        if not all(
+            torch.allclose(a, b, 1e-3, 1e-4 * float(b.abs().max())) for a, b in zip(outputs, plain, strict=True)
+        ):
+            raise Failure("the output has changed")
+        return "up to rounding"
+    if spec.identity and not _equal(plain, outputs):
+        raise Failure("the output has changed")
+    return "pass" if spec.identity else "not claimed"
+
+
+def _gradients(model: nn.Module, spec: AttentionSpec, images: Tensor) -> str:
+    attach(model, spec, image=images)
+    if not any(True for module in attended(model).values() for _ in module.parameters()):
+        return "no parameters"
     model.requires_grad_(False)
     for module in attended(model).values():
         module.requires_grad_(True)
-        nn.init.ones_(module.get_parameter("scale"))  # at 0, the branches get no gradient
+        if spec.identity:
+            nn.init.ones_(module.get_parameter("scale"))  # at 0, the branches get no gradient
     before = copy.deepcopy(model.state_dict())
     loss: Any = sum(value.square().mean() for value in _outputs(model.train(), images, grad=True))
     loss.backward()

@@ -32,19 +32,19 @@ def write_page(path: Path, survey: Path, command: str) -> None:
             "",
             "### All networks that count",
             "",
-            "| family | network | where | " + " | ".join(CHECKS) + " |",
-            "|---" * (3 + len(CHECKS)) + "|",
+            "| family | network | attention | where | " + " | ".join(CHECKS) + " |",
+            "|---" * (4 + len(CHECKS)) + "|",
         ]
         for row in library_rows:
             if not row.refused:
-                cells = [row.family, row.name.removeprefix("timm/"), row.found or row.reason]
+                cells = [row.family, row.name.removeprefix("timm/"), row.attention, row.found or row.reason]
                 lines.append("| " + " | ".join([*cells, *(getattr(row, name) for name in CHECKS)]) + " |")
     write_atomically(path, "\n".join(lines) + "\n")
 
 
 _ABOUT = (
-    "Each network is built with random weights and gets a BAM at each bottleneck found in it. A network counts "
-    "if it has feature maps that are down-sampled after the first layer; others are refused."
+    "Each network is built with random weights and gets attention where the module's paper puts it, for BAM at the "
+    "bottlenecks. A network counts if it has such places; others are refused with a message."
 )
 
 
@@ -67,12 +67,12 @@ def _section(title: str, rows: Sequence[Row], describe: Callable[[Row], str]) ->
 
 
 def _reason(row: Row) -> str:
-    return f"{row.name}: {row.reason}"
+    return f"{row.name}, {row.attention}: {row.reason}"
 
 
 def _sites(row: Row) -> str:
-    return f"{row.name}: {row.found}"
+    return f"{row.name}, {row.attention}: {row.found}"
 
 
 def _name(row: Row) -> str:
-    return f"{row.name} ({row.family})"
+    return f"{row.name} ({row.family}), {row.attention}"

@@ -18,15 +18,21 @@ from bam.coverage.checks import Row, check
 from bam.files import append, write_atomically
 from bam.models import build
 
+#: Networks of many kinds, for a short survey of every attention module.
+SHORT = (
+    "resnet18 vgg11_bn densenet121 googlenet mobilenet_v3_small efficientnet_b0 regnet_y_400mf convnext_tiny "
+    "timm/tf_efficientnet_lite0 timm/resnet10t"
+).split()
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
 
 class Candidate(typing.NamedTuple):
-    """A network to check: its library, its family there, and its name for `bam.models.build`."""
+    """What to check: a network's library, its family there, its name for `bam.models.build`, and the attention."""
 
     library: str
     family: str
     name: str
+    attention: str = "bam"
 
 
 def candidates(library: str = "both", every: bool = False) -> list[Candidate]:
@@ -72,19 +78,28 @@ def survey(
 
     if not path.exists():
         write_atomically(path, ",".join(COLUMNS) + "\n")
-    done = {(row.library, row.name) for row in read(path)}
-    pending = [network for network in networks if again or (network.library, network.name) not in done]
+    if path.read_text(encoding="utf-8").partition("\n")[0] != ",".join(COLUMNS):
+        raise ValueError(f"{path} has other columns, from an earlier version: move it away, or choose another --out")
+    done = set(map(_key, read(path)))
+    pending = [network for network in networks if again or _key(network) not in done]
     with Progress() as display:
         bar = display.add_task("networks", total=len(networks), completed=len(networks) - len(pending))
         while pending:
             for row in _run(pending, jobs, timeout):
                 append(path, _line(row))
-                pending = [network for network in pending if (network.library, network.name) != (row.library, row.name)]
+                pending = [network for network in pending if _key(network) != _key(row)]
                 result = "refused" if row.refused else "pass" if row.passed else f"FAIL {row.reason}"
-                display.console.print(f"{row.library} {row.name}: {result}", soft_wrap=True, highlight=False)
+                display.console.print(
+                    f"{row.library} {row.name}, {row.attention}: {result}", soft_wrap=True, highlight=False
+                )
                 display.advance(bar)
-    names = {(network.library, network.name) for network in networks}
-    return [row for row in read(path) if (row.library, row.name) in names]
+    keys = set(map(_key, networks))
+    return [row for row in read(path) if _key(row) in keys]
+
+
+def _key(entry: Candidate | Row) -> tuple[str, str, str]:
+    """The library, network and attention that identify a check."""
+    return entry.library, entry.name, entry.attention
 
 
 def read(path: Path) -> list[Row]:
@@ -92,7 +107,7 @@ def read(path: Path) -> list[Row]:
     kinds = typing.get_type_hints(Row)
     with open(path, newline="", encoding="utf-8") as file:
         rows = [Row(**{key: kinds[key](value) for key, value in line.items()}) for line in csv.DictReader(file)]
-    latest = {(row.library, row.family, row.name): row for row in rows}
+    latest = {(row.library, row.family, row.name, row.attention): row for row in rows}
     return [latest[key] for key in sorted(latest, key=lambda key: (key[0] != "torchvision", *key[1:]))]
 
 
@@ -114,7 +129,9 @@ def _run(networks: Sequence[Candidate], jobs: int, timeout: int) -> Iterator[Row
             del running[future]
             yield row
     if len(running) == 1:
-        yield Row(*running.popitem()[1], sites="fail", reason="sites: the process died; is there enough memory?")
+        network = running.popitem()[1]
+        reason = "sites: the process died; is there enough memory?"
+        yield Row(*network[:3], sites="fail", reason=reason, attention=network.attention)
     for suspect in running.values():
         yield from _run([suspect], 1, timeout)
 
@@ -126,7 +143,7 @@ def _check(network: Candidate, timeout: int) -> Row:
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(timeout)
     try:
-        return check(*network, partial(build, network.name, 1000))
+        return check(*network[:3], partial(build, network.name, 1000), network.attention)
     finally:
         signal.alarm(0)
 

@@ -45,6 +45,7 @@ def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, floa
         "measures": [asdict(measure) for measure in measures],
         "variants": variants,
         "comparisons": comparisons,
+        "further_measures": [_by_variant(measure, complete, pairs) for measure in measures[1:]],
         "equal_time": at_equal_time(complete, measures[0]),
         "classes": [],
         "pictures": [],
@@ -95,7 +96,6 @@ def _variant(name: str, runs: dict[int, Record], measures: list[Measure], latenc
         "all_results": values,
         "mean": fmean(decisive),
         "std": standard_deviation(decisive),
-        "means": {key: fmean(results) for key, results in values.items()},
         "images_per_second": median(run.final["images_per_second"] for run in runs.values()),
         "train_seconds": _train_seconds(list(runs.values())),
         "latency_ms": latency,
@@ -147,6 +147,21 @@ def _pairs(baseline: str, name: str, runs: dict[str, dict[int, Record]]) -> dict
 def _difference(pairs: Mapping[int, tuple[Record, Record]], measure: Measure) -> Difference:
     before, after = ([100 * pair[k].final[measure.key] for pair in pairs.values()] for k in (0, 1))
     return paired_difference(before, after, higher_is_better=measure.higher_is_better)
+
+
+def _by_variant(
+    measure: Measure, runs: dict[str, dict[int, Record]], pairs: dict[str, dict[int, tuple[Record, Record]]]
+) -> dict[str, Any]:
+    """One further measure: its mean for each variant, and its paired difference from the baseline."""
+    variants = []
+    for name, by_seed in runs.items():
+        results = [100 * run.final[measure.key] for run in by_seed.values()]
+        entry = {"name": name, "mean": fmean(results), "std": standard_deviation(results)}
+        if name in pairs:
+            difference = _difference(pairs[name], measure)
+            entry |= {"difference": difference.mean, "interval": list(difference.interval or []) or None}
+        variants.append(entry)
+    return {"key": measure.key, "label": measure.label, "meaning": measure.meaning, "variants": variants}
 
 
 def _as_plain(difference: Difference, corrected: Difference | None) -> dict[str, Any]:

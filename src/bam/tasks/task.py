@@ -240,6 +240,10 @@ class Task(abc.ABC):
         """
         raise ValueError(f"bam explain does not support the task {self.name}")
 
+    def unknown_words(self, trained: Trained, question: str) -> list[str]:
+        """The words of a question that training never showed; for tasks that ask (see `asks`)."""
+        return []
+
     def on_data(self, data: str | None, options: Mapping[str, Any], preprocessing: "Preprocessing") -> Self:
         """The same task on other data; None means the recipe's own.
 

@@ -100,7 +100,8 @@ def test_predict_answers_a_question(trained, picture, tmp_path, capsys):
 
 def test_explain_shows_regions_words_and_the_image_networks_attention(trained, picture, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["explain", str(trained), str(picture), "--out", str(out), "--question", "is there a 5"]) == 0
+    assert main(["explain", str(trained), str(picture), "--out", str(out), "--question", "is there a zebra"]) == 0
+    assert "words that training never showed: zebra" in capsys.readouterr().out
     page = (out / "gallery.html").read_text()
     for site in ("image.layer1", "image.layer2", "question, step 1", "question, step 2"):
         assert site in page

@@ -197,6 +197,10 @@ class Vqa(Task):
         for name, image in images:
             yield view(trained, name, image, question or "")
 
+    def unknown_words(self, trained: Trained, question: str) -> list[str]:
+        """See `Task.unknown_words`."""
+        return cast(VqaNetwork, trained.network).vocabulary.unknown(question)
+
     def examine(self, trained: Trained, test: QuestionDataset, limit: int | None, track: Track) -> dict[str, Any]:
         """Where the attention lies for each kind of question, see `points`.
 
@@ -240,8 +244,6 @@ class Vqa(Task):
             lines.append(f"{file}: {', '.join(shown)}")
         if not answers:
             raise ValueError(f"none of the {len(files)} images can be read; {lines[0]}")
-        unknown = cast(VqaNetwork, trained.network).vocabulary.unknown(question)
-        notes += [f"words that training never showed: {', '.join(unknown)}"] if unknown else []
         content = {"question": question, "answers": answers}
         write_atomically(out / "predictions.json", strict_json(content))
         return [*lines, *notes, f"predictions.json in {out}"]

@@ -1,0 +1,87 @@
+"""Write docs/comparison.md from comparisons: `python docs/comparison.py FOLDER...`, folders of `bam compare`."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from bam.costs import format_count
+from bam.reports.wording import interval_text, percent
+
+PAGE = Path(__file__).with_suffix(".md")
+OPENING = """# Attention modules compared
+
+Published systems, each where its own paper puts it, on the same network, images and seeds. The first variant has no
+attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
+the number of variants (Holm), on which the verdicts rest. "At equal time" compares what each variant had reached when
+the fastest one ended. These are small networks and short schedules: they say what a module does here, not what it does
+on ImageNet.
+
+To write this page again from folders of `bam compare`: `python docs/comparison.py FOLDER...`
+"""
+
+
+def verdicts(summary: dict[str, Any]) -> str:
+    """A sentence: which variants are better, which worse, and for which no difference is shown."""
+    baseline = summary["baseline"]
+    kinds = {"better": [], "worse": [], f"no difference from {baseline} shown": []}
+    for comparison in summary["comparisons"]:
+        verdict = comparison["verdict"]
+        kinds[verdict if verdict in kinds else list(kinds)[-1]].append(f"`{comparison['name']}`")
+    return "; ".join(f"**{kind}:** {', '.join(names) or 'none of them'}" for kind, names in kinds.items()) + "."
+
+
+def signed(difference: float | None, interval: list[float] | None) -> str:
+    """A difference with its interval."""
+    return "" if difference is None else f"{difference:+.2f} {interval_text(interval)}"
+
+
+def rows(summary: dict[str, Any]) -> list[str]:
+    """The table: one row per variant."""
+    label, base = summary["measures"][0]["label"], summary["variants"][0]
+    compared = {comparison["name"]: comparison for comparison in summary["comparisons"]}
+    timed = {variant["name"]: variant for variant in (summary["equal_time"] or {"variants": []})["variants"]}
+    lines = [
+        f"| variant | parameters | MACs | training rate | latency | {label} | difference | Holm | at equal time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for variant in summary["variants"]:
+        difference, time = compared.get(variant["name"], {}), timed.get(variant["name"], {})
+        cells = [
+            f"`{variant['name']}`",
+            f"{variant['params']:,}",
+            format_count(variant["macs"]),
+            f"x {variant['images_per_second'] / base['images_per_second']:.2f}",
+            f"x {variant['latency_ms'] / base['latency_ms']:.2f}" if variant["latency_ms"] else "",
+            percent(variant["mean"], variant["std"]),
+            signed(difference.get("mean"), difference.get("interval")),
+            interval_text(difference["corrected_interval"]) if difference.get("corrected_interval") else "",
+            signed(time.get("difference"), time.get("interval")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def section(folder: Path) -> list[str]:
+    """What one comparison showed; copies its figure into docs/."""
+    summary = json.loads((folder / "summary.json").read_text())
+    recipe, environment = summary["recipe"], summary["environment"]
+    picture = PAGE.parent / f"comparison-{re.sub('[^a-z0-9]+', '-', recipe['name'])}.svg"
+    shutil.copyfile(folder / "figures" / "cost-macs.svg", picture)
+    command = (folder / "report.md").read_text().split("## Repeat it")[1].split("```")[1].strip()
+    counts = f"{recipe['epochs']} epochs, {len(summary['variants'][0]['seeds'])} seeds"
+    machine = f"{environment.get('processor')}, {environment['precision']}, {environment.get('threads')} thread(s)"
+    return [
+        f"## {recipe['name']}\n",
+        f"{recipe['model']} on {recipe['data']}, {counts}; {machine}, torch {environment['versions']['torch']}.\n",
+        f"{verdicts(summary)}\n",
+        *rows(summary),
+        f"\n![{summary['measures'][0]['label']} against multiply-adds]({picture.name})\n",
+        f"```sh\n{command}\n```\n",
+    ]
+
+
+if __name__ == "__main__":
+    PAGE.write_text("\n".join([OPENING, *(line for folder in sys.argv[1:] for line in section(Path(folder)))]))
