@@ -145,12 +145,12 @@ def _papers(module: type) -> str:
 
 @dataclass(frozen=True)
 class Surveyed:
-    """What to try.
+    """The networks and attention modules to try.
 
     Attributes:
         library: both, torchvision or timm.
         all: every network of timm, not just one per family.
-        models: only these networks (timm/<name>), even if they were tried before.
+        models: only these networks (timm/<name>), even if already tried.
         short: ten networks of many kinds, with every attention module.
         attention: attention modules to try (default: bam; with --short all of `bam modules`).
     """

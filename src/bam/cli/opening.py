@@ -75,7 +75,7 @@ def check_question(run: Path, task: "Task", trained: "Trained", question: str | 
     """Notes on a question: its words that did not occur in training.
 
     Raises:
-        ValueError: unless a question is given to a network that answers questions, and to no other.
+        ValueError: if a network that answers questions gets none, or any other network gets one.
     """
     if task.asks and not question:
         raise ValueError(f'{run} answers questions, so ask one: --question "how many 3s are there"')

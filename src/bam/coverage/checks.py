@@ -74,7 +74,7 @@ class Failure(Exception):
 
 
 def check(library: str, family: str, name: str, build: Callable[[], nn.Module], attention: str = "bam") -> Row:
-    """Run all checks on the network from `build`, which has random weights, with an attention module by name."""
+    """Run all checks on the network that `build` returns, with random weights and the named attention module."""
     row = Row(library, family, name, versions=_versions("torch", library), attention=attention)
     start = time.perf_counter()
     current = "sites"

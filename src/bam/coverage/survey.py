@@ -79,9 +79,7 @@ def survey(
     if not path.exists():
         write_atomically(path, ",".join(COLUMNS) + "\n")
     if path.read_text(encoding="utf-8").partition("\n")[0] != ",".join(COLUMNS):
-        raise ValueError(
-            f"{path} has other columns, as earlier versions wrote it: move it away, or choose another --out"
-        )
+        raise ValueError(f"{path} has other columns, from an earlier version: move it away, or choose another --out")
     done = set(map(_key, read(path)))
     pending = [network for network in networks if again or _key(network) not in done]
     with Progress() as display:

@@ -152,7 +152,7 @@ def _difference(pairs: Mapping[int, tuple[Record, Record]], measure: Measure) ->
 def _by_variant(
     measure: Measure, runs: dict[str, dict[int, Record]], pairs: dict[str, dict[int, tuple[Record, Record]]]
 ) -> dict[str, Any]:
-    """A further measure of each variant, and its paired difference from the baseline."""
+    """One further measure: its mean for each variant, and its paired difference from the baseline."""
     variants = []
     for name, by_seed in runs.items():
         results = [100 * run.final[measure.key] for run in by_seed.values()]
