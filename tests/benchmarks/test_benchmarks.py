@@ -56,7 +56,8 @@ def test_a_soak_samples_a_command_and_ends_as_it_does(tmp_path):
     with open(tmp_path / "soak.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(int(row["steps"]) for row in rows) == 3 and {row["runs"] for row in rows} == {"", "a"}
-    assert int(rows[-1]["descriptors"]) > int(rows[0]["descriptors"]) > 0 and int(rows[0]["memory_mib"]) > 0
+    descriptors = [int(row["descriptors"]) for row in rows]  # the last may be 0: the command has just ended
+    assert max(descriptors) > descriptors[0] > 0 and int(rows[0]["memory_mib"]) > 0
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from bam.flags import parse_flags
 from bam.models import build
 from bam.recipes import ClassificationRecipe, Recipe, RunOptions
 from bam.records import Record
-from bam.tasks.classification.network import build_model, pixel_normalization
+from bam.tasks.classification.network import build_model
+from bam.tasks.pixels import pixel_normalization
 from bam.training import compare, run, trained_model, training_images
 from bam.training.optimization import optimizer
 from bam.training.session import Session
