@@ -5,6 +5,7 @@ compares. A message in quotes was copied by hand: it takes a process or a machin
 """
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -33,6 +34,7 @@ from tests.data.boxed import instances, voc_object, voc_xml, write_coco, write_v
 from tests.data.pictures import paint_classes
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+SOAK = PAGE.with_name("soak.csv")  # written by benchmarks/soak.py
 #: A run of two steps.
 TRAIN = """train --recipe digits/small --data-options '{"num_train": 64, "num_test": 20, "canvas": 16}' --epochs 1
 --batch-size 32 --precision fp32 --device cpu --attention se --out runs/a"""
@@ -532,7 +534,20 @@ def page() -> str:
             cells.append(message if isinstance(message, str) else message_of(message))
             parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         parts.append(NOTES.get(title, ""))
-    return "\n".join(parts).rstrip() + "\n"
+    return "\n".join([*parts, *soak()]).rstrip() + "\n"
+
+
+def soak() -> list[str]:
+    """The table of docs/soak.csv, ten minutes in a row."""
+    with SOAK.open(newline="") as file:
+        samples = list(csv.DictReader(file))
+    lines = [SOAK_NOTE, "| until minute | memory, MiB | descriptors | threads | steps |", "|---:|---:|---:|---:|---:|"]
+    for start in range(0, len(samples), 10):
+        part = samples[start : start + 10]
+        highest = [str(max(int(row[name]) for row in part)) for name in ("memory_mib", "descriptors", "threads")]
+        steps = sum(int(row["steps"]) for row in part)
+        lines.append(f"| {start + len(part)} | {' | '.join(highest)} | {steps} |")
+    return lines
 
 
 START = """\
@@ -541,6 +556,16 @@ START = """\
 What happens when something goes wrong, what is kept, and the message you see. `python -m tests.reliability` writes
 this page: it provokes each fault and copies the command's message. `tests/test_reliability.py`,
 `tests/test_properties.py`, `tests/training/` and `tests/data/` test more faults.
+"""
+SOAK_NOTE = """\
+## A long run
+
+    python benchmarks/soak.py --csv docs/soak.csv --runs comparisons/vqa-digits -- \\
+        bam compare --recipe vqa/digits --attention none,bam --cross-modal question,none,question_guided,co_attention
+
+samples the command and its children once a minute. It trains one run after another, evaluates each epoch and saves a
+state every five minutes. It was stopped and resumed twice, and shared two cores with other work and with a second
+process that trained runs of the same comparison, whose steps count too. Each row has the highest values of ten minutes.
 """
 NOTES = {
     "Runs": """
