@@ -83,7 +83,7 @@ def test_boxes_that_do_not_fit_are_refused():
     for wrong, message in (
         (boxes[:5], "every image needs one"),
         (torch.cat([boxes, boxes]), "12 boxes for 6 images"),
-        (boxes[:, :3], "boxes are"),
+        (boxes[:, :3], "boxes must be"),
         (boxes + 100, "the box of image 0"),
         (torch.where(torch.arange(6)[:, None] == 5, float("nan"), boxes), "the box of image 5"),
     ):

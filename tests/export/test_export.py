@@ -110,7 +110,7 @@ def another_network(model, image, dynamic):
         (
             ".torchscript",
             another_network,
-            r"does not compute what the network computes: 2 images as 2 x 3 x 32 x 32: differs by",
+            r"the file's outputs differ from the network's: 2 images as 2 x 3 x 32 x 32: differs by",
         ),
         (".torchscript", lambda *_: b"rubbish", "does not load"),
         (".pt2", lambda *_: b"rubbish", "does not load"),
@@ -163,7 +163,7 @@ def test_an_axis_that_tracing_froze(tmp_path):
     with pytest.raises(ValueError, match=told):
         export_model(model, tmp_path / "net.pt2", 16)
     with pytest.raises(
-        ValueError, match=r"outputs have shapes \[\(1, 4, 16, \d+\)\], the network's \[\(1, 4, 48, 80\)\]"
+        ValueError, match=r"outputs have shapes \[\(1, 4, 16, \d+\)\], but the network's have \[\(1, 4, 48, 80\)\]"
     ):
         export_model(model, tmp_path / "net.torchscript", 16)
     assert not os.listdir(tmp_path)
@@ -172,7 +172,7 @@ def test_an_axis_that_tracing_froze(tmp_path):
 
 
 def test_a_range_that_tracing_narrowed(tmp_path):
-    with pytest.raises(ValueError, match=r"refuses images \(1, 3, 64, 96\): Guard failed.*pass a larger image="):
+    with pytest.raises(ValueError, match=r"fails on images \(1, 3, 64, 96\): Guard failed.*pass a larger image="):
         export_model(build("resnet18", 10), tmp_path / "net.pt2", 32)  # the last map is 1 x 1
     assert not os.listdir(tmp_path)
 
@@ -211,7 +211,7 @@ def test_many_outputs(tmp_path):
     ("name", "options", "told"),
     [
         ("net.pt", {}, r"one of \.pt2, \.onnx, \.torchscript; got '\.pt'"),
-        ("net.pt2", {"dynamic": ("batch", "depth")}, "any of batch, height, width; got batch, depth"),
+        ("net.pt2", {"dynamic": ("batch", "depth")}, "choose from batch, height, width; got batch, depth"),
         ("net.pt2", {"precision": "fp16"}, r"needs an \.onnx file, got .*; fp32 works in all formats"),
         ("net.onnx", {"precision": "int4"}, "one of fp32, fp16, int8; got 'int4'"),
         ("net.onnx", {"precision": "int8"}, "needs calibration=: a few hundred typical images"),

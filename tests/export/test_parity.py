@@ -38,7 +38,7 @@ def test_no_number_anywhere_is_kept():
 
 
 def test_shapes_that_would_broadcast():
-    with pytest.raises(ValueError, match=r"shapes \[\(1, 3\)\], the network's \[\(2, 3\)\]"):
+    with pytest.raises(ValueError, match=r"shapes \[\(1, 3\)\], but the network's have \[\(2, 3\)\]"):
         compare(scores, lambda x: scores(x)[:1], [torch.randn(2, 3, 4, 4)])
 
 

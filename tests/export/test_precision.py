@@ -72,7 +72,7 @@ def test_int8_ranges_come_from_the_calibration(full, tmp_path):
 
 
 def test_a_loss_above_the_tolerance_is_told(full, tmp_path):
-    told = r"40 images as 2 x 3 x 32 x 32: differs by .*, top-1 agrees on .*; allowed is 0\.001 relative"
+    told = r"40 images as 2 x 3 x 32 x 32: differs by .*, top-1 agrees on .*; the limit is 0\.001 relative"
     with pytest.raises(ValueError, match=told):
         export_model(full[0], tmp_path / "net.onnx", precision="int8", calibration=smooth(40), tolerance=1e-3)
     assert not list(tmp_path.iterdir())

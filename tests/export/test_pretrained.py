@@ -145,7 +145,7 @@ def test_a_network_of_ones_own(tmp_path):
         model.shift.normal_()
     save_pretrained(model, tmp_path, backbone=f"{HERE}:Tied", **FOUR)
     with pytest.raises(
-        ValueError, match=rf"config.json: backbone: '{HERE}:Tied' is code outside of bam.* backbone=my_net"
+        ValueError, match=rf"config.json: backbone: '{HERE}:Tied' is code outside bam.* backbone=my_net"
     ):
         from_pretrained(tmp_path)
     images = torch.randn(2, 4, 12, 20)
@@ -235,7 +235,7 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
     refused("std: expected", std=[0.2, 0.2, 0.0])
     refused("image_size: expected height and width in pixels, got", image_size=(1, 2, 3))
     refused(r"does not run on images \(1, 1, 32, 32\): .*; pass image_size=", mean=[0.5], std=[0.5])
-    refused("pass backbone=, mean=, std=: only a network of", backbone=None, mean=None, std=None)
+    refused("pass backbone=, mean=, std=: only networks loaded by", backbone=None, mean=None, std=None)
     refused("backbone: 'tests.nowhere:Net' cannot be built with .*No module named", backbone="tests.nowhere:Net")
     shallow = small(sites=["layer1"])
     shallow.relu = nn.Identity()  # the names of the tensors do not show it
@@ -254,7 +254,9 @@ def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
         "the attention at 'layer1': its options cannot be written",
         small(attention=Gate, sites=["layer1"], slope=torch.ones(1)),
     )
-    refused("cannot be written .Out of range float", small(attention=Gate, sites=["layer1"], slope=float("nan")))
+    refused(
+        "cannot be written as JSON .Out of range float", small(attention=Gate, sites=["layer1"], slope=float("nan"))
+    )
     refused("these are not: conv1.weight", bam.attach(build("cifar/resnet8").to("meta"), sites=["layer1"]))
 
 
@@ -305,7 +307,7 @@ def test_interrupted_saving(tmp_path, monkeypatch):
     stops_at("config.json")
     with pytest.raises(OSError, match="cannot write .*config.json: No space left"):
         save_pretrained(small(sites=["layer1"]), folder, **SMALL)
-    with pytest.raises(FileNotFoundError, match=r"no file .*config.json: bam.export.save_pretrained writes it last"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*config.json; bam.export.save_pretrained writes it last"):
         from_pretrained(folder)
     monkeypatch.undo()
     first = small(sites=["layer1"])

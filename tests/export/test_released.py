@@ -177,7 +177,7 @@ ONES = torch.ones(64)
         (lambda s: s.update({"bn1.weight": ONES.to("meta")}), "more than the named tensors of a network: bn1.weight"),
         (lambda s: s.update(epoch=90), "more than the named tensors of a network: epoch"),
         (lambda s: s.update({7: ONES}), "more than the named tensors of a network: 7"),
-        (lambda s: [s.pop(key) for key in list(s) if "layer4.1" in key], "2-2-2-1 .* known are ResNet-18, 34, 50"),
+        (lambda s: [s.pop(key) for key in list(s) if "layer4.1" in key], "2-2-2-1 .* known depths are 18, 34, 50"),
         (lambda s: [s.pop(key) for key in list(s) if "bam" in key], "holds a ResNet without BAM; load it into torchvi"),
         (lambda s: s.update({CBAM: ONES}), "holds a ResNet with CBAM; this function loads ResNets with BAM"),
         (lambda s: s.clear(), "holds an empty dictionary, not the named tensors"),
@@ -202,7 +202,7 @@ def test_long_lists_are_cut(published, tmp_path):
     [
         ({}, "an empty dictionary"), ({"state_dict": {}}, "an empty dictionary"), ([1, 2], "holds a list"),
         (ONES, "holds a Tensor"), ({"state_dict": [1]}, "holds a list"), ({"epoch": 3}, "of a network: epoch"),
-        ({"weight": torch.zeros(1)}, "no ResNet with the names of .*; its first tensors are weight"),
+        ({"weight": torch.zeros(1)}, "no ResNet with names as in .*; its first tensors are weight"),
     ],
 )  # fmt: skip
 def test_files_of_torch_that_are_no_network(content, told, tmp_path):
@@ -220,7 +220,7 @@ def test_plain_networks_and_our_own(published, tmp_path):
     with pytest.raises(ValueError, match="without BAM"):
         load_released(path)
     torch.save(bam.attach(build("resnet18")).state_dict(), path)
-    with pytest.raises(ValueError, match=r"a network of this package; .* bam\.export\.from_pretrained"):
+    with pytest.raises(ValueError, match=r"a network from this package; .* bam\.export\.from_pretrained"):
         load_released(path)
 
 

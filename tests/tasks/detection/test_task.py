@@ -315,7 +315,7 @@ def test_compare_end_to_end(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "bam - none: " in told and " points [" in told and "AP50" in told
     page = (tmp_path / "report.html").read_text()
-    for expected in ('class="verdict"', "<th>AP<th>AP50<th>AP75<th>APs<th>AR", "AP by seed, %"):
+    for expected in ('class="verdict"', "<th>MACs<th>AP<th>", "AP50<td>", "AP by seed, %"):
         assert expected in page
     pictures = sorted((tmp_path / "pictures").glob("*.png"))
     assert len(pictures) == 6 == page.count("data:image/png;base64,")
