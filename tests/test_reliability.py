@@ -223,9 +223,9 @@ def test_the_process_group_ends_with_the_command(error, status, tmp_path, monkey
 
 def test_batchnorms_of_a_classifier_are_synchronised_on_gpus_alone(monkeypatch):
     task = task_of(ClassificationRecipe(batchnorm="sync", attention="bam"))
-    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=1))
+    monkeypatch.setattr("bam.tasks.building.PartialState", lambda: SimpleNamespace(num_processes=1))
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in task.network(Classes(10, (16, 16))).modules())
-    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("bam.tasks.building.PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(ValueError, match="batchnorm sync is for several GPUs: torch has no version for CPUs"):
         task.network(Classes(10, (16, 16)))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

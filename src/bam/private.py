@@ -147,7 +147,7 @@ def is_dispatched(model: nn.Module) -> bool:
 
 def set_arguments(model: nn.Module, arguments: dict[str, Any]) -> None:
     """Store the arguments `model` was built with where timm looks for them when it saves; it has no public way."""
-    model._model_args = arguments  # type: ignore[assignment]  # nn.Module is annotated to hold modules and tensors
+    vars(model)["_model_args"] = arguments
 
 
 @contextlib.contextmanager

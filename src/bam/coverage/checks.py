@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,62 +14,12 @@ from torch import Tensor, nn
 
 from bam.attention import AttentionSpec, attention_factory
 from bam.attention.contract import takes_place
+from bam.coverage.row import CHECKS, Failure, Row
+from bam.coverage.ways import check_ways
 from bam.dryrun import image_shape
 from bam.placement import BOTTLENECKS, NoDownSampling, Sites, select_sites
-from bam.private import feature_extractor, tree_leaves
+from bam.private import tree_leaves
 from bam.surgery import attach, attended, detach
-
-#: Check -> its meaning, in order; each is a column.
-CHECKS = {
-    "sites": "sites are found",
-    "levels": "the sites are maps in timm's `feature_info`: the same map, or another map of the same stride",
-    "identity": "with `identity=True` the output in eval mode equals the plain network's, bit for bit; up to rounding "
-    'where a module replaces a convolution; "not claimed" for modules without this option',
-    "keys": "the backbone's state-dict keys do not change, and a plain state dict loads",
-    "detach": "`detach` restores the same modules and the same output",
-    "gradients": "in one training step each attention parameter gets a finite gradient, and not all gradients are zero",
-    "ways": "attention runs exactly once on each of the library's other ways through the network: timm's "
-    "`forward_intermediates`, `features_only` and gradient checkpointing, torchvision's `create_feature_extractor`",
-    "export": "`torch.export` with any batch size computes the same output",
-}
-
-
-@dataclasses.dataclass
-class Row:
-    """The results for one network; each check is "pass", a qualified pass, "fail" or "" (not reached)."""
-
-    library: str
-    family: str
-    name: str
-    params: int = 0
-    side: int = 0  #: image size in pixels
-    found: str = ""  #: the sites
-    sites: str = ""  #: "refused" for a network without feature maps
-    levels: str = ""
-    identity: str = ""
-    keys: str = ""
-    detach: str = ""
-    gradients: str = ""
-    ways: str = ""
-    export: str = ""
-    reason: str = ""
-    seconds: float = 0.0
-    versions: str = ""  #: versions of torch and of the network's library
-    attention: str = "bam"
-
-    @property
-    def refused(self) -> bool:
-        """Whether the network has no suitable feature maps and so does not count."""
-        return self.sites == "refused"
-
-    @property
-    def passed(self) -> bool:
-        """Whether the network passed every check."""
-        return all(getattr(self, name) not in ("", "fail", "refused") for name in CHECKS)
-
-
-class Failure(Exception):
-    """A check failed; the message says why."""
 
 
 def check(library: str, family: str, name: str, build: Callable[[], nn.Module], attention: str = "bam") -> Row:
@@ -119,7 +68,7 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
     spec = _as_identity(model, spec, images)
     yield from _insertion(model, spec, images)
     yield "gradients", _gradients(model, spec, images)
-    yield "ways", _ways(row.library, model, images)
+    yield "ways", check_ways(row.library, model, images)
     yield "export", _export(model, images)
 
 
@@ -234,60 +183,6 @@ def _gradients(model: nn.Module, spec: AttentionSpec, images: Tensor) -> str:
         if not any(gradient.abs().max() > 0 for gradient in gradients.values() if gradient is not None):
             raise Failure(f"{site}: all gradients are 0")
     model.eval().load_state_dict(before)  # discard BatchNorm statistics from noise
-    return "pass"
-
-
-def _ways(library: str, model: nn.Module, images: Tensor) -> str:
-    """Run the attended network in every other way the library offers; "no other" if there is none."""
-    if library == "torchvision":
-        return _extraction(model, images)
-    tried = 0
-    for name, prepare in _OTHER_WAYS.items():
-        try:
-            prepare(detach(copy.deepcopy(model)))
-        except (AttributeError, NotImplementedError, AssertionError):  # timm's sign that a network lacks this way
-            continue
-        network = copy.deepcopy(model)
-        way = prepare(network)
-        runs: Counter[str] = Counter({site: 0 for site in attended(network)})
-        for site, module in attended(network).items():
-            module.register_forward_pre_hook(lambda *_, runs=runs, site=site: runs.update([site]))
-        way(images)
-        if set(runs.values()) != {1}:
-            raise Failure(f"{name} runs attention " + ", ".join(f"{n} times at {site}" for site, n in runs.items()))
-        tried += 1
-    return "pass" if tried else "no other"
-
-
-def _checkpointed(network: Any) -> Callable[[Tensor], Any]:
-    network.train().set_grad_checkpointing(True)
-    return network
-
-
-#: Another way through a timm network -> function that returns it for a network.
-_OTHER_WAYS: dict[str, Callable[[Any], Callable[[Tensor], Any]]] = {
-    "forward_intermediates": lambda network: network.forward_intermediates,
-    "features_only": lambda network: feature_extractor("getter")(network).eval(),
-    "gradient checkpointing": _checkpointed,
-}
-
-
-def _extraction(model: nn.Module, images: Tensor) -> str:
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    outputs, names = {}, [name.removeprefix("before ") for name in attended(model)]
-    hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *values, name=name: outputs.update({name: values[-1]}))
-        for name in names
-    ]
-    _outputs(model, images)
-    for hook in hooks:
-        hook.remove()
-    with torch.no_grad():
-        extracted = create_feature_extractor(model, names)(images)
-    for name in names:
-        if not torch.equal(extracted[name], outputs[name]):
-            raise Failure(f"create_feature_extractor returns another map at {name}")
     return "pass"
 
 

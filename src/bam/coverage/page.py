@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bam.coverage.checks import CHECKS, Row
+from bam.coverage.row import CHECKS, Row
 from bam.coverage.survey import read
 from bam.files import write_atomically
 

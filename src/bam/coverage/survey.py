@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from bam.coverage.checks import Row, check
+from bam.coverage.checks import check
+from bam.coverage.row import Row
 from bam.files import append, write_atomically
 from bam.models import build
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from bam.costs import Cost
@@ -278,29 +277,6 @@ class Task(abc.ABC):
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
     return ", ".join(map(repr, names[:_NUM_NAMED])) + more
-
-
-def seed_network(recipe: Recipe) -> None:
-    """Seed torch for the initial weights of the recipe's network."""
-    torch.manual_seed(recipe.seed)
-
-
-def seed_attention(recipe: Recipe) -> None:
-    """Seed torch for the attention's initial weights; no other weights depend on them, so variants stay paired."""
-    torch.manual_seed(recipe.seed + 1)
-
-
-def synchronized(network: nn.Module) -> nn.Module:
-    """The network with BatchNorms that compute their statistics over all processes; unchanged for a single process.
-
-    Raises:
-        ValueError: on several CPU processes, which torch does not support.
-    """
-    if PartialState().num_processes == 1:
-        return network
-    if not torch.cuda.is_available():
-        raise ValueError("batchnorm sync is for several GPUs: torch has no version for CPUs; choose another batchnorm")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
 def count_classes(subject: Subject) -> int:

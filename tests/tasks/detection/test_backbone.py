@@ -291,7 +291,7 @@ def test_statistics_over_several_processes_want_gpus(monkeypatch):
     network = build("cifar/resnet8")
     model = DETECTORS["ssd_resnet8"].assemble(network, 11)
     assert apply_batchnorm_policy(model, network, "sync") is model
-    monkeypatch.setattr("bam.tasks.task.PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("bam.tasks.building.PartialState", lambda: SimpleNamespace(num_processes=2))
     assert apply_batchnorm_policy(model, network, "batch") is model
     if torch.cuda.is_available():
         converted = apply_batchnorm_policy(model, network, "sync")

@@ -12,7 +12,7 @@ from bam.models.pretrained import classifier_name, classifier_names, load_pretra
 from bam.private import NormBase
 from bam.recipes import ClassificationRecipe
 from bam.surgery import attach, freeze_backbone
-from bam.tasks.task import seed_attention, seed_network
+from bam.tasks.building import seed_attention, seed_network
 
 _RGB = 3  #: channels
 

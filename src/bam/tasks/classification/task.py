@@ -24,6 +24,7 @@ from bam.placement import BOTTLENECKS, Sites, find_bottlenecks, select_sites
 from bam.recipes import ClassificationRecipe
 from bam.records import CLASSES, TEST_ERROR, TEST_ERROR_TOP5, Breakdown, Record, classes_csv
 from bam.surgery import attach
+from bam.tasks.building import synchronized
 from bam.tasks.classification.breakdown import break_down
 from bam.tasks.classification.looking import look, view
 from bam.tasks.classification.network import build_model, class_logits
@@ -39,7 +40,6 @@ from bam.tasks.task import (
     Task,
     Trained,
     count_classes,
-    synchronized,
 )
 
 

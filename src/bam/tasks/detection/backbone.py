@@ -16,8 +16,8 @@ from bam.private import NormBase
 from bam.records import FILE_NAME, Record
 from bam.surgery import attach, attended
 from bam.surgery.insertion import attended_modules
+from bam.tasks.building import synchronized
 from bam.tasks.detection.detectors import DetectorModule
-from bam.tasks.task import synchronized
 from bam.tensors import check_fit, listed
 
 

@@ -13,12 +13,12 @@ from bam.data.files.options import A_SIDE, is_side
 from bam.models import build
 from bam.recipes import DetectionRecipe
 from bam.surgery import attach
+from bam.tasks.building import seed_attention, seed_network
 from bam.tasks.detection.backbone import apply_batchnorm_policy, attach_to, load_backbone
 from bam.tasks.detection.cost import input_size
 from bam.tasks.detection.detectors import DETECTORS, DetectorModule
 from bam.tasks.detection.precision import predict_in_float32
 from bam.tasks.detection.weights import adapt_to_published, detector_normalization, load_detector
-from bam.tasks.task import seed_attention, seed_network
 from bam.tensors import listed
 
 #: Parameters of torchvision's detectors that are not options, because the parts are built here.

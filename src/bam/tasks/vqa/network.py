@@ -14,7 +14,7 @@ from bam.placement import Site, find_last_map
 from bam.recipes import VqaRecipe
 from bam.snapshot import Snapshot
 from bam.surgery import attach
-from bam.tasks.task import seed_attention, seed_network
+from bam.tasks.building import seed_attention, seed_network
 from bam.tasks.vqa.text import READERS
 
 _IMAGENET = 1000  #: classes of the pretrained weights; layers after the last feature map are not used
