@@ -53,7 +53,7 @@ def is_turned(path: str) -> bool:
     try:
         with Image.open(path if os.path.isfile(path) else "") as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-    except Exception:  # as in `read_rgb`, which reports it
+    except Exception:  # decoders raise many types on damaged bytes; `read_rgb` reports the file
         return False
 
 
