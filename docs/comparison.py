@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bam.cli.training import compare_commands
 from bam.costs import format_count
 from bam.reports.wording import interval_text, percent
 
@@ -26,10 +27,12 @@ To write this page again from folders of `bam compare`: `python docs/comparison.
 def verdicts(summary: dict[str, Any]) -> str:
     """A sentence: which variants are better, which worse, and for which no difference is shown."""
     baseline = summary["baseline"]
-    kinds = {"better": [], "worse": [], f"no difference from {baseline} shown": []}
+    undecided = f"no difference from {baseline} shown"
+    kinds = {"better": [], "worse": [], undecided: [], "no verdict": []}
     for comparison in summary["comparisons"]:
         verdict = comparison["verdict"]
-        kinds[verdict if verdict in kinds else list(kinds)[-1]].append(f"`{comparison['name']}`")
+        shown = undecided if verdict.startswith("no difference shown") else verdict
+        kinds[shown if shown in kinds else "no verdict"].append(f"`{comparison['name']}`")
     return "; ".join(f"**{kind}:** {', '.join(names) or 'none of them'}" for kind, names in kinds.items()) + "."
 
 
@@ -70,7 +73,6 @@ def section(folder: Path) -> list[str]:
     recipe, environment = summary["recipe"], summary["environment"]
     picture = PAGE.parent / f"comparison-{re.sub('[^a-z0-9]+', '-', recipe['name'])}.svg"
     shutil.copyfile(folder / "figures" / "cost-macs.svg", picture)
-    command = (folder / "report.md").read_text().split("## Repeat it")[1].split("```")[1].strip()
     counts = f"{recipe['epochs']} epochs, {len(summary['variants'][0]['seeds'])} seeds"
     machine = f"{environment.get('processor')}, {environment['precision']}, {environment.get('threads')} thread(s)"
     return [
@@ -79,7 +81,7 @@ def section(folder: Path) -> list[str]:
         f"{verdicts(summary)}\n",
         *rows(summary),
         f"\n![{summary['measures'][0]['label']} against multiply-adds]({picture.name})\n",
-        f"```sh\n{command}\n```\n",
+        f"```sh\n{compare_commands(folder, summary)}\n```\n",
     ]
 
 

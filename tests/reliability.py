@@ -110,8 +110,8 @@ by_hand(
     "The command ends on the others with exit status 1. Given again to all of them, with `--resume`, the run ends in "
     "the same weights as one that nothing disturbed",
     "The last two states",
-    "`bam train: another process of this training has ended, or cannot be reached: see what it says; then give the "
-    "command to all machines again, with --resume`",
+    "`bam train: another process of this training has ended, or cannot be reached ([...] Connection reset by peer...): "
+    "see what it says; then give the command to all machines again`",
 )
 
 

@@ -11,7 +11,7 @@ import bam
 from bam import cli
 from bam.attention import AttentionSpec
 from bam.cli.main import EXAMPLES
-from bam.cli.training import _compare_command, _compare_commands, compare, train
+from bam.cli.training import _compare_command, compare, compare_commands, train
 from bam.flags import parse_flags
 from bam.recipes import ClassificationRecipe
 
@@ -147,7 +147,7 @@ def test_the_repeat_command_names_the_variants_once():
 def test_added_seeds_are_repeated_too():
     recipe = ClassificationRecipe(name="digits/small", seed=1).as_dict()
     for seeds, expected in (([1, 2, 3], ["3"]), ([1, 2, 5, 6], ["1:3", "5:7"]), ([4], ["4:5"])):
-        lines = _compare_commands(Path("out"), {"recipe": recipe, "variants": [{"name": "bam", "seeds": seeds}]})
+        lines = compare_commands(Path("out"), {"recipe": recipe, "variants": [{"name": "bam", "seeds": seeds}]})
         flags = [parse_flags(compare, shlex.split(line)[2:]) for line in lines.splitlines()]
         assert [one["seeds"] for one in flags] == expected and {str(one["out"]) for one in flags} == {"repeated"}
 
@@ -365,8 +365,7 @@ def test_a_reader_that_left_ends_the_command_quietly(words, status):
 
 
 def test_modules_that_do_not_fit_a_network_have_no_price(monkeypatch, capsys):
-    for name in set(bam.ATTENTION) - {"bam", "se"}:
-        monkeypatch.delitem(bam.ATTENTION, name)
+    monkeypatch.setattr("bam.attention.table.ATTENTION", {name: bam.ATTENTION[name] for name in ("bam", "se")})
     assert cli.main(["modules", "--model", "squeezenet1_1"]) == 0  # it has no residual blocks
     shown = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert shown["`se`"].count(" - ") == 2 and "+" in shown["`bam`"]

@@ -71,10 +71,19 @@ ARGUMENTS = {
 
 
 def is_unchanged(model, before):
-    """Whether modules and values are those of `before`."""
+    """Whether modules, values, modes and hooks are those of `before`."""
     values, others = model.state_dict(), before.state_dict()
-    same = list(map(type, model.modules())) == list(map(type, before.modules())) and list(values) == list(others)
+    same = traces(model) == traces(before) and list(values) == list(others)
     return same and all(map(torch.equal, values.values(), others.values()))
+
+
+def traces(model):
+    """What a function could leave behind in each module: its class, mode, hooks and attributes, and what learns."""
+    modules = [
+        (type(each), each.training, sorted(vars(each)), len(each._forward_hooks), len(each._forward_pre_hooks))
+        for each in model.modules()
+    ]
+    return modules, [parameter.requires_grad for parameter in model.parameters()]
 
 
 @holds(60, arguments=st.fixed_dictionaries(ARGUMENTS))

@@ -185,7 +185,16 @@ def test_a_lost_process_is_named_as_such(monkeypatch, capsys):
     monkeypatch.setitem(cli.VERBS, "models", models)
     assert cli.main(["models"]) == 1
     message = capsys.readouterr().err
-    assert message.startswith("bam models: another process of this training has ended") and "--resume" in message
+    assert message.startswith("bam models: another process of this training has ended") and "by peer" in message
+
+
+def test_a_missing_backend_is_no_lost_process(monkeypatch, capsys):
+    def models() -> None:
+        """Fail."""
+        raise RuntimeError("Distributed package doesn't have NCCL built in")
+
+    monkeypatch.setitem(cli.VERBS, "models", models)
+    assert cli.main(["models"]) == 1 and "doesn't have NCCL built in" in capsys.readouterr().err
 
 
 def test_functions_are_no_networks():

@@ -1,6 +1,8 @@
 import pytest
 
-from bam.coverage import CHECKS, Candidate, Row, candidates, check, survey, write_page
+from bam.attention import AttentionSpec
+from bam.coverage import CHECKS, SHORT, Candidate, Row, candidates, check, survey, write_page
+from bam.coverage.checks import _sites
 from bam.coverage.survey import read
 from bam.models import build
 from tests.coverage import networks
@@ -78,6 +80,46 @@ def test_a_survey_goes_on_where_it_stopped_and_outlives_dead_and_slow_networks(t
     assert "4 networks, of which 3 count; 1 of them pass every check (33.3 %)" in page
     assert "- tests.coverage.networks:dying, bam: sites: the process died" in page
     assert "| nets | tests.coverage.networks:Small | bam | one (8 at 1/1) | pass | none listed |" in page
+
+
+def test_a_survey_of_two_modules_has_a_row_for_each(tmp_path):
+    small = Candidate("mine", "nets", "tests.coverage.networks:Small")
+    path, wanted = tmp_path / "coverage.csv", [small, small._replace(attention="bam_channel")]
+    survey(wanted[:1], path, jobs=1, timeout=300)
+    rows = survey(wanted, path, jobs=1, timeout=300)
+    assert [row.attention for row in rows] == ["bam", "bam_channel"] and all(row.passed for row in rows)
+    assert len(path.read_text().splitlines()) == 3  # the first was not tried again
+    write_page(tmp_path / "coverage.md", path, "bam coverage")
+    page = (tmp_path / "coverage.md").read_text()
+    assert "1 networks with 2 attention modules" in page and "| bam_channel | 1 | 1 |" in page
+
+
+def test_networks_of_the_short_survey_exist():
+    assert set(SHORT) <= {candidate.name for candidate in candidates(every=True)}
+
+
+@pytest.mark.parametrize(
+    ("network", "attention", "sites", "reason"),
+    [
+        ("vgg11", "se", "refused", "has no residual blocks"),
+        ("vgg11", "deformable", "pass", ""),
+        ("cifar/resnet8", "eca", "pass", ""),
+    ],
+)
+def test_networks_without_the_places_of_a_module_do_not_count(network, attention, sites, reason):
+    row = Row("mine", "nets", network, attention=attention)
+    found, why = _sites(lambda: build(network), AttentionSpec(row.attention))
+    assert (found is None) == (sites == "refused") and reason in why
+
+
+def test_a_module_that_fails_to_start_as_the_identity_fails(monkeypatch):
+    def refuse(identity, *options):
+        if identity:
+            raise ValueError("no identity")
+
+    monkeypatch.setattr("bam.attention.eca.identity_scale", refuse)
+    row = check("mine", "resnet", "resnet8", lambda: build("cifar/resnet8"), "eca")
+    assert not row.passed and "no identity" in row.reason
 
 
 def test_a_table_of_an_earlier_version_is_refused(tmp_path):

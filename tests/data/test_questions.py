@@ -140,11 +140,15 @@ def test_given_answers_are_compared_as_people_disagree():
     assert [disagreed.score(text) for text in ("t-shirt", "t shirt", "dress", "hat")] == [0.9, 0.9, 0.3, 0]
     assert [agreed.score(text) for text in ("t-shirt", "t shirt")] == [1, 0]
     images = Dataset(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.arange(2), ())
-    classes, words = ("t-shirt", "t shirt", "dress"), Vocabulary(["it"])
-    data = QuestionDataset(images, [[replace(disagreed, text="it")], [replace(agreed, text="it")]], classes, words)
+    classes, words = ("t-shirt", "t shirt", "pink", "dress", "red"), Vocabulary(["it"])
+    tied = Question("it", {"red": 1.0, "pink": 1.0}, "other", normalizes=True)  # the most frequent first
+    asked = [[replace(disagreed, text="it"), tied], [replace(agreed, text="it")]]
+    data = QuestionDataset(images, asked, classes, words)
     ((_, questions),) = data.batches(2, (torch.zeros(3), torch.ones(3))).test()
-    torch.testing.assert_close(questions.scores, torch.tensor([[0.9, 0.9, 0.3], [1, 0, 0]]))
-    assert questions.goal.tolist()[1] == 0 and questions.goal.tolist()[0] in (0, 1)
+    torch.testing.assert_close(
+        questions.scores, torch.tensor([[0.9, 0.9, 0, 0.3, 0], [0, 0, 1, 0, 1], [1, 0, 0, 0, 0]])
+    )
+    assert questions.goal.tolist() == [1, 4, 0]
 
 
 @pytest.fixture

@@ -82,5 +82,5 @@ def test_what_is_missing_is_said_in_a_sentence(results, number):
 
 def test_tasks_import_none_of_each_other():
     for folder in (Path(bam.tasks.__file__).parent / name for name in TASKS):
-        source = "\n".join(path.read_text() for path in folder.glob("*.py"))
+        source = "\n".join(path.read_text() for path in folder.rglob("*.py"))
         assert not any(f"bam.tasks.{other}" in source for other in TASKS if other != folder.name)

@@ -4,13 +4,13 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
 from bam.records import Record
 from bam.training.states import newest_step
+from tests.training.test_training import wait_for
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 WAIT = 300  # seconds for an agent to end; torchrun's start alone takes up to a minute on a busy machine
@@ -26,7 +26,8 @@ def agent(port, out, is_host):
     meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
     meeting += ["--rdzv-conf", f"is_host={is_host}"]  # which torchrun sees by the host name on real machines
     command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", *meeting, *TRAIN, str(out)]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    with open(f"{out}.log", "a") as log:
+        return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=log)
 
 
 def kill(process):
@@ -46,11 +47,10 @@ def test_a_killed_machine_comes_back(tmp_path):
         port = free.getsockname()[1]
     first, second = (agent(port, tmp_path / "two", is_host) for is_host in (True, False))
     try:
-        while (newest_step(tmp_path / "two") or 0) < 3:
-            assert first.poll() is second.poll() is None
-            time.sleep(0.02)
+        wait_for(lambda: (newest_step(tmp_path / "two") or 0) >= 3, first)
         kill(second)
         assert first.wait(WAIT) == 1
+        assert "bam train: another process of this training has ended" in (tmp_path / "two.log").read_text()
         first, second = (agent(port, tmp_path / "two", is_host) for is_host in (True, False))
         assert [first.wait(WAIT), second.wait(WAIT)] == [0, 0]
     finally:

@@ -62,6 +62,9 @@ COMMON = {
     "--traceback": "show where an error occurred",
 }
 
+#: What gloo and NCCL say of a process that is gone.
+_LOST_PEER = r"(?i)connection (reset|closed|refused) by (remote )?peer|remote process exited|socket timeout"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0 for success, 1 for a reported error, 2 for wrong usage, 128 plus the
@@ -141,13 +144,17 @@ def _message(error: Exception) -> str:
         size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
         needed = f" for {size[1]} at once" if size else ""
         return f"not enough memory{needed}: use smaller images, batches or networks"
-    if isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|[Cc]onnection (reset|closed) by peer", str(error)):
+    if isinstance(error, RuntimeError) and re.search(_LOST_PEER, str(error)):
         return (
-            "another process of this training has ended, or cannot be reached: see what it says; then give the "
-            "command to all machines again, with --resume"
+            f"another process of this training has ended, or cannot be reached ({_first_line(error)}): see what it "
+            "says; then give the command to all machines again"
         )
-    text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+    text = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
     return f"unexpected error, {text}; if the files and flags are right, please report it with the --traceback output"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _complete(shell: str) -> int:

@@ -1,6 +1,7 @@
 """The verbs about networks: sites, cost, models, modules, coverage, paper."""
 
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,7 @@ def modules(model: str = "resnet50") -> None:
     from bam.attention.table import ATTENTION
     from bam.costs import cost
     from bam.models import build
+    from bam.placement import NoSuchSites
     from bam.surgery import attach
 
     with torch.device("meta"):
@@ -124,7 +126,7 @@ def modules(model: str = "resnet50") -> None:
             with torch.device("meta"):
                 attended = cost(attach(build(model), name))
             added = [f"+{attended.params - plain.params:,}", f"+{format_count(attended.macs - plain.macs)}"]
-        except ValueError:  # the network has no such sites
+        except NoSuchSites:
             added = ["-", "-"]
         rows.append([f"`{name}`", _papers(module), usual_sites(module), *added])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -152,14 +154,14 @@ class Surveyed:
         all: every network of timm, not just one per family.
         models: only these networks (timm/<name>), even if already tried.
         short: ten networks of many kinds, with every attention module.
-        attention: attention modules to try (default: bam; with --short all of `bam modules`).
+        attention: attention modules to try, separated by commas (default: bam; with --short all of `bam modules`).
     """
 
     library: Literal["both", "torchvision", "timm"] = "both"
     all: bool = False
     models: list[str] | None = None
     short: bool = False
-    attention: list[str] | None = None
+    attention: str | None = None
 
 
 def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: int = 2, timeout: int = 900) -> None:
@@ -172,22 +174,33 @@ def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: i
         jobs: number of processes.
         timeout: time limit per network in seconds.
     """
-    from bam.attention import ATTENTION, attention_factory
+    from bam.attention import ATTENTION, AttentionSpec, attention_factory, split_specs
     from bam.coverage import SHORT, candidates, survey, write_page
 
+    if tried.short and (tried.models or tried.all):
+        raise ValueError("--short tries ten networks of its own: leave --models and --all out")
     names = SHORT if tried.short else tried.models
     networks = candidates(tried.library, tried.all or names is not None)
-    unknown = sorted(set(names or []) - {network.name for network in networks})
-    if unknown and not tried.short:
+    unknown = sorted(set(tried.models or []) - {network.name for network in networks})
+    if unknown:
         raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; write timm's as timm/<name>")
-    modules = tried.attention or (list(ATTENTION) if tried.short else ["bam"])
-    for name in modules:
-        attention_factory(name)  # refuses unknown ones
+    modules = split_specs(tried.attention) if tried.attention else list(ATTENTION) if tried.short else ["bam"]
+    for module in modules:
+        attention_factory(AttentionSpec.parse(module).name)  # refuses unknown ones
     networks = [network for network in networks if names is None or network.name in names]
-    networks = [network._replace(attention=name) for network in networks for name in modules]
+    networks = [network._replace(attention=module) for network in networks for module in modules]
     survey(networks, out / "coverage.csv", jobs=jobs, timeout=timeout, again=tried.models is not None)
-    write_page(out / "coverage.md", out / "coverage.csv", f"bam coverage{' --short' * tried.short} --out {out}")
+    write_page(out / "coverage.md", out / "coverage.csv", shlex.join(_coverage_command(tried, out)))
     print(f"page: {out / 'coverage.md'}")
+
+
+def _coverage_command(tried: Surveyed, out: Path) -> list[str]:
+    """The command that repeats a survey."""
+    flags = [word for name in ("all", "short") if getattr(tried, name) for word in (f"--{name}",)]
+    flags += ["--library", tried.library] if tried.library != "both" else []
+    flags += ["--models", ",".join(tried.models)] if tried.models else []
+    flags += ["--attention", tried.attention] if tried.attention else []
+    return ["bam", "coverage", *flags, "--out", str(out)]
 
 
 def paper(table: str = "", out: Path | None = None) -> None:

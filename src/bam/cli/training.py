@@ -104,7 +104,7 @@ def report(out: Path) -> None:
     pictures = [picture | {"file": f"{PICTURES}/{picture['file']}"} for picture in plan.get("pictures", [])]
     summary["pictures"] = _below(out, pictures)
     _add_looks(summary, out, plan)
-    write_report(out, summary, _compare_commands(out, summary))
+    write_report(out, summary, compare_commands(out, summary))
     print(*table(summary), f"report: {out / 'report.html'}", sep="\n")
 
 
@@ -142,7 +142,7 @@ def recipes() -> None:
     )
 
 
-def _compare_commands(out: Path, summary: dict[str, Any]) -> str:
+def compare_commands(out: Path, summary: dict[str, Any]) -> str:
     """The commands that repeat a comparison in a new folder, one line per range of consecutive seeds."""
     seeds = sorted({*summary["variants"][0]["seeds"], *(failure["seed"] for failure in summary.get("failures", []))})
     starts = [seed for seed in seeds if seed - 1 not in seeds]

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from bam.attention.contract import takes_place
 from bam.coverage.row import CHECKS, Failure, Row
 from bam.coverage.ways import check_ways
 from bam.dryrun import image_shape
-from bam.placement import BOTTLENECKS, NoDownSampling, Sites, select_sites
+from bam.placement import BOTTLENECKS, NoSuchSites, Sites, select_sites
 from bam.private import tree_leaves
 from bam.surgery import attach, attended, detach
 
@@ -81,8 +82,8 @@ def _sites(build: Callable[[], nn.Module], spec: AttentionSpec) -> tuple[Sites |
         model = build()
     try:
         return select_sites(model, spec.placed()), ""
-    except NoDownSampling as error:
-        return None, str(error).partition(":")[0]
+    except NoSuchSites as error:
+        return None, re.split("[:;]", str(error))[0]
 
 
 def _without_zeros(model: nn.Module) -> nn.Module:
@@ -117,15 +118,13 @@ def _small_side(model: nn.Module, sites: Sites, spec: AttentionSpec) -> int:
 
 
 def _as_identity(model: nn.Module, spec: AttentionSpec, images: Tensor) -> AttentionSpec:
-    """`spec` with `identity=True`, if its modules take that here: not all do, nor those in a convolution's place."""
+    """`spec` with `identity=True`, unless its modules do not take that, or replace convolutions here."""
     if not getattr(attention_factory(spec.name), "starts_as_identity", False):
         return spec
-    identity = dataclasses.replace(spec, identity=True)
-    try:
-        attach(copy.deepcopy(model), identity, image=images)
-    except ValueError:
-        return spec
-    return identity
+    attach(model, spec, image=images)
+    replaces = all(takes_place(module) for module in attended(model).values())
+    detach(model)
+    return spec if replaces else dataclasses.replace(spec, identity=True)
 
 
 def _insertion(model: nn.Module, spec: AttentionSpec, images: Tensor) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ def write_page(path: Path, survey: Path, command: str) -> None:
         with_notes = [row for row in library_rows if row.passed and row.reason]
         lines += _section("Sites that carry only part of the flow", with_notes, _reason)
         lines += _section(
-            "Refused: no feature maps, or no down-sampling", [row for row in library_rows if row.refused], _name
+            "Refused: no feature maps, or no such places", [row for row in library_rows if row.refused], _name
         )
         lines += [
             "",
@@ -49,6 +49,14 @@ _ABOUT = (
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:
+    modules = list(dict.fromkeys(row.attention for row in rows))
+    if len(modules) > 1:
+        lines = [f"{len({row.name for row in rows})} networks with {len(modules)} attention modules.", ""]
+        lines += ["| attention | networks that count | pass every check |", "|---|---:|---:|"]
+        for module in modules:
+            counted = [row for row in rows if row.attention == module and not row.refused]
+            lines.append(f"| {module} | {len(counted)} | {sum(row.passed for row in counted)} |")
+        return lines
     counting = [row for row in rows if not row.refused]
     passed = sum(row.passed for row in counting)
     share = f" ({100 * passed / len(counting):.1f} %)" if counting else ""

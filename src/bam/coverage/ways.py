@@ -53,7 +53,9 @@ def _extraction(model: nn.Module, images: Tensor) -> str:
 
     outputs, names = {}, [name.removeprefix("before ") for name in attended(model)]
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda *values, name=name: outputs.update({name: values[-1]}))
+        model.get_submodule(name).register_forward_hook(
+            lambda *values, name=name: outputs.update({name: values[-1].clone()})
+        )
         for name in names
     ]
     with torch.no_grad():

@@ -70,8 +70,7 @@ def hierarchy(
     bar, pen, font = Image.fromarray(colours).resize((width, 10)), ImageDraw.Draw(whole), ImageFont.load_default(13)
     for number, (site, (kind, values)) in enumerate(maps.items(), start=len(panels) - len(maps)):
         left = number * (width + 6)
-        for arrow in (arrows or {}).get(site, ()):
-            _draw_arrow(whole, arrow, (left, page.height - PANEL_SIDE, width, PANEL_SIDE))
+        _draw_arrows(whole, (arrows or {}).get(site, ()), (left, page.height - PANEL_SIDE, left + width, page.height))
         whole.paste(bar, (left, page.height + 5))
         low, high = f"{values.min():.3f}", f"{values.max():.3f}"
         for text, share in ((low, 0.0), (kind, 0.5), (high, 1.0)):
@@ -79,14 +78,15 @@ def hierarchy(
     return whole
 
 
-def _draw_arrow(page: Image.Image, arrow: Arrow, panel: tuple[int, int, int, int]) -> None:
-    """Draw a line with a dot at its target, clipped to the panel (left, top, width, height)."""
-    left, top, width, height = panel
-    pen = ImageDraw.Draw(page)
-    (y0, x0), (y1, x1) = ((min(max(y, 0), 1), min(max(x, 0), 1)) for y, x in (arrow[:2], arrow[2:]))
-    start, end = (left + x0 * width, top + y0 * height), (left + x1 * width, top + y1 * height)
-    pen.line([start, end], "white", 1)
-    pen.ellipse([end[0] - 2, end[1] - 2, end[0] + 2, end[1] + 2], "white")
+def _draw_arrows(page: Image.Image, arrows: Sequence[Arrow], box: tuple[int, int, int, int]) -> None:
+    """Draw lines with a dot at their targets over a panel of the page, and nothing outside the panel."""
+    panel = page.crop(box)
+    pen = ImageDraw.Draw(panel)
+    for y0, x0, y1, x1 in arrows:
+        x, y = x1 * panel.width, y1 * panel.height
+        pen.line([(x0 * panel.width, y0 * panel.height), (x, y)], "white", 1)
+        pen.ellipse([x - 2, y - 2, x + 2, y + 2], "white")
+    page.paste(panel, box[:2])
 
 
 def _scaled(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from bam.dryrun import Image
 from bam.placement.bottlenecks import site_at
 from bam.placement.cuts import ancestors
 from bam.placement.flow import Flow, Node, trace
-from bam.placement.sites import Site, Sites
+from bam.placement.sites import NoSuchSites, Site, Sites
 
 _ADDITIONS = {"add()", "add_()", "__add__()", "__radd__()", "__iadd__()"}
 
@@ -32,7 +32,7 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
         image: a tensor (N, C, H, W) or a size in pixels; default: the model's own input size, or 224 x 224.
 
     Raises:
-        ValueError: if the model has no residual blocks.
+        NoSuchSites: if the model has no residual blocks; a ValueError.
     """
     flow = trace(model, image)
     sums = [node for node in flow.nodes if node.op in _ADDITIONS and len(node.sources) == 2]
@@ -41,7 +41,7 @@ def find_blocks(model: nn.Module, image: Image | None = None) -> Sites:
     candidates = (_site(flow, branch) for time, branch in branches.items() if time not in excluded)
     sites = Sites(site for site in candidates if site)
     if not sites:
-        raise ValueError(
+        raise NoSuchSites(
             f"{type(model).__name__} has no residual blocks (sums of a branch and a shortcut); put the attention at "
             'its bottlenecks, sites="bottlenecks", or name blocks by a pattern, e.g. sites="features.*"'
         )

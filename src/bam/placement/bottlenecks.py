@@ -9,10 +9,10 @@ from bam.dryrun import Image
 from bam.placement.axes import NHWC
 from bam.placement.cuts import ancestors, cuts, halves, parallel_sizes, pointwise_back, stage_entry, stray_streams
 from bam.placement.flow import Flow, Node, trace
-from bam.placement.sites import Site, Sites
+from bam.placement.sites import NoSuchSites, Site, Sites
 
 
-class NoDownSampling(ValueError):
+class NoDownSampling(NoSuchSites):
     """The network does not down-sample any feature map, so it has no bottlenecks."""
 
 

@@ -10,7 +10,7 @@ from bam.dryrun import Image
 from bam.placement.blocks import find_blocks
 from bam.placement.bottlenecks import find_bottlenecks, site_at, sites_at_input
 from bam.placement.flow import Flow, trace_for
-from bam.placement.sites import Site, Sites
+from bam.placement.sites import NoSuchSites, Site, Sites
 
 _BEFORE = "before "
 _STRIDE = "stride "
@@ -125,7 +125,7 @@ def _at_input(flow: Flow) -> Site:
     images = [node for node in flow.nodes if node.axes and not node.learned and node.size == flow.nodes[0].size]
     site = next((site for node in images for site in sites_at_input(flow, node)), None)
     if site is None:
-        raise ValueError('the image enters no single module: name the site by hand, e.g. sites="before <module name>"')
+        raise NoSuchSites('the image enters no single module: name the site by hand, e.g. sites="before <module name>"')
     return site
 
 
@@ -141,7 +141,7 @@ def _convolutions(model: nn.Module, flow: Flow, stride: str) -> list[Site]:
     matching = [site for number, sites in by_stride.items() if str(number) == chosen for site in sites]
     if not matching:
         known = f"choose from stride {', '.join(map(str, sorted(by_stride)))}" if by_stride else "the model has none"
-        raise ValueError(f"no 3x3 convolution has stride {stride!r}; {known}")
+        raise NoSuchSites(f"no 3x3 convolution has stride {stride!r}; {known}")
     return matching
 
 

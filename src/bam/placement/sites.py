@@ -14,6 +14,10 @@ from bam.costs import Cost, cost, format_count, latency_ms
 from bam.dryrun import Image
 
 
+class NoSuchSites(ValueError):
+    """The network has no sites of the requested kind."""
+
+
 @dataclass(frozen=True)
 class Site:
     """A module whose output (or input, with `before`) is a feature map that an attention module may refine."""

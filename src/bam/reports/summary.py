@@ -15,7 +15,7 @@ from bam.reports.statistics import Difference, holm, paired_difference, standard
 def summarize(records: Mapping[str, list[Record]], latency_ms: Mapping[str, float] | None = None) -> dict[str, Any]:
     """Summarise the complete records of each variant; the first variant is the baseline.
 
-    A variant with a failed run gets no verdict: dropping its diverged runs would favour it.
+    If runs of a variant or of the baseline failed, there is no verdict: dropping diverged runs would favour that side.
 
     Raises:
         ValueError: if a variant has no complete record, or shares no seed with the baseline.

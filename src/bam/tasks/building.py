@@ -17,6 +17,11 @@ def seed_attention(recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed + 1)
 
 
+def seed_cross_modal(recipe: Recipe) -> None:
+    """Seed torch for the weights of the cross-modal module, on which no others depend either."""
+    torch.manual_seed(recipe.seed + 2)
+
+
 def synchronized(network: nn.Module) -> nn.Module:
     """The network with BatchNorms that compute their statistics over all processes; unchanged for a single process.
 

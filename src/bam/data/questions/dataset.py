@@ -180,7 +180,8 @@ class QuestionBatches:
         for question in flat:
             known = {answers[text]: score for text, score in question.answers.items() if text in answers}
             for text, score in question.answers.items() if question.normalizes else ():
-                known = dict.fromkeys(numbers.get(text, ()), score) | known
+                for number in numbers.get(text, ()):
+                    known.setdefault(number, score)  # last, so that of equal scores the most frequent stays first
             self.known.append(known)
         self.goal = torch.tensor([max(scores, key=scores.__getitem__, default=-1) for scores in self.known])
         self.num_answers = len(answers)

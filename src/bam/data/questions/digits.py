@@ -147,7 +147,10 @@ def _place(
 
 
 def _ask(digits: list[_Digit], answer_counts: dict[str, Counter[str]], random: np.random.Generator) -> list[Question]:
-    """A question of each kind that the digits allow."""
+    """A question of each kind that the digits allow.
+
+    `answer_counts` counts the answers so far, to the same words and to the same kind of question.
+    """
     questions = []
     for kind, candidates in _candidates(digits).items():
         if kind == "relation":  # "yes" is possible more often than "no"
@@ -164,7 +167,7 @@ def _ask(digits: list[_Digit], answer_counts: dict[str, Counter[str]], random: n
 
 
 def _lead(answers: Counter[str], answer: str) -> int:
-    """By how much `answer` leads the other answers to the same words so far."""
+    """By how much `answer` leads the other answers counted so far."""
     return answers[answer] - max((count for other, count in answers.items() if other != answer), default=0)
 
 

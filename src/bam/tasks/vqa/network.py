@@ -14,7 +14,7 @@ from bam.placement import Site, find_last_map
 from bam.recipes import VqaRecipe
 from bam.snapshot import Snapshot
 from bam.surgery import attach
-from bam.tasks.building import seed_attention, seed_network
+from bam.tasks.building import seed_attention, seed_cross_modal, seed_network
 from bam.tasks.vqa.text import READERS
 
 _IMAGENET = 1000  #: classes of the pretrained weights; layers after the last feature map are not used
@@ -61,7 +61,7 @@ class VqaNetwork(nn.Module):
         self.answer = nn.Sequential(
             nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(2 * width, num_answers)
         )
-        torch.manual_seed(recipe.seed + 2)  # variants share all other weights
+        seed_cross_modal(recipe)
         self.cross_modal = build_cross_modal(recipe.cross_modal, width)
 
     def forward(self, images: Tensor, words: Tensor | None = None, place: Tensor | None = None) -> Answered:

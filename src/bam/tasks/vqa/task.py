@@ -102,7 +102,7 @@ class Vqa(Task):
         size = _IMAGE_SIZE if image is None else tuple(image.shape[2:]) if isinstance(image, Tensor) else image
         height, width = (size, size) if isinstance(size, int) else size[-2:]
         count = num_classes or _NUM_ANSWERS
-        conditions = f"{count} answers, no words, {height} x {width}"
+        conditions = f"{count} answers, one unknown word, {height} x {width}"
         plain = build_network(self.recipe.replace(attention="none"), [], count, (height, width), to_train=False)
         priced = cost(plain, (height, width))
         if self.recipe.attention.is_none:
@@ -137,24 +137,29 @@ class Vqa(Task):
     def _evaluation(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Evaluation:
         network.eval()
         device = next(network.parameters()).device
-        sums = torch.zeros(len(test.kinds), 3, device=device, dtype=torch.float64)  # of scores, questions, losses
+        #: Per kind: scores, questions, losses, and questions with a known answer, which alone have a loss.
+        sums = torch.zeros(len(test.kinds), 4, device=device, dtype=torch.float64)
         answers: list[tuple[int, int]] = []
         for images, questions in batches:
             logits = network(images, questions.words, questions.image).logits.float()
             chosen = logits.argmax(1)
             scores = questions.scores.gather(1, chosen[:, None])[:, 0]
             losses = F.cross_entropy(logits, questions.goal, ignore_index=-1, reduction="none")
-            columns = torch.stack([scores, torch.ones_like(scores), losses], dim=1).double()
+            columns = torch.stack([scores, torch.ones_like(scores), losses, questions.goal >= 0], dim=1).double()
             sums.index_add_(0, questions.kind, columns)
             answers += zip(questions.number.tolist(), chosen.tolist(), strict=True)
-        scored, counts, losses = reduce(sums, "sum").unbind(1)
-        figures = {"test_loss": float(losses.sum() / counts.sum()), ACCURACY.key: float(scored.sum() / counts.sum())}
+        scored, counts, losses, known = reduce(sums, "sum").unbind(1)
+        loss = float(losses.sum() / known.sum().clamp(min=1))
+        figures = {"test_loss": loss, ACCURACY.key: float(scored.sum() / counts.sum())}
         measures = [ACCURACY]
         for kind, total, count in zip(test.kinds, scored.tolist(), counts.tolist(), strict=True):
             if count:
                 measures.append(kind_measure(kind))
                 figures[measures[-1].key] = total / count
-        return Evaluation(figures, measures, dict(gather_object(answers)))
+        gathered = gather_object(answers)
+        output = dict(gathered)
+        assert len(output) == len(gathered), "several processes answered the same question"
+        return Evaluation(figures, measures, output)
 
     def break_down(self, network: nn.Module, batches: Iterable[Any], test: QuestionDataset) -> Breakdown:
         """The accuracy in total and of each kind of question."""

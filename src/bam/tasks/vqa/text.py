@@ -40,12 +40,12 @@ class SelfAttention(nn.Module):
         width: features per word, a multiple of 4.
     """
 
-    longest: ClassVar[int | None] = 64  #: number of words after which a question is cut off
+    longest: ClassVar[int] = 64  #: number of words after which a question is cut off
 
     def __init__(self, num_words: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_words, width, padding_idx=PADDING)
-        self.places = nn.Parameter(torch.randn(64, width) * 0.02)
+        self.places = nn.Parameter(torch.randn(self.longest, width) * 0.02)
         layer = nn.TransformerEncoderLayer(width, _HEADS, 2 * width, dropout=0.0, batch_first=True)
         self.reader = nn.TransformerEncoder(layer, _LAYERS, enable_nested_tensor=False)
 

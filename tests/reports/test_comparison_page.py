@@ -1,0 +1,34 @@
+"""The page docs/comparison.md, made from folders of comparisons."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from bam.reports import summarize, write_report
+from tests.reports.test_report import record
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "comparison.py"
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """The script, which writes into a folder of its own."""
+    spec = importlib.util.spec_from_file_location("comparison", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PAGE", tmp_path / "comparison.md")
+    return module
+
+
+def test_a_section_has_verdicts_intervals_and_the_command(page, tmp_path):
+    errors = {"none": [0.20, 0.22, 0.21], "bam": [0.10, 0.13, 0.10], "se": [0.19, 0.23, 0.20], "eca": [0.3, 0.3, 0.3]}
+    records = {name: [record(name, seed, error) for seed, error in enumerate(row)] for name, row in errors.items()}
+    records["eca"][0].failure, records["eca"][0].final = {"reason": "training diverged"}, {}
+    write_report(tmp_path, summarize(records), "")
+    text = "\n".join(page.section(tmp_path))
+    assert "**better:** `bam`; **worse:** none of them; **no difference from none shown:** `se`" in text
+    assert "**no verdict:** `eca`." in text
+    assert "| `bam` | 1,234 | 5 M | x 1.00 |  | 11.00 ± 1.73 % | -10.00 " in text
+    assert "bam compare --recipe digits/small --attention none,bam,se,eca --seeds 3" in text
+    assert (tmp_path / "comparison-digits-small.svg").is_file()
