@@ -5,7 +5,8 @@
 
 In memory: steps of the training loop on random images of CIFAR-100's size (crops, flips), compared with bare steps on
 one batch. From files: worker processes decode generated JPEGs of 500 x 375 pixels to 224 x 224. The script times
-decoding alone, the network's steps alone, and both together, and names the limiting part.
+decoding alone, the network's steps alone, and both together, and names the limiting part. It also times torchvision's
+ImageFolder with the same transforms, in this process.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from accelerate import Accelerator
 from PIL import Image
 from timing import flags, interleave, report
 from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from bam import recipes
 from bam.data import BatchSource, Dataset, load
@@ -106,7 +109,15 @@ def from_files(args: argparse.Namespace) -> None:
             for _ in itertools.islice(batches.train(0, 0), steps):
                 pass
 
+        crops = v2.RandomResizedCrop(train.image_size)
+        torchvisions = ImageFolder(f"{folder}/train", v2.Compose([crops, v2.RandomHorizontalFlip(), v2.PILToTensor()]))
+
+        def image_folder() -> None:
+            for number in range(steps * batch):
+                _ = torchvisions[number]
+
         paths = {
+            "ImageFolder": image_folder,
             "decoding": decoding,
             "steps": training.bare(image, target, steps),
             "both": training.loop(batches, steps),
@@ -119,12 +130,12 @@ def from_files(args: argparse.Namespace) -> None:
     print(f"what limits training from files here: {limit}")
 
 
-def write_jpegs(folder: Path, number: int) -> None:
-    """Write two classes of smooth random pictures with some grain, whose files are as large as real photographs."""
+def write_jpegs(folder: Path, number: int, size: tuple[int, int] = (500, 375)) -> None:
+    """Write two classes of smooth random pictures (width, height) with some grain, as large as real photographs."""
     draw = np.random.default_rng(0)
     for k in range(number):
-        coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
-        grain = draw.normal(0, 6, (375, 500, 3))
+        coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+        grain = draw.normal(0, 6, (size[1], size[0], 3))
         path = folder / "train" / "ab"[k % 2] / f"{k}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(path, quality=90)

@@ -32,6 +32,15 @@ def test_the_module_is_compared_with_both_structures(tmp_path):
     assert saved[0] > saved[2] > saved[3]
 
 
+def test_decoding_is_compared_with_image_folder(tmp_path):
+    rows = small("decoding", tmp_path / "results.csv", "--files", "2")
+    assert [row["path"] for row in rows] == 3 * ["ImageFolder", "bam"]
+    assert [row["shape"] for row in rows[::2]] == [
+        f"2 JPEGs of {size} to 224" for size in ("500 x 375", "1600 x 1200", "4000 x 3000")
+    ]
+    assert float(rows[5]["ratio"]) < 1  # of large files, fewer pixels are decoded
+
+
 def test_the_page_is_made_from_the_rows(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import page

@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from bam.data.augmentation import Augmentation
+from bam.data.files.decoding import read_rgb, seeded_by, to_rgb
+from bam.data.folder import FolderOptions, decoding
+from bam.data.plan import epoch_generator
 from tests.conftest import SHARED_DATA
-from tests.data.pictures import PLAIN, folder, paint, same
+from tests.data.pictures import PLAIN, folder, paint, paint_classes, same
 
 
 def damage(path, how):
@@ -58,6 +62,31 @@ def test_training_images_are_crops_within_scale_and_ratio_half_of_them_mirrored(
     assert 0.3 < sum(mirrored) / len(mirrored) < 0.7
     plain = train.batches(1, PLAIN).train(0, 0)
     assert all(image[0, 0, 16, -1] > image[0, 0, 16, 0] for image, _ in plain)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path, monkeypatch, whole):
+    """The crops are torchvision's where nothing is saved, and nearly the same where a JPEG is decoded at a fraction."""
+    monkeypatch.setattr(FolderOptions, "WHOLE", whole)
+    paint_classes(tmp_path, {"a": 2, "b": 2}, suffix="png")
+    for name in ("a/4.jpg", "b/4.jpg"):
+        paint(tmp_path / name, 7, size=(803, 601))
+    paint(tmp_path / "b" / "5.jpg", 8, size=(30, 31))
+    train, _ = folder(tmp_path, size=24, scale=[0.2, 0.9], val_share=0.1)
+    crop = v2.Resize((24, 24)) if whole else v2.RandomResizedCrop(24, (0.2, 0.9))
+    reference, decoded = v2.Compose([crop, v2.RandomHorizontalFlip()]), []
+    monkeypatch.setattr(decoding, "to_rgb", lambda image: (decoded.append(image.size), to_rgb(image))[1])
+    order = torch.randperm(len(train), generator=epoch_generator(3, 1)).tolist()
+    batches = train.batches(1, PLAIN, augmentation=Augmentation(flip=True)).train(3, 1)
+    for number, (image, _) in zip(order, batches, strict=True):
+        picture = read_rgb(train.paths[number])
+        with seeded_by(3, 1, number):
+            wanted = torch.from_numpy(np.array(reference(picture))).permute(2, 0, 1)
+        if picture.size == (803, 601):
+            assert decoded[-1][0] < 803 / 3.9 and (image[0] - wanted).abs().mean() < 5
+        else:
+            assert decoded[-1] == picture.size and torch.equal(image[0], wanted.float())
+    assert {True, False} == {path.endswith(".jpg") for path in train.paths}
 
 
 def test_an_epoch_depends_on_seed_and_epoch_alone_whoever_decodes(pictures):

@@ -25,10 +25,9 @@ def seeded_by(seed: int, epoch: int, number: int) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
-    """Read the image at `path` as RGB with 8 bits per channel. EXIF orientation is applied only with `turn`.
-
-    Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Image.Image]:
+    """The image at `path`, not decoded yet; errors within the block become ValueErrors about the file.
 
     Raises:
         ValueError: if the file is not an image, is damaged, or has values of unknown range; the message says why.
@@ -39,13 +38,25 @@ def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata, which does not change pixels
             with open(path, "rb") as file, Image.open(file) as image:
-                return to_rgb(ImageOps.exif_transpose(image) if turn else image)
+                yield image
     except (UnidentifiedImageError, ImportError):  # Ultralytics makes Image.open ask for a decoder
         raise ValueError("it is empty, or not an image of a known format") from None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     except Exception as error:  # decoders raise many types on damaged bytes, and document none
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
+    """Read the image at `path` as RGB with 8 bits per channel. EXIF orientation is applied only with `turn`.
+
+    Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
+
+    Raises:
+        ValueError: as `opened`.
+    """
+    with opened(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image) if turn else image)
 
 
 def is_turned(path: str) -> bool:
