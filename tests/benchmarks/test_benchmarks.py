@@ -32,6 +32,7 @@ def test_the_module_is_compared_with_both_structures(tmp_path):
     assert saved[0] > saved[2] > saved[3]
 
 
+@pytest.mark.slow
 def test_decoding_is_compared_with_image_folder(tmp_path):
     rows = small("decoding", tmp_path / "results.csv", "--files", "2")
     assert [row["path"] for row in rows] == 3 * ["ImageFolder", "bam"]

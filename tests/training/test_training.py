@@ -52,7 +52,7 @@ def in_mid_epoch(folder, steps_per_epoch=20):
 
 def test_resume_after_sigkill_is_bit_equal(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(bam_command(whole), check=True, capture_output=True)
+    assert cli.main(bam_command(whole)[3:]) == 0
     process = subprocess.Popen(bam_command(killed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: in_mid_epoch(killed), process)
     process.send_signal(signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_resume_after_sigkill_is_bit_equal(tmp_path):
     assert not (killed / "model.safetensors").exists()
     with pytest.raises(ValueError, match="add --resume"):
         run(parse_flags(cli.VERBS["train"], bam_command(killed)[4:])["recipe"], killed)
-    subprocess.run(bam_command(killed, "--resume"), check=True, capture_output=True)
+    assert cli.main(bam_command(killed, "--resume")[3:]) == 0
     assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (killed / "steps.csv").read_text() == (whole / "steps.csv").read_text()
     errors = [[row["test_error"] for row in records.Record.read(folder).history] for folder in (whole, killed)]
