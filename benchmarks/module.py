@@ -27,6 +27,7 @@ STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
     "plain": Plain,
     "bam": BAM,
     "bam recompute": partial(BAM, recompute=True),
+    "bam inductor": partial(BAM, kernel="inductor"),
 }
 COPIES = {"forward": 1.5, "training": 4.0}  #: copies of F that move the necessary bytes, 3 and 8 times those of F
 

@@ -23,11 +23,11 @@ def test_environment_and_argument(monkeypatch):
 
 
 def test_unknown_names(monkeypatch):
-    with pytest.raises(ValueError, match="^kernel must be one of auto, torch, triton, got 'cuda'$"):
+    with pytest.raises(ValueError, match="^kernel must be one of auto, torch, inductor, triton, got 'cuda'$"):
         BAM(8, kernel="cuda")
     monkeypatch.setenv("BAM_KERNEL", "cuda")
     for make in (lambda: BAM(8), lambda: gate(*CPU[:3])):
-        with pytest.raises(ValueError, match="^BAM_KERNEL must be one of auto, torch, triton, got 'cuda'$"):
+        with pytest.raises(ValueError, match="^BAM_KERNEL must be one of auto, torch, inductor, triton, got 'cuda'$"):
             make()
     assert BAM(8, kernel="torch").kernel == "torch"
 
@@ -48,10 +48,10 @@ def interpreted(monkeypatch):
 
 @pytest.mark.usefixtures("interpreted")
 def test_auto_is_triton_only_where_a_measurement_says_so(monkeypatch):
-    assert not backend.takes_triton("auto", CPU)
+    assert backend.implementation("auto", CPU) == "torch"
     monkeypatch.setattr(backend, "measured_faster", lambda features: True)
-    assert backend.takes_triton("auto", CPU)
-    assert not backend.takes_triton("auto", [t if t is None else t.to(torch.complex64) for t in CPU])
+    assert backend.implementation("auto", CPU) == "triton"
+    assert backend.implementation("auto", [t if t is None else t.to(torch.complex64) for t in CPU]) == "torch"
     torch.func.vmap(lambda *tensors: gate(*tensors, options=GateOptions(kernel="auto")))(*(t[:, None] for t in CPU[:3]))
 
 
@@ -99,7 +99,7 @@ def test_triton_without_a_gpu(monkeypatch):
 def test_triton_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "bam.kernels.triton_gate", None)
     refused("Triton cannot be imported", by_triton, *CPU[:3])
-    assert not backend.takes_triton("auto", CPU)
+    assert backend.implementation("auto", CPU) == "torch"
 
 
 def test_on_the_meta_device_nothing_is_asked_of_triton(monkeypatch):

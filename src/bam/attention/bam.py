@@ -89,9 +89,10 @@ class BAM(AttentionModule):
         layout: "paper" closes each branch with a BatchNorm; "released" is the authors' code, which does not.
         recompute: recompute the map M(F) in the backward pass instead of keeping it, which saves memory of the size of
             F and costs a tenth of the module's time; under torch.compile the compiler decides.
-        kernel: implementation of the gate: "torch", "triton" (GPU only: raises elsewhere; exported programs use torch),
-            or "auto", currently torch everywhere. None reads BAM_KERNEL from the environment at construction, or else
-            uses "auto".
+        kernel: implementation of the gate: "torch"; "inductor", which compiles the gate of an eager network at its
+            first call (some seconds), is faster afterwards, and does not keep the map; "triton" (GPU only: raises
+            elsewhere); or "auto", currently torch everywhere. Exported programs use torch. None reads BAM_KERNEL from
+            the environment at construction, or else uses "auto".
         identity: scale the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: device of the parameters.
@@ -103,7 +104,7 @@ class BAM(AttentionModule):
     Raises:
         ValueError: for an unknown option, or an input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
-        RuntimeError: from the forward pass, if the kernel is "triton" and cannot run.
+        RuntimeError: from the forward pass, if the kernel is "triton" or "inductor" and cannot run.
     """
 
     is_pointwise: ClassVar[bool] = True
@@ -121,7 +122,7 @@ class BAM(AttentionModule):
         layout: Literal["paper", "released"] = "paper",
         identity: bool = False,
         recompute: bool = False,
-        kernel: Literal["auto", "torch", "triton"] | None = None,
+        kernel: Literal["auto", "torch", "inductor", "triton"] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -2,12 +2,14 @@
 
 | file | what it holds |
 |---|---|
+| `layout.py` | the memory layout of feature maps |
 | `formula.py` | the specification: `gate` and `pool_and_reduce` in plain operations |
 | `autograd.py` | shared code for hand-written backward passes, and when to use the formula instead |
 | `reduce.py` | `pool_and_reduce`, with a hand-written backward pass |
 | `torch_gate.py` | the gate in torch operations, with a hand-written backward pass |
+| `inductor_gate.py` | the gate compiled by torch.compile, in eager networks |
 | `triton_gate.py` | the gate as Triton kernels |
-| `backend.py` | the choice between the two |
+| `backend.py` | the choice between the three |
 | `dispatch.py` | `gate`, which calls the implementation `backend.py` chooses |
 
 Each file imports only files above it.

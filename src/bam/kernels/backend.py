@@ -1,4 +1,4 @@
-"""The choice between the implementations of the gate, `torch_gate.py` and `triton_gate.py`."""
+"""The choice between the implementations of the gate: `torch_gate.py`, `inductor_gate.py` and `triton_gate.py`."""
 
 import os
 from collections.abc import Sequence
@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from bam import private
-from bam.kernels.autograd import has_tangent
+from bam.kernels.autograd import has_tangent, is_ordinary
+from bam.kernels.layout import is_channels_last
 
 #: Valid values of `kernel=` and of the environment variable BAM_KERNEL.
-KERNELS = ("auto", "torch", "triton")
+KERNELS = ("auto", "torch", "inductor", "triton")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -34,11 +35,12 @@ def measured_faster(features: Tensor) -> bool:
     return False
 
 
-def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
-    """Whether Triton computes the gate of `tensors`; the first tensor is the features.
+def implementation(kernel: str | None, tensors: Sequence[Tensor | None]) -> str:
+    """The implementation that computes the gate of `tensors`: "torch", "inductor" or "triton".
 
-    The answer is no in exported programs, which contain torch operations only, and on the meta device, which computes
-    nothing. That holds for "triton" too.
+    The first tensor is the features. Whatever the kernel, exported programs contain torch operations only, and the meta
+    device computes nothing. Inductor is for plain eager mode: a network that is compiled as a whole compiles its gates,
+    too.
 
     Raises:
         ValueError: for an unknown `kernel`.
@@ -47,16 +49,19 @@ def takes_triton(kernel: str | None, tensors: Sequence[Tensor | None]) -> bool:
     name, features = named(kernel), tensors[0]
     assert features is not None
     if name == "torch" or torch.compiler.is_exporting() or features.device.type == "meta":
-        return False
+        return "torch"
+    if name == "inductor":
+        stored_as_usual = features.is_contiguous() or is_channels_last(features)
+        return "inductor" if is_ordinary(tensors) and stored_as_usual else "torch"
     if name == "auto":
-        return measured_faster(features) and _obstacle(tensors) is None
+        return "triton" if measured_faster(features) and _obstacle(tensors) is None else "torch"
     obstacle = _obstacle(tensors)
     if obstacle is not None:
         raise RuntimeError(
             f"kernel='triton' or BAM_KERNEL=triton: Triton cannot compute the gate here: {obstacle}; "
             "use kernel='torch', which works everywhere (for an existing module: module.kernel = 'torch')"
         )
-    return True
+    return "triton"
 
 
 def _obstacle(tensors: Sequence[Tensor | None]) -> str | None:

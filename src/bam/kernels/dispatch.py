@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bam.kernels import torch_gate
-from bam.kernels.backend import takes_triton
+from bam.kernels import inductor_gate, torch_gate
+from bam.kernels.backend import implementation
 
 
 class GateOptions(NamedTuple):
@@ -13,10 +13,10 @@ class GateOptions(NamedTuple):
 
     Args:
         combine: "sum", "product" or "max" of the two logits (a key of `COMBINE`).
-        recompute: in eager training, compute M(F) again in the backward pass instead of keeping it. Triton never keeps
-            it.
-        kernel: "auto", "torch" or "triton"; None reads BAM_KERNEL from the environment, and defaults to "auto". Under
-            torch.compile, the environment is read at compile time.
+        recompute: in eager training, compute M(F) again in the backward pass instead of keeping it. Triton and Inductor
+            never keep it.
+        kernel: "auto", "torch", "inductor" or "triton"; None reads BAM_KERNEL from the environment, and defaults to
+            "auto". Under torch.compile, the environment is read at compile time.
     """
 
     combine: str = "sum"
@@ -43,12 +43,15 @@ def gate(
 
     Raises:
         ValueError: for an unknown kernel.
-        RuntimeError: if the kernel is "triton" and Triton cannot compute.
+        RuntimeError: if the kernel is "triton" or "inductor" and cannot compute.
     """
     combine, recompute, kernel = options
     operands = (features, channel_logits, spatial_logits, scale)
-    if takes_triton(kernel, operands):
+    chosen = implementation(kernel, operands)
+    if chosen == "triton":
         from bam.kernels import triton_gate  # only here, because Triton may not be installed
 
         return triton_gate.gate(*operands, combine)
+    if chosen == "inductor":
+        return inductor_gate.gate(*operands, combine)
     return torch_gate.gate(*operands, combine, recompute)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bam.kernels.layout import is_channels_last
+
 #: Ways to combine the logits of both branches before the sigmoid. The paper compares all three and chooses "sum".
 COMBINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"sum": torch.add, "product": torch.mul, "max": torch.maximum}
 
@@ -48,11 +50,3 @@ def _sigmoid_of_both(channel_logits: Tensor | None, spatial_logits: Tensor | Non
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(F, AvgPool(F), f0(F)): features (N, C, H, W) -> (N, C, H, W), (N, C) and (N, c, H, W)."""
     return features, features.mean((2, 3)), F.conv2d(features, weight, bias)
-
-
-def is_channels_last(features: Tensor) -> bool:
-    """Whether a tensor (N, C, H, W) is stored as NHWC and does not also count as NCHW.
-
-    `Tensor.is_contiguous(memory_format=torch.channels_last)` fails under `torch.func.vmap`; this check does not.
-    """
-    return features.dim() == 4 and not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()

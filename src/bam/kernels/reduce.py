@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
-from bam.kernels.formula import is_channels_last
+from bam.kernels.layout import flat, is_channels_last, unflat
 
 
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,7 +43,7 @@ class _PoolAndReduce(torch.autograd.Function):
         else:
             kernels = weight.flatten(1).expand(len(features), -1, -1)
             reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
-        return features.view_as(features), _averages(_flat(features, last), last), reduced
+        return features.view_as(features), _averages(flat(features, last), last), reduced
 
     @staticmethod
     @without_autocast
@@ -57,7 +57,7 @@ class _PoolAndReduce(torch.autograd.Function):
             return tuple(gradients_of_formula(formula.pool_and_reduce, inputs, ctx.needs_input_grad, gradients))
         assert for_averages is not None and for_reduced is not None
         last = is_channels_last(features)
-        maps, for_maps = _flat(features, last), _flat(for_reduced, last)
+        maps, for_maps = flat(features, last), flat(for_reduced, last)
         for_weight = None
         if ctx.needs_input_grad[1]:
             flipped = for_maps.flatten(0, 1).t() @ maps.flatten(0, 1) if last else for_maps @ maps.transpose(1, 2)
@@ -67,17 +67,11 @@ class _PoolAndReduce(torch.autograd.Function):
             left = torch.cat([for_maps, torch.ones_like(for_maps.narrow(2 if last else 1, 0, 1))], 2 if last else 1)
             average = for_averages[:, None] / features.shape[2:].numel()
             right = torch.cat([weight.flatten(1).expand(len(average), -1, -1), average], 1)
-            total = _flat(for_features, last)
+            total = flat(for_features, last)
             factors = (left, right) if last else (right.transpose(1, 2), left)
             total = torch.baddbmm(total, *factors)
-            for_features = total.unflatten(1 if last else 2, features.shape[2:])
-            for_features = for_features.permute(0, 3, 1, 2) if last else for_features
+            for_features = unflat(total, features.shape, last)
         return for_features, for_weight, for_reduced.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-
-
-def _flat(maps: Tensor, last: bool) -> Tensor:
-    """(N, C, H, W) as (N, H W, C) for channels_last maps, else as (N, C, H W)."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2) if last else maps.flatten(2)
 
 
 def _averages(maps: Tensor, last: bool) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
+from bam.kernels.layout import flat, is_channels_last, unflat
 
 
 def gate(
@@ -78,10 +79,10 @@ def _sum(values: Tensor, shape: torch.Size) -> Tensor:
     """
     if values.shape == shape or values.device.type != "cpu" or values.dtype == torch.float16:
         return values.sum_to_size(shape)
-    last, over_places = formula.is_channels_last(values), shape[1] == values.shape[1]
-    maps = values.permute(0, 2, 3, 1).flatten(1, 2) if last else values.flatten(2)
+    last, over_places = is_channels_last(values), shape[1] == values.shape[1]
+    maps = flat(values, last)
     if last == over_places:
         return (maps.new_ones(1, 1, maps.shape[1]).expand(len(maps), -1, -1) @ maps).view(shape)
     sums = maps @ maps.new_ones(maps.shape[2], 1)
     # With the strides of F, the BatchNorm that gets this gradient rounds less for channels_last bfloat16.
-    return sums.unflatten(1, shape[2:]).permute(0, 3, 1, 2) if last else sums.view(shape)
+    return unflat(sums, shape, last)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, wants_formula
+from bam.kernels.layout import flat, is_channels_last, unflat
 
 
 def tile(i: int, j: int) -> tuple[int, int]:
@@ -235,13 +236,7 @@ def gate(
     """`bam.kernels.gate` in Triton kernels."""
     memory_format = torch.channels_last if features.stride(1) < features.stride(3) else torch.contiguous_format
     features = features if features.is_contiguous() else features.contiguous(memory_format=memory_format)
-    last = formula.is_channels_last(features)
-
-    def flat(tensor: Tensor) -> Tensor:
-        return tensor.permute(0, 2, 3, 1).flatten(1, 2) if last else tensor.flatten(2)
-
-    mc, ms = (None if t is None else flat(t) for t in (channel_logits, spatial_logits))
-    output = flat_gate(flat(features), ms if last else mc, mc if last else ms, scale, combine)
-    if last:
-        return output.unflatten(1, features.shape[2:]).permute(0, 3, 1, 2)
-    return output.view(features.shape)
+    last = is_channels_last(features)
+    mc, ms = (None if t is None else flat(t, last) for t in (channel_logits, spatial_logits))
+    output = flat_gate(flat(features, last), ms if last else mc, mc if last else ms, scale, combine)
+    return unflat(output, features.shape, last)

@@ -1,0 +1,115 @@
+"""The gate that torch.compile compiles within eager networks, against the gate in torch operations."""
+
+import copy
+import functools
+
+import pytest
+import torch
+
+from bam import BAM
+from bam.costs import saved_bytes
+from bam.kernels import GateOptions, backend, gate, inductor_gate
+from bam.models import build
+from bam.surgery import attach, attended
+
+pytestmark = pytest.mark.skipif(not torch.compiler.list_backends(), reason="torch cannot compile here")
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Each test compiles anew, and reaches no limit of recompilations."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Traces and differentiates what would be compiled, which takes seconds each time, and runs it as it is."""
+    quickly = functools.cache(functools.partial(torch.compile, dynamic=True, backend="aot_eager"))
+    monkeypatch.setattr(inductor_gate, "_compiled", quickly)
+
+
+def by(kernel, inputs, gradient, combine="sum"):
+    """F' and the gradients of all inputs (features, channel logits, spatial logits, scale; None if missing)."""
+    features, mc, ms, scale = inputs
+    output = gate(features, mc, ms, scale=scale, options=GateOptions(combine, kernel=kernel))
+    return [output, *torch.autograd.grad(output, [t for t in inputs if t is not None], gradient)]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("missing", [None, 1, 2])
+@pytest.mark.parametrize("combine", ["sum", "product", "max"])
+def test_output_and_gradients_are_those_of_torch(combine, missing, layout):
+    features = torch.randn(3, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
+    mc, ms = torch.randn(3, 5, 1, 1, dtype=torch.float64), torch.randn(3, 1, 4, 6, dtype=torch.float64)
+    mc[0, 0], ms[0, 0, 0, 0] = 0.5, 0.5  # a tie for "max"
+    inputs = [features, mc, ms, torch.tensor([0.7], dtype=torch.float64)]
+    inputs = [None if k == missing else t.requires_grad_() for k, t in enumerate(inputs)]
+    wanted, computed = (by(kernel, inputs, torch.ones_like(features), combine) for kernel in ("torch", "inductor"))
+    torch.testing.assert_close(computed, wanted, rtol=1e-12, atol=1e-12)
+    assert computed[0].is_contiguous(memory_format=layout)
+
+
+def test_low_precision_sizes_and_strides():
+    """bfloat16 with logits in float32; sizes change without compiling again, odd strides are served by torch."""
+    for n, c, h, w in ((3, 5, 4, 6), (2, 8, 7, 3), (4, 6, 2, 9)):
+        features = torch.randn(n, c, h, w, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+        inputs = [features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), None]
+        inputs = [None if t is None else t.requires_grad_() for t in inputs]
+        gradient = torch.randn_like(features)
+        for wanted, computed in zip(*(by(k, inputs, gradient) for k in ("torch", "inductor")), strict=True):
+            assert computed.dtype == wanted.dtype
+            torch.testing.assert_close(computed, wanted, rtol=0.03, atol=0.1)
+    assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(inductor_gate._gradients.__code__)) == 1
+    assert backend.implementation("inductor", [torch.randn(2, 3, 4, 10)[..., ::2], None, None, None]) == "torch"
+
+
+# torch's own forward mode scripts its decompositions when it is first used.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.usefixtures("quick")
+def test_second_derivatives_and_batches_of_gradients_are_the_formulas():
+    x = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    mc = torch.randn(2, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+    ms = torch.randn(2, 1, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def function(*inputs):
+        return gate(*inputs, options=GateOptions(kernel="inductor"))
+
+    assert torch.autograd.gradcheck(function, (x, mc, ms), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, (x, mc, ms))
+
+
+def test_the_map_is_not_kept():
+    x = torch.randn(2, 16, 8, 8, requires_grad=True)
+    kept = {}
+    for kernel in ("torch", "inductor"):
+        module = BAM(16, kernel=kernel)
+        kept[kernel] = saved_bytes(lambda module=module: module(x), x, *module.parameters(), *module.buffers())
+    assert kept["torch"] - kept["inductor"] >= x.nbytes
+
+
+def test_an_attended_network_trains_alike_and_compiles_as_a_whole():
+    torch.manual_seed(0)
+    model = attach(build("cifar/resnet8", 10), "bam(kernel=inductor)", image=32)
+    plain = copy.deepcopy(model)
+    for module in attended(plain).values():
+        module.kernel = "torch"
+    images = torch.randn(4, 3, 32, 32)
+    for network in (model, plain):
+        network(images).square().mean().backward()
+    for ours, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+    whole = torch.compile(model.eval(), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(images), plain.eval()(images))
+
+
+def test_without_a_compiler(monkeypatch):
+    def fails(*inputs):
+        raise ValueError("no working C++ compiler\nand more")
+
+    monkeypatch.setattr(inductor_gate, "_compiled", lambda function: fails)
+    with pytest.raises(RuntimeError, match=r"cannot be compiled here: no working C\+\+ compiler; .* kernel='torch'"):
+        BAM(8, kernel="inductor")(torch.randn(2, 8, 4, 4))
