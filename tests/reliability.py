@@ -475,7 +475,7 @@ def list_names_a_file_elsewhere() -> str:
     return said(DETECT)
 
 
-@row("Files and flags", "A training state comes from elsewhere but has a correct digest", "refused; none of it is run")
+@row("Files and flags", "A training state that bam did not write has a correct digest", "refused; none of it is run")
 def foreign_state() -> str:
     folder = stopped()
     for path in folder.glob("state-*"):

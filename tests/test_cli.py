@@ -31,9 +31,10 @@ def test_every_verb_explains_itself(capsys):
 def test_help_shows_the_values_of_the_recipe(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--recipe", "cifar100/resnet50", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    message = " ".join(capsys.readouterr().out.split())
     assert (
-        "default: cifar/resnet50_v1)" in told and "passes over the training images. (type: int, default: 300)" in told
+        "default: cifar/resnet50_v1)" in message
+        and "passes over the training images. (type: int, default: 300)" in message
     )
 
 
@@ -58,8 +59,8 @@ def test_cost_of_the_released_layout(capsys):
 def test_compare_end_to_end(tmp_path, capsys):
     words = ["compare", "--recipe", "digits/small", *TINY, "--seeds", "2", "--out", str(tmp_path)]
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "bam - none: " in told and f"report: {tmp_path}/report.html" in told
+    message = capsys.readouterr().out
+    assert "bam - none: " in message and f"report: {tmp_path}/report.html" in message
     summary = json.loads((tmp_path / "summary.json").read_text())
     by_seed = {v["name"]: dict(zip(v["seeds"], v["results"], strict=True)) for v in summary["variants"]}
     (comparison,) = summary["comparisons"]
@@ -79,8 +80,8 @@ def test_variants_with_options_are_compared(tmp_path, capsys):
     words = ["compare", "--recipe", "digits/small", *TINY, "--attention", variants, "--seeds", "1"]
     words += ["--out", str(tmp_path)]
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "bam(reduction=4) - none: " in told and "se(sites=every block, identity=true) - none: " in told
+    message = capsys.readouterr().out
+    assert "bam(reduction=4) - none: " in message and "se(sites=every block, identity=true) - none: " in message
     records = {folder.parent.name: json.loads(folder.read_text()) for folder in tmp_path.glob("*/record.json")}
     assert set(records) == {"none-seed0", "bam-reduction=4-seed0", "se-sites=every-block-identity=true-seed0"}
     assert records["bam-reduction=4-seed0"]["recipe"]["attention"] == "bam(reduction=4)"
@@ -154,19 +155,19 @@ def test_added_seeds_are_repeated_too():
 
 def test_a_table_of_the_paper(capsys):
     assert cli.main(["paper", "--table", "dilation"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("###") == 1 and told.count("24,066,909") == 4 and "20.47" in told
+    message = capsys.readouterr().out
+    assert message.count("###") == 1 and message.count("24,066,909") == 4 and "20.47" in message
     assert cli.main(["paper", "--table", "KITTI"]) == 1 and "the tables are: CIFAR-100;" in capsys.readouterr().err
 
 
 def test_recipes(capsys):
     assert cli.main(["recipes"]) == 0
-    told = capsys.readouterr().out
-    assert "digits/full" in told and "top-1 error 21.49 %" in told
+    message = capsys.readouterr().out
+    assert "digits/full" in message and "top-1 error 21.49 %" in message
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (["trian"], 2, "unknown verb 'trian'"),
         (["train", "--recipe", "digits/smal"], 1, "unknown recipe 'digits/smal'; known: digits/small"),
@@ -196,12 +197,12 @@ def test_recipes(capsys):
         (["cost", "--model", "resnet18", "--attention", "bam", "--attention-options", '{"ratio": 2}'], 1, "'ratio'"),
     ],
 )
-def test_errors_are_one_sentence(words, status, told, capsys, tmp_path, monkeypatch):
+def test_errors_are_one_sentence(words, status, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", _no_network)
     assert cli.main(words) == status
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error
 
 
 def _no_network(*args, **kwargs):
@@ -303,11 +304,11 @@ def test_the_command_to_repeat_is_understood(tmp_path, capsys):
 
 def test_sites_of_detectors(capsys):
     assert cli.main(["sites", "--model", "stairnet300_mobilenet", "--no-latency"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("backbone.stairs.") == 6 and "28,290" in told
+    message = capsys.readouterr().out
+    assert message.count("backbone.stairs.") == 6 and "28,290" in message
     assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
-    told = capsys.readouterr().out
-    assert "ssd_resnet8 is built on cifar/resnet8" in told and "layer2" in told
+    message = capsys.readouterr().out
+    assert "ssd_resnet8 is built on cifar/resnet8" in message and "layer2" in message
 
 
 def test_help_ends_with_examples_that_are_understood(tmp_path, monkeypatch, capsys):

@@ -155,8 +155,8 @@ def test_examples_run(name, capsys):
     text = (ROOT / "examples" / f"{name}.py").read_text()
     assert len(text.splitlines()) <= 40
     exec(text, {"__name__": "__main__"})
-    told = capsys.readouterr().out
-    assert all(line in told for line in EXAMPLES[name]) and "unchanged: False" not in told
+    message = capsys.readouterr().out
+    assert all(line in message for line in EXAMPLES[name]) and "unchanged: False" not in message
 
 
 def test_all_examples_are_tested():

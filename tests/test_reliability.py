@@ -75,8 +75,8 @@ def test_networks_of_one_channel_are_refused_unless_they_reduce_images_themselve
     (tmp_path / "grey.py").write_text(GREY)
     monkeypatch.syspath_prepend(tmp_path)
     assert cli.main(["train", "--recipe", "digits/small", "--model", "grey:net", "--out", "a", *TINY]) == 1
-    told = capsys.readouterr().err
-    assert "grey:net: its first convolution takes 1 channel, but data sets serve RGB images" in told
+    message = capsys.readouterr().err
+    assert "grey:net: its first convolution takes 1 channel, but data sets serve RGB images" in message
     assert cli.main(["train", "--recipe", "digits/small", "--model", "grey:Reduced", "--out", "b", *TINY]) == 0
 
 
@@ -100,7 +100,7 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "told"),
+    ("flags", "status", "message"),
     [
         (["--warmup-epochs=-1"], 1, "warmup_epochs must be at least 0"),
         (["--milestones", "7,-3"], 1, "milestones must be shares of the epochs"),
@@ -120,19 +120,19 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--data-options", '{"num_train": 1000000000000}'], 1, "not enough memory for 931. TiB at once"),
     ],
 )
-def test_values_of_flags_are_refused_in_a_sentence(flags, status, told, tmp_path, monkeypatch, capsys):
+def test_values_of_flags_are_refused_in_a_sentence(flags, status, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
         left = cli.main(["train", "--recipe", "digits/small", "--out", "run", *TINY, *flags])
     except SystemExit as stop:
         left = stop.code
     error = capsys.readouterr().err
-    assert left == status and told in error and len(error.splitlines()) <= 6 and "usage" not in error
+    assert left == status and message in error and len(error.splitlines()) <= 6 and "usage" not in error
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["cost", "--model", "resnet18", "--num-classes", "-1"], "num_classes must be at least 1, got -1"),
         (["sites", "--model", "resnet18", "--num-classes", "0"], "num_classes must be at least 1, got 0"),
@@ -144,10 +144,10 @@ def test_values_of_flags_are_refused_in_a_sentence(flags, status, told, tmp_path
         ),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_in_a_sentence(words, told, capsys):
+def test_sizes_that_cannot_be_are_refused_in_a_sentence(words, message, capsys):
     assert cli.main(words) == 1
     error = capsys.readouterr().err
-    assert told in error and len(error.splitlines()) == 1
+    assert message in error and len(error.splitlines()) == 1
 
 
 def test_too_many_seeds(capsys):
@@ -172,7 +172,7 @@ def test_unexpected_errors_are_one_sentence(monkeypatch, capsys):
 
     monkeypatch.setitem(cli.VERBS, "models", models)
     assert cli.main(["models"]) == 1
-    assert "unexpected error, KeyError: 'x'" in (told := capsys.readouterr().err) and "--traceback" in told
+    assert "unexpected error, KeyError: 'x'" in (message := capsys.readouterr().err) and "--traceback" in message
     with pytest.raises(KeyError):
         cli.main(["models", "--traceback"])
 

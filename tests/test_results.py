@@ -90,8 +90,8 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
     (tmp_path / ".hidden.png").write_text("no image")
     (tmp_path / "notes.txt").write_text("no image")
     assert cli.main(["predict", str(trained / kind), str(tmp_path), "--out", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert "skipped: 1 hidden, 1 .txt (images are .jpg, " in told[4]
+    printed = capsys.readouterr().out.splitlines()
+    assert "skipped: 1 hidden, 1 .txt (images are .jpg, " in printed[4]
     network = from_pretrained(trained / "saved")
     entries = strict(tmp_path / "out" / "predictions.json")
     assert [entry["file_name"] for entry in entries] == [*map(str, mine), str(tmp_path / "dot.png")]
@@ -110,11 +110,11 @@ def test_predictions_are_those_of_the_network(trained, photos, tmp_path, capsys,
             (str(k), one["class"]) for k, one in enumerate(entry["predictions"], start=1)
         ]
         first = entry["predictions"][0]
-        assert told[number].startswith(entry["file_name"]) and (
-            f"{first['class']} {100 * first['probability']:.1f} %" in told[number]
+        assert printed[number].startswith(entry["file_name"]) and (
+            f"{first['class']} {100 * first['probability']:.1f} %" in printed[number]
         )
-    assert told[3].startswith(f"left out: {tmp_path / 'broken.png'} cannot be read as an image: ")
-    assert told[5:] == [f"predictions.csv and predictions.json in {tmp_path / 'out'}"]
+    assert printed[3].startswith(f"left out: {tmp_path / 'broken.png'} cannot be read as an image: ")
+    assert printed[5:] == [f"predictions.csv and predictions.json in {tmp_path / 'out'}"]
 
 
 def test_other_processes_decode_the_same(tmp_path):
@@ -203,7 +203,7 @@ def check_files(out, confusion, top5):
 def test_an_evaluation_by_hand(trained, photos, tmp_path, capsys, kind):
     data = [] if kind == "run" else ["--data", f"folder:{photos}"]
     assert cli.main(["evaluate", str(trained / kind), *data, "--out", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     network = from_pretrained(trained / "saved")
     confusion, top5 = judged(network, photos / "val")
     assert 0 < sum(confusion[name][name] for name in confusion) < 27  # some right, some wrong
@@ -211,9 +211,9 @@ def test_an_evaluation_by_hand(trained, photos, tmp_path, capsys, kind):
     record = json.loads((trained / "run" / "record.json").read_text())["final"]
     assert content["measures"][0]["value"] == pytest.approx(record["test_error"])
     assert content["measures"][1]["value"] == pytest.approx(record["test_error_top5"])
-    assert f"{trained / kind} on folder:{photos}, test images (val/): 27 images" in told
-    assert f"test error {100 * record['test_error']:.2f} % [" in told and "the 5 worst of 6 classes" in told
-    assert "not the run's images" not in told
+    assert f"{trained / kind} on folder:{photos}, test images (val/): 27 images" in printed
+    assert f"test error {100 * record['test_error']:.2f} % [" in printed and "the 5 worst of 6 classes" in printed
+    assert "not the run's images" not in printed
 
 
 def test_the_classes_present_are_measured_and_numbered_as_in_the_network(trained, photos, tmp_path, capsys):
@@ -240,8 +240,8 @@ def test_the_classes_present_are_measured_and_numbered_as_in_the_network(trained
     paint(tmp_path / "both" / "train" / "yak" / "1.png", 1)
     paint(tmp_path / "both" / "val" / "yak" / "1.png", 1)
     assert cli.main(["evaluate", str(trained / "run"), "--data", f"folder:{tmp_path / 'both'}"]) == 1
-    told = capsys.readouterr().err
-    assert "has classes that the network does not know, 'yak'; it knows " in told and len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "has classes that the network does not know, 'yak'; it knows " in printed and len(printed.splitlines()) == 1
 
 
 def test_unreadable_images_are_counted_and_other_images_noted(trained, photos, tmp_path, capsys):
@@ -250,8 +250,9 @@ def test_unreadable_images_are_counted_and_other_images_noted(trained, photos, t
     words = ["evaluate", str(trained / "run"), "--data", f"folder:{moved}", "--out", str(tmp_path / "out")]
     assert cli.main(words) == 1 and "leave such images out" in capsys.readouterr().err
     assert cli.main([*words, "--data-options", '{"unreadable": "skip"}']) == 0
-    told = capsys.readouterr().out
-    assert "(val/): 26 images" in told and f"unreadable images: 1, e.g. {moved / 'val' / 'zebra' / '0.png'}" in told
+    printed = capsys.readouterr().out
+    assert "(val/): 26 images" in printed
+    assert f"unreadable images: 1, e.g. {moved / 'val' / 'zebra' / '0.png'}" in printed
     assert strict(tmp_path / "out" / "evaluation.json")["unreadable"] == 1
 
 
@@ -309,7 +310,7 @@ def test_images_in_memory_are_renumbered_and_joined():
 def test_words_by_position():
     expected = {"run": "r", "images": ["a,b.png", "c"], "out": "o"}
 
-    def told(words, verb=predict):
+    def printed(words, verb=predict):
         values = parse_flags(verb, words)
         return {name: values[name] if name == "images" else str(values[name]) for name in expected if name in values}
 
@@ -320,9 +321,9 @@ def test_words_by_position():
         ["r", "a,b.png", "--out", "o", "c"],
         ["--run", "r", "a,b.png", "--out", "o", "c"],
     ):
-        assert told(words) == expected
-    assert told(["--run", "r", "--images", "a,b.png,c"])["images"] == ["a", "b.png", "c"]
-    assert told(["r", "--images=x"])["images"] == ["x"]
+        assert printed(words) == expected
+    assert printed(["--run", "r", "--images", "a,b.png,c"])["images"] == ["a", "b.png", "c"]
+    assert printed(["r", "--images=x"])["images"] == ["x"]
     assert parse_flags(cli.VERBS["sites"], ["--no-latency", "resnet18", "--keep", "2"]) == {
         **parse_flags(cli.VERBS["sites"], ["--model", "resnet18", "--keep", "2"]), "latency": False,
     }  # fmt: skip
@@ -375,7 +376,7 @@ def test_every_verb_takes_a_network_by_name(trained, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "printed"),
     [
         (["predict", "run", "nowhere.png"], "there is no image nowhere.png"),
         (["predict", "run", "empty"], "the folder empty holds no images (.jpg, "),
@@ -398,7 +399,7 @@ def test_every_verb_takes_a_network_by_name(trained, photos, tmp_path, capsys):
         (["predict", "broken", "dot.png"], "dot.png: the network's output is not finite"),
     ],
 )
-def test_what_cannot_be_meant_is_told_in_a_sentence(trained, tmp_path, monkeypatch, capsys, words, told):
+def test_what_cannot_be_meant_is_reported_in_a_sentence(trained, tmp_path, monkeypatch, capsys, words, printed):
     monkeypatch.chdir(tmp_path)
     for name in ("run", "saved"):
         (tmp_path / name).symlink_to(trained / name)
@@ -411,7 +412,7 @@ def test_what_cannot_be_meant_is_told_in_a_sentence(trained, tmp_path, monkeypat
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     assert cli.main(words) == 1
     message = capsys.readouterr().err
-    assert told in message and len(message.splitlines()) == 1
+    assert printed in message and len(message.splitlines()) == 1
     assert not (tmp_path / "predictions").exists() and not (tmp_path / "evaluation").exists()
 
 

@@ -76,7 +76,9 @@ def check_types(values: Mapping[str, Any], types: Mapping[str, Any], source: Pat
         if name in values and not _has_type(values[name], kind):
             shown = f"{values[name]!r:.60}"
             expected = getattr(kind, "__name__", kind) if not typing.get_args(kind) else kind
-            raise ValueError(f"{source} is damaged or from elsewhere: {name} must be of type {expected}, got {shown}")
+            raise ValueError(
+                f"{source} is damaged, or was not written by bam: {name} must be of type {expected}, got {shown}"
+            )
 
 
 def _has_type(value: Any, kind: Any) -> bool:

@@ -87,7 +87,7 @@ def test_a_branch_left_out_leaves_the_map_of_the_others(name):
     assert torch.equal(module.maps(x).combined, maps.combined)
 
 
-def test_identity_and_constancy_are_told_from_the_weights(name):
+def test_identity_and_constancy_are_reported_from_the_weights(name):
     module = restless(ATTENTION[name](16)).eval()
     assert not module.is_identity() and not module.is_constant() and not module.is_fused
     if traits(name).starts_as_identity:
@@ -122,15 +122,15 @@ def test_identity(name, training, memory_format):
 
 
 @pytest.mark.parametrize(
-    ("x", "error", "told"),
+    ("x", "error", "message"),
     [
         (torch.zeros(2, 16, 4, 4, dtype=torch.int32), TypeError, "int32"),
         (torch.zeros(16, 4, 4), ValueError, r"\(16, 4, 4\)"),
         (torch.zeros(2, 8, 4, 4), ValueError, r"\(N, 16, H, W\).*\(2, 8, 4, 4\)"),
     ],
 )
-def test_bad_input_is_told(name, x, error, told):
-    with pytest.raises(error, match=told):
+def test_bad_input_is_reported(name, x, error, message):
+    with pytest.raises(error, match=message):
         ATTENTION[name](16)(x)
 
 
@@ -225,7 +225,7 @@ def test_at_the_bottlenecks_as_the_identity(name, plain):
 
 def test_an_adapter_gives_it_back_where_it_was(name, plain, tmp_path):
     if name not in bam.ATTENTION:
-        pytest.skip("its options are not told")
+        pytest.skip("its options are not known")
     model = bam.attach(copy.deepcopy(plain), name, sites="bottlenecks")
     for module in bam.attended(model).values():
         restless(module)

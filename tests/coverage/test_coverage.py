@@ -9,7 +9,7 @@ from tests.coverage import networks
 
 
 @pytest.mark.parametrize(
-    ("network", "failed", "told"),
+    ("network", "failed", "message"),
     [
         (networks.Small, None, ""),
         (networks.Restless, "identity", "the output has changed"),
@@ -17,14 +17,14 @@ from tests.coverage import networks
         (networks.Fixed, "export", ""),
     ],
 )
-def test_each_check_can_fail(network, failed, told):
+def test_each_check_can_fail(network, failed, message):
     row = check("mine", "nets", "net", network)
     assert (row.sites, row.side, row.params) == ("pass", 96, 808) and row.found.startswith("one (8 at 1/1)")
     assert row.passed == (failed is None) and not row.refused
     if failed:
         reached = list(CHECKS).index(failed)
         assert [getattr(row, name) for name in CHECKS][reached:] == ["fail"] + [""] * (len(CHECKS) - reached - 1)
-        assert row.reason.startswith(f"{failed}: ") and told in row.reason
+        assert row.reason.startswith(f"{failed}: ") and message in row.reason
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def voc_object(name, box, difficult=0, more=""):
 
 
 def voc_xml(*objects, size=(50, 40)):
-    told = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
-    return f"<annotation><filename>x.jpg</filename>{told}{''.join(objects)}</annotation>"
+    shape = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
+    return f"<annotation><filename>x.jpg</filename>{shape}{''.join(objects)}</annotation>"
 
 
 def write_voc(folder, images, size=(50, 40), **splits):

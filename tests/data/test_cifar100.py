@@ -49,7 +49,7 @@ class Evil:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("train", {"data": Evil(), "fine_labels": []}, "train is truncated or not .*asks for posix.system"),
         ("train", [1, 2], "holds a list"),
@@ -59,9 +59,9 @@ class Evil:
         ("meta", {"label_names": []}, "100 fine_label_names"),
     ],
 )
-def test_foreign_files_are_named(copy, name, content, told):
+def test_foreign_files_are_named(copy, name, content, message):
     write(copy / "cifar-100-python", name, content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         cifar100(copy)
 
 

@@ -166,7 +166,7 @@ LAST = "annotations", 2
         (having([9, 5, -7, 6], *LAST, "bbox"), "has a box without area in its image"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_with_its_path(tmp_path, content, message):
+def test_what_is_wrong_with_a_file_is_reported_with_its_path(tmp_path, content, message):
     path = write_coco(tmp_path, val2017=instances())
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:? .*{message}"):

@@ -76,7 +76,7 @@ def test_warnings_of_the_decoder_are_none_of_the_users(tmp_path, monkeypatch):
         read_rgb(str(tmp_path / "a.png"))
 
 
-def test_what_is_no_image_is_told_alike_where_image_open_was_replaced(tmp_path, monkeypatch):
+def test_what_is_no_image_is_reported_alike_where_image_open_was_replaced(tmp_path, monkeypatch):
     """As Ultralytics does: it tries a decoder of its own, which may not be installed."""
 
     def opened(file, mode="r"):

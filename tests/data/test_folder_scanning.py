@@ -71,9 +71,9 @@ def test_a_run_tells_what_it_found_and_what_it_passed_over(tmp_path):
     for name in ("a.gif", "b.GIF", "c.jfif", "._d.jpg"):
         (tmp_path / "train" / "cat" / name).write_bytes(b"x")
     train, test = folder(tmp_path)
-    told = train.notes[0]
+    message = train.notes[0]
     assert len(train) == 10 and train.notes == test.notes == train.subset(torch.tensor([1])).notes
-    assert told.startswith(
+    assert message.startswith(
         "10 training images (train/), 4 to 6 per class; 4 test images (val/), 2 per class; "
         "skipped: 2 .gif, 1 hidden, 1 .jfif (images are .jpg, .jpeg, "
     )
@@ -126,7 +126,7 @@ def test_a_class_or_part_that_is_a_link(tmp_path):
         folder(tmp_path / "real")
 
 
-def test_equal_images_in_both_parts_are_told(tmp_path):
+def test_equal_images_in_both_parts_are_reported(tmp_path):
     for part in ("train", "val"):
         paint_classes(tmp_path / part, {"cat": 3, "dog": 3}, "png" if part == "train" else "bmp")
     assert len(folder(tmp_path)[0].notes) == 1
@@ -203,12 +203,12 @@ COMPLETE = ("empty class", "only hidden", "missing in val", "missing in train", 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_other_layouts_are_refused_by_name(tmp_path, name):
-    make, told = LAYOUTS[name]
+    make, message = LAYOUTS[name]
     if name in COMPLETE:
         for part in ("train", "val"):
             paint_classes(tmp_path / part, {"cat": 1, "dog": 1})
     make(tmp_path)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         folder(tmp_path)
 
 
@@ -231,7 +231,7 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (
             {"canvas": 40, "sise": 3},
@@ -255,6 +255,6 @@ def test_the_folder_is_looked_for_as_it_is_and_below_the_root(pictures, tmp_path
         ({"std": [0.2, 0.2, float("nan")]}, "std must be"),
     ],
 )
-def test_options_that_cannot_be_meant_are_refused(pictures, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_options_that_cannot_be_meant_are_refused(pictures, options, message):
+    with pytest.raises(ValueError, match=message):
         folder(pictures, **options)

@@ -121,8 +121,8 @@ def test_words():
         ("couldnt've", "couldn't've"), ("she's here", "she's here"),
     ],
 )  # fmt: skip
-def test_answers_are_made_alike(given, expected):
-    assert normalized_answer(given) == expected
+def test_answers_are_made_alike(served, expected):
+    assert normalized_answer(served) == expected
 
 
 def test_scores_of_ten_answers():
@@ -225,7 +225,7 @@ QUESTIONS, ANSWERS = "v2_OpenEnded_mscoco_train2014_questions.json", "v2_mscoco_
         ),
     ],
 )
-def test_what_is_wrong_with_files_is_said(vqa2, harm, message):
+def test_what_is_wrong_with_files_is_reported(vqa2, harm, message):
     harm(vqa2)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_questions("vqa2", vqa2)

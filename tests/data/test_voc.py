@@ -128,7 +128,7 @@ BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
         (voc_xml(voc_object("dog", (51, 1, 60, 9))), r"object 1 \(dog\) has a box without area in its image"),
     ],
 )
-def test_what_is_wrong_with_an_annotation_is_told_with_its_file(tmp_path, xml, message):
+def test_what_is_wrong_with_an_annotation_is_reported_with_its_file(tmp_path, xml, message):
     plant(tmp_path, xml)
     path = tmp_path / "VOCdevkit/VOC2007/Annotations/000001.xml"
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}:? .*{message}"):
@@ -153,7 +153,7 @@ def test_lists_with_a_byte_order_mark_and_other_suffixes(tmp_path):
     assert sum(len(images) for images, _ in train.batches(1).test()) == 2
 
 
-def test_images_that_exif_turns_are_told(tmp_path):
+def test_images_that_exif_turns_are_reported(tmp_path):
     plant(tmp_path)
     path = tmp_path / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000002.jpg"
     exif = Image.Exif()

@@ -54,7 +54,7 @@ def test_only_the_parent_ends_processes(pictures):
     assert [child.exitcode for child in children] == [0, 0]
 
 
-def test_a_killed_process_is_told(pictures):
+def test_a_killed_process_is_reported(pictures):
     train, _ = folder(pictures, workers=1)
     epoch = train.batches(1, PLAIN).train(0, 0)
     next(epoch)

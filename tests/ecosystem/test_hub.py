@@ -32,8 +32,8 @@ def test_entries_and_their_help(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     repository = {"github": "owner/repository:main", "trust_repo": True}
     assert set(torch.hub.list(**repository)) == {"attended", *(f"bam_{name}" for name in NAMED)}
-    told = torch.hub.help(model="bam_resnet34", **repository)
-    assert "resnet34 with BAM" in told and "pretrained:" in told
+    message = torch.hub.help(model="bam_resnet34", **repository)
+    assert "resnet34 with BAM" in message and "pretrained:" in message
 
 
 @pytest.mark.parametrize("name", NAMED)

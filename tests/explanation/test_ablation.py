@@ -25,24 +25,24 @@ def network(attention="bam", **options):
 def test_every_switch_by_hand():
     model = network()
     classes = model(IMAGES).argmax(1)
-    found = ablations(model, batched(IMAGES, classes, 16))
-    assert found.accuracy.mean == 1
+    results = ablations(model, batched(IMAGES, classes, 16))
+    assert results.accuracy.mean == 1
     plain_model = bam.detach(network())
-    assert found.all_off.accuracy.mean == pytest.approx((plain_model(IMAGES).argmax(1) == classes).float().mean())
-    assert list(found.sites_off) == list(bam.attended(model))
-    for site, one in found.sites_off.items():
+    assert results.all_off.accuracy.mean == pytest.approx((plain_model(IMAGES).argmax(1) == classes).float().mean())
+    assert list(results.sites_off) == list(bam.attended(model))
+    for site, one in results.sites_off.items():
         other = network()
         bam.attended(other)[site].forward = lambda features: features
         right = (other(IMAGES).argmax(1) == classes).double().mean().item()
         assert one.accuracy.mean == pytest.approx(right) and one.changed == pytest.approx(1 - right)
         assert one.difference.mean == pytest.approx(right - 1)
-    json.dumps(plain(found), allow_nan=False)
+    json.dumps(plain(results), allow_nan=False)
     assert (
-        found.all_off.verdict
+        results.all_off.verdict
         == {
             -1: "evidence: accuracy falls without it",
             0: "no difference in accuracy shown without it",
-        }[found.all_off.difference.sign]
+        }[results.all_off.difference.sign]
     )
 
 
@@ -66,8 +66,8 @@ def test_a_branch_alone_is_the_sigmoid_of_its_logits(combine):
 def test_modules_without_branches_are_left_alone():
     for attention in ("se", "bam(branch=channel)", nn.BatchNorm2d):
         model = network(attention)
-        found = ablations(model, batched(IMAGES, model(IMAGES).argmax(1), 40))
-        assert found.branches_alone == {} and found.sites_off
+        results = ablations(model, batched(IMAGES, model(IMAGES).argmax(1), 40))
+        assert results.branches_alone == {} and results.sites_off
     with pytest.raises(ValueError, match="has no branch 'channel'"), branch_alone(network("se"), "channel"):
         pass
 

@@ -31,30 +31,30 @@ def test_everything_as_strict_json():
             yield item
             calls.append((title, number, total))
 
-    found = examine(model, test, train.normalization(), limit=4, track=track)
+    results = examine(model, test, train.normalization(), limit=4, track=track)
     assert_unchanged(before, model)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert list(found) == ["num_images", "num_unreadable", "statistics", "pointing", "faithfulness", "ablations"]
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert list(results) == ["num_images", "num_unreadable", "statistics", "pointing", "faithfulness", "ablations"]
     sites = list(bam.attended(model))
-    assert found["num_images"] == 4 and found["num_unreadable"] == 0
-    assert all(list(found[part]) == sites for part in list(found)[2:5])
-    assert calls == [(part, 1, 1) for part in list(found)[2:]]
-    assert found == examine(model, test, train.normalization(), limit=4)
+    assert results["num_images"] == 4 and results["num_unreadable"] == 0
+    assert all(list(results[part]) == sites for part in list(results)[2:5])
+    assert calls == [(part, 1, 1) for part in list(results)[2:]]
+    assert results == examine(model, test, train.normalization(), limit=4)
 
 
 def test_without_boxes_and_with_a_single_image():
     train, test = data(1)
     unboxed = Dataset(test.images, test.targets, test.classes)
-    found = examine(network(), unboxed, train.normalization(), limit=None)
-    assert found["pointing"] is None and found["num_images"] == 1
-    json.dumps(found, allow_nan=False)
+    results = examine(network(), unboxed, train.normalization(), limit=None)
+    assert results["pointing"] is None and results["num_images"] == 1
+    json.dumps(results, allow_nan=False)
     assert examine(network(), test, train.normalization())["pointing"] is not None
 
 
 def test_only_the_parts_asked_for():
     train, test = data(4)
-    found = examine(network(), test, train.normalization(), parts=("ablations",))
-    assert list(found) == ["num_images", "num_unreadable", "statistics", "ablations"]
+    results = examine(network(), test, train.normalization(), parts=("ablations",))
+    assert list(results) == ["num_images", "num_unreadable", "statistics", "ablations"]
 
 
 def test_what_cannot_be_examined_is_refused():

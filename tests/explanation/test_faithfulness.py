@@ -17,16 +17,16 @@ def test_deletion_of_the_one_place_that_matters():
     """The square is a sixteenth of the image: the first of 16 steps deletes or inserts it, and nothing else."""
     images, classes, _ = squares(20)
     model = pointer()
-    found = deletion_insertion(model, batched(images, classes, 7))["stem"]
+    results = deletion_insertion(model, batched(images, classes, 7))["stem"]
     with torch.no_grad():
         first, last = (model(x).double().softmax(1)[0, 1].item() for x in (images, 0 * images))
-    assert found.fractions[1] == 1 / 16 and found.num_images == 20 and found.place_map == "spatial logits"
-    assert found.deletion.curves["attention"] == pytest.approx((first, *[last] * 16))
-    assert found.deletion.attention.mean == pytest.approx((first + last) / 32 + last * 15 / 16)
-    assert found.insertion.curves["attention"][1] > 0.999 * first
+    assert results.fractions[1] == 1 / 16 and results.num_images == 20 and results.place_map == "spatial logits"
+    assert results.deletion.curves["attention"] == pytest.approx((first, *[last] * 16))
+    assert results.deletion.attention.mean == pytest.approx((first + last) / 32 + last * 15 / 16)
+    assert results.insertion.curves["attention"][1] > 0.999 * first
     for other in ("random", "centre"):
-        assert found.deletion.differences[other].sign == -1
-    assert found.verdict.startswith("evidence: deleting what it points at hurts more than in a random order")
+        assert results.deletion.differences[other].sign == -1
+    assert results.verdict.startswith("evidence: deleting what it points at hurts more than in a random order")
 
 
 def test_pointing_elsewhere_is_contrary_and_a_constant_map_decoration():
@@ -77,9 +77,9 @@ def test_results_do_not_depend_on_the_batches():
 
 def test_one_image_maps_of_one_place_and_steps():
     images, classes, _ = squares(1)
-    found = deletion_insertion(pointer(stride=SIDE), batched(images, classes, 1), steps=1)["stem"]
-    assert found.verdict == "no verdict: fewer than 10 images" and found.fractions == (0, 1)
-    json.dumps(plain(found), allow_nan=False)
+    results = deletion_insertion(pointer(stride=SIDE), batched(images, classes, 1), steps=1)["stem"]
+    assert results.verdict == "no verdict: fewer than 10 images" and results.fractions == (0, 1)
+    json.dumps(plain(results), allow_nan=False)
     with pytest.raises(ValueError, match="at least 1 step"):
         deletion_insertion(pointer(), batched(images, classes, 1), steps=0)
     with pytest.raises(ValueError, match="no images"):

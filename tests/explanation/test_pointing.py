@@ -27,18 +27,18 @@ def test_attention_on_the_object_and_beside_it(stride):
 def test_a_single_maximum_elsewhere_never_hits():
     images, classes, _ = squares(12)
     boxes = torch.tensor([[7, 7, 10, 10]]).expand(12, -1)
-    found = pointing(pointer(), batched(images, classes, 5), boxes)["stem"]
-    assert found.hits.attention.mean == 0 and found.hits.verdict.startswith("it points away")
-    assert found.hits.others["centre"].mean == 1
+    results = pointing(pointer(), batched(images, classes, 5), boxes)["stem"]
+    assert results.hits.attention.mean == 0 and results.hits.verdict.startswith("it points away")
+    assert results.hits.others["centre"].mean == 1
 
 
 def test_a_constant_map_scores_chance():
     images, classes, boxes = squares(16)
-    found = pointing(pointer(0.0), batched(images, classes, 16), boxes)["stem"]
-    assert found.hits.differences["chance"].mean == pytest.approx(0, abs=1e-12)
-    assert found.energy.differences["chance"].mean == pytest.approx(0, abs=1e-12)
-    assert found.energy.attention.mean == pytest.approx(1 / 16)
-    assert found.hits.verdict == "no difference from chance shown"
+    results = pointing(pointer(0.0), batched(images, classes, 16), boxes)["stem"]
+    assert results.hits.differences["chance"].mean == pytest.approx(0, abs=1e-12)
+    assert results.energy.differences["chance"].mean == pytest.approx(0, abs=1e-12)
+    assert results.energy.attention.mean == pytest.approx(1 / 16)
+    assert results.hits.verdict == "no difference from chance shown"
 
 
 def test_energy_and_hits_by_hand():
@@ -73,8 +73,8 @@ def test_masks_have_the_area_of_the_box():
 def test_the_gain_stands_in_for_spatial_logits():
     images, classes, boxes = squares(12)
     model = bam.attach(bam.detach(pointer()), "se", sites="stem", image=SIDE)
-    found = pointing(model, batched(images, classes, 12), boxes)
-    assert found["stem"].place_map == "gain" and found["stem"].energy.attention.mean > 0
+    results = pointing(model, batched(images, classes, 12), boxes)
+    assert results["stem"].place_map == "gain" and results["stem"].energy.attention.mean > 0
 
 
 def test_boxes_that_do_not_fit_are_refused():
@@ -96,6 +96,6 @@ def test_boxes_that_do_not_fit_are_refused():
 
 def test_one_image_has_no_verdict_and_writes_strict_json():
     images, classes, boxes = squares(1)
-    found = pointing(pointer(), batched(images, classes, 1), boxes)
-    assert found["stem"].hits.attention.interval is None and "fewer than" in found["stem"].hits.verdict
-    json.dumps(plain(found), allow_nan=False)
+    results = pointing(pointer(), batched(images, classes, 1), boxes)
+    assert results["stem"].hits.attention.interval is None and "fewer than" in results["stem"].hits.verdict
+    json.dumps(plain(results), allow_nan=False)

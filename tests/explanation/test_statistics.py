@@ -52,12 +52,12 @@ def test_branch_shares_by_hand():
 @pytest.mark.parametrize("combine", ["sum", "product"])
 def test_all_at_once_in_float64_says_the_same(combine):
     model = network(combine=combine, reduction=2)
-    found = attention_statistics(model, batched(IMAGES, CLASSES, 5))
+    results = attention_statistics(model, batched(IMAGES, CLASSES, 5))
     whole = attention_statistics(model, [(IMAGES, CLASSES)])
     with record(model) as passes, torch.no_grad():
         model(IMAGES)
     for site, maps in passes[0].items():
-        one = found[site]
+        one = results[site]
         assert one.num_images == 13 and one.place_map == "spatial logits"
         assert one.mean_gain == pytest.approx(maps.gain.double().mean((1, 2)).mean().item(), rel=1e-5)
         weights = maps.spatial_logits[:, 0].double().sigmoid().flatten(1).numpy()
@@ -110,9 +110,9 @@ def test_alive_sharp_and_varying():
 
 def test_modules_with_fewer_maps_and_one_image():
     for attention in ("se", nn.BatchNorm2d, "bam(branch=spatial)", "bam(branch=channel)"):
-        found = attention_statistics(network(attention), [(IMAGES[:1], CLASSES[:1])])
-        json.dumps(plain(found), allow_nan=False)
-        for one in found.values():
+        results = attention_statistics(network(attention), [(IMAGES[:1], CLASSES[:1])])
+        json.dumps(plain(results), allow_nan=False)
+        for one in results.values():
             assert one.branches is None and one.num_images == 1
             if one.classes is not None:
                 assert set(one.classes.selectivity) == {None} and one.classes.selectivity_by_chance is None

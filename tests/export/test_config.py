@@ -18,14 +18,14 @@ def saved(tmp_path_factory):
 
 
 def refused(folder, config, weights):
-    """What is told about a configuration beside weights that are whole."""
+    """What is said about a configuration beside weights that are whole."""
     (folder / "config.json").write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError) as raised:
         from_pretrained(folder)
-    told = str(raised.value)
-    assert told.startswith(f"{folder}/") and "\n" not in told
-    return told.removeprefix(f"{folder}/")
+    part = str(raised.value)
+    assert part.startswith(f"{folder}/") and "\n" not in part
+    return part.removeprefix(f"{folder}/")
 
 
 WRONG = {
@@ -79,15 +79,15 @@ WRONG = {
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"), [(field, *case) for field, cases in WRONG.items() for case in cases]
+    ("field", "value", "part"), [(field, *case) for field, cases in WRONG.items() for case in cases]
 )
-def test_wrong_values(saved, field, value, told, tmp_path):
+def test_wrong_values(saved, field, value, part, tmp_path):
     message = refused(tmp_path, saved[0] | {field: value}, saved[1])
-    assert message.startswith(f"config.json: {field if told else 'std'}: ") and (told or "channel in mean") in message
+    assert message.startswith(f"config.json: {field if part else 'std'}: ") and (part or "channel in mean") in message
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "part"),
     [
         (
             "backbone",
@@ -98,9 +98,9 @@ def test_wrong_values(saved, field, value, told, tmp_path):
         ("sites", {}, "with attention at no site; unknown: layer1.attention."),
     ],
 )
-def test_another_network(saved, field, value, told, tmp_path):
+def test_another_network(saved, field, value, part, tmp_path):
     assert refused(tmp_path, saved[0] | {field: value}, saved[1]).startswith("model.safetensors does not fit")
-    assert told in refused(tmp_path, saved[0] | {field: value}, saved[1])
+    assert part in refused(tmp_path, saved[0] | {field: value}, saved[1])
 
 
 def test_more_classes_than_memory(saved, tmp_path):
@@ -119,7 +119,7 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
 
 
 @pytest.mark.parametrize(
-    ("sites", "told"),
+    ("sites", "part"),
     [
         ([], FIELD),
         (None, FIELD),
@@ -157,13 +157,13 @@ FIELD = 'expected {site: {"attention": name or null, "channels": a positive numb
         (at(options={"device": "meta"}), "bam at layer1: "),
     ],
 )
-def test_other_sites(saved, sites, told, tmp_path):
+def test_other_sites(saved, sites, part, tmp_path):
     message = refused(tmp_path, saved[0] | {"sites": sites}, saved[1])
-    assert message.startswith("config.json: sites: ") and told in message
+    assert message.startswith("config.json: sites: ") and part in message
 
 
 @pytest.mark.parametrize(
-    ("sites", "told"),
+    ("sites", "part"),
     [
         (
             at(options={"reduction": 8}),
@@ -173,9 +173,9 @@ def test_other_sites(saved, sites, told, tmp_path):
         (at(options={"reduction": 4, "identity": True}), "missing: layer1.attention.scale"),
     ],
 )
-def test_other_tensors(saved, sites, told, tmp_path):
+def test_other_tensors(saved, sites, part, tmp_path):
     message = refused(tmp_path, saved[0] | {"sites": sites}, saved[1])
-    assert message.startswith("model.safetensors does not fit cifar/resnet8") and told in message
+    assert message.startswith("model.safetensors does not fit cifar/resnet8") and part in message
 
 
 def test_fields_are_complete_and_no_others(saved, tmp_path):
@@ -189,7 +189,7 @@ def test_fields_are_complete_and_no_others(saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "part"),
     [
         (b"", "is damaged"),
         (b"{", "is damaged"),
@@ -202,9 +202,9 @@ def test_fields_are_complete_and_no_others(saved, tmp_path):
         (b'{"architecture": "resnet50", "num_classes": 1000}', "it holds architecture, num_classes"),
     ],
 )
-def test_files_of_others(saved, content, told, tmp_path):
+def test_files_of_others(saved, content, part, tmp_path):
     message = refused(tmp_path, content, saved[1])
-    assert message.startswith("config.json ") and told in message
+    assert message.startswith("config.json ") and part in message
 
 
 @pytest.mark.parametrize(
@@ -224,5 +224,5 @@ def test_files_of_others(saved, content, told, tmp_path):
 def test_weights_know_what_they_were_saved_with(field, value, tmp_path):
     save_pretrained(small(sites=["layer1", "layer2"], reduction=4), tmp_path, **SMALL)
     config = json.loads((tmp_path / "config.json").read_text()) | {field: value}
-    told = refused(tmp_path, config, (tmp_path / "model.safetensors").read_bytes())
-    assert told.startswith(f"config.json: {field}: {tmp_path / 'model.safetensors'} was saved with another value: ")
+    part = refused(tmp_path, config, (tmp_path / "model.safetensors").read_bytes())
+    assert part.startswith(f"config.json: {field}: {tmp_path / 'model.safetensors'} was saved with another value: ")

@@ -81,8 +81,8 @@ def test_onnx_is_one_file_with_named_axes(tmp_path):
     model = Plain(lambda x: x.mean((2, 3)))
     path = export_model(model, tmp_path / "net.onnx", 32, dynamic=("batch", "width")).path
     assert os.listdir(tmp_path) == ["net.onnx"]
-    (given,) = onnx.load(path).graph.input
-    assert [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim] == ["batch", 3, 32, "width"]
+    (actual,) = onnx.load(path).graph.input
+    assert [d.dim_param or d.dim_value for d in actual.type.tensor_type.shape.dim] == ["batch", 3, 32, "width"]
     images = torch.randn(3, 3, 32, 45)
     torch.testing.assert_close(run_file(path, images), model(images))
 
@@ -105,7 +105,7 @@ def another_network(model, image, dynamic):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "writer", "told"),
+    ("suffix", "writer", "message"),
     [
         (
             ".torchscript",
@@ -118,11 +118,11 @@ def another_network(model, image, dynamic):
         (".onnx", lambda *_: b"", "does not load"),
     ],
 )
-def test_a_wrong_file_is_not_kept(suffix, writer, told, tmp_path, monkeypatch):
+def test_a_wrong_file_is_not_kept(suffix, writer, message, tmp_path, monkeypatch):
     monkeypatch.setitem(formats.FORMATS, suffix, writer)
     path = tmp_path / f"net{suffix}"
     path.write_bytes(b"the old file")
-    with pytest.raises(ValueError, match=told) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         export_model(network(), path, 32)
     assert str(raised.value).startswith(f"{path} was not written") and "\n" not in str(raised.value)
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"the old file"
@@ -143,8 +143,8 @@ def test_a_full_disk_leaves_nothing_behind(function, tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_network_of_one_size(suffix, tmp_path):
     model, path = FixedSize(), tmp_path / f"net{suffix}"
-    told = r"FixedSize cannot have batch, height, width dynamic.*\(1, 3, 48, 80\).*try dynamic=\(\"batch\",\)"
-    with pytest.raises(ValueError, match=told):
+    message = r"FixedSize cannot have batch, height, width dynamic.*\(1, 3, 48, 80\).*try dynamic=\(\"batch\",\)"
+    with pytest.raises(ValueError, match=message):
         export_model(model, path, 16)
     assert not os.listdir(tmp_path)
     exported = export_model(model, path, 16, dynamic=("batch",))
@@ -159,8 +159,8 @@ def freeze_height(x):
 
 def test_an_axis_that_tracing_froze(tmp_path):
     model = Plain(freeze_height)
-    told = r"cannot have height dynamic: You marked .* specialized it to be a constant \(16\); try"
-    with pytest.raises(ValueError, match=told):
+    message = r"cannot have height dynamic: You marked .* specialized it to be a constant \(16\); try"
+    with pytest.raises(ValueError, match=message):
         export_model(model, tmp_path / "net.pt2", 16)
     with pytest.raises(
         ValueError, match=r"outputs have shapes \[\(1, 4, 16, \d+\)\], but the network's have \[\(1, 4, 48, 80\)\]"
@@ -208,7 +208,7 @@ def test_many_outputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("net.pt", {}, r"one of \.pt2, \.onnx, \.torchscript; got '\.pt'"),
         ("net.pt2", {"dynamic": ("batch", "depth")}, "choose from batch, height, width; got batch, depth"),
@@ -222,8 +222,8 @@ def test_many_outputs(tmp_path):
         ("net.pt2", {"image": (1, 16, 16)}, r"does not run on images \(2, 1, 16, 16\): .*pass a size, image="),
     ],
 )
-def test_requests_that_are_refused(name, options, told, tmp_path):
-    with pytest.raises(ValueError, match=told):
+def test_requests_that_are_refused(name, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         export_model(FixedSize(), tmp_path / name, **{"image": 16, "dynamic": ("batch",)} | options)
     assert not os.listdir(tmp_path)
 

@@ -60,8 +60,8 @@ def test_a_repository_that_is_not_there(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
-    told = "^there is no folder owner/net, and the Hugging Face Hub could not provide it: no connection$"
-    with pytest.raises(FileNotFoundError, match=told):
+    message = "^there is no folder owner/net, and the Hugging Face Hub could not provide it: no connection$"
+    with pytest.raises(FileNotFoundError, match=message):
         from_pretrained("owner/net")
 
 

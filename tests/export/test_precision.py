@@ -38,9 +38,9 @@ def test_fp16_halves_the_file_and_keeps_float32_at_the_doors(full, tmp_path):
     graph = onnx.load(exported.path).graph
     assert Counter(weight.data_type for weight in graph.initializer)[onnx.TensorProto.FLOAT16] > 20
     images = torch.randn(8, 3, 40, 56)
-    expected, given = model(images), run_file(exported.path, images)
-    assert given.dtype == torch.float32
-    assert 0 < (given - expected).abs().max() < TOLERANCE["fp16"] * expected.abs().max()
+    expected, actual = model(images), run_file(exported.path, images)
+    assert actual.dtype == torch.float32
+    assert 0 < (actual - expected).abs().max() < TOLERANCE["fp16"] * expected.abs().max()
     assert all(check.agreement == 1 for check in exported.checks)
 
 
@@ -57,9 +57,9 @@ def test_int8_of_all_but_linear_layers(full, tmp_path):
     assert [node.input[1] in plain for node in graph.node if node.op_type == "Gemm"] == [True] * 5
     assert not any(node.input[1] in plain for node in graph.node if node.op_type == "Conv")
     images = smooth(64)
-    expected, given = model(images), run_file(exported.path, images)
-    assert 0 < (given - expected).abs().max() < 0.05 * expected.abs().max()
-    assert (given.argmax(1) == expected.argmax(1)).double().mean() > 0.8
+    expected, actual = model(images), run_file(exported.path, images)
+    assert 0 < (actual - expected).abs().max() < 0.05 * expected.abs().max()
+    assert (actual.argmax(1) == expected.argmax(1)).double().mean() > 0.8
 
 
 def test_int8_ranges_come_from_the_calibration(full, tmp_path):
@@ -67,12 +67,12 @@ def test_int8_ranges_come_from_the_calibration(full, tmp_path):
     exported = export_model(model, tmp_path / "net.onnx", precision="int8", calibration=0.01 * smooth(8))
     images = smooth(64)
     with torch.no_grad():
-        expected, given = model(images), run_file(exported.path, images)
-    assert (given - expected).abs().max() > TOLERANCE["int8"] * expected.abs().max()
+        expected, actual = model(images), run_file(exported.path, images)
+    assert (actual - expected).abs().max() > TOLERANCE["int8"] * expected.abs().max()
 
 
-def test_a_loss_above_the_tolerance_is_told(full, tmp_path):
-    told = r"40 images as 2 x 3 x 32 x 32: differs by .*, top-1 agrees on .*; the limit is 0\.001 relative"
-    with pytest.raises(ValueError, match=told):
+def test_a_loss_above_the_tolerance_is_reported(full, tmp_path):
+    message = r"40 images as 2 x 3 x 32 x 32: differs by .*, top-1 agrees on .*; the limit is 0\.001 relative"
+    with pytest.raises(ValueError, match=message):
         export_model(full[0], tmp_path / "net.onnx", precision="int8", calibration=smooth(40), tolerance=1e-3)
     assert not list(tmp_path.iterdir())

@@ -38,10 +38,10 @@ def assert_same(model, again, images=IMAGES):
     for key, value in state.items():
         assert value.dtype == other[key].dtype and torch.equal(value, other[key])
     modes = [module.training for module in model.modules()]
-    given, expected = again(images), model.eval()(images)
+    actual, expected = again(images), model.eval()(images)
     for module, training in zip(model.modules(), modes, strict=True):
         module.training = training
-    assert torch.equal(given, expected) and given.dtype == expected.dtype
+    assert torch.equal(actual, expected) and actual.dtype == expected.dtype
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_the_files_are_those_that_the_hub_knows(tmp_path):
 
 
 def test_what_would_not_come_back_is_not_saved(tmp_path, monkeypatch):
-    def refused(told, model=None, **changes):
-        with pytest.raises(ValueError, match=f"^{tmp_path}/net was not written: .*{told}") as raised:
+    def refused(message, model=None, **changes):
+        with pytest.raises(ValueError, match=f"^{tmp_path}/net was not written: .*{message}") as raised:
             save_pretrained(small(sites=["layer1"]) if model is None else model, tmp_path / "net", **SMALL | changes)
         assert "\n" not in str(raised.value) and not os.listdir(tmp_path)
 
@@ -338,7 +338,7 @@ LAST = "layer1.attention.spatial.project.bias"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop("conv1.weight"), "with attention at layer1, layer2; missing: conv1.weight$"),
         (lambda t: t.pop(LAST), f"missing: {LAST}$"),
@@ -349,12 +349,12 @@ LAST = "layer1.attention.spatial.project.bias"
         (lambda t: t.clear(), "missing: conv1.weight, .* and 128 more"),
     ],
 )
-def test_tampered_weights(saved, change, told, tmp_path):
+def test_tampered_weights(saved, change, message, tmp_path):
     (tmp_path / "config.json").write_text(saved[0])
     tensors = safetensors.torch.load(saved[1])
     change(tensors)
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=told) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         from_pretrained(tmp_path)
     assert str(raised.value).startswith(f"{tmp_path / 'model.safetensors'} does not fit cifar/resnet8")
 

@@ -55,8 +55,8 @@ def published():
 def assert_same_function(theirs, ours, images):
     """In eval mode; then in double precision in train mode, and by the running statistics after it."""
     with torch.no_grad():
-        expected, given = theirs.eval()(images), ours(images)
-        assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+        expected, actual = theirs.eval()(images), ours(images)
+        assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
         theirs, ours, images = theirs.double().train(), ours.double().train(), images.double()
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-8, atol=1e-8)
         theirs.eval(), ours.eval()
@@ -90,10 +90,10 @@ def test_every_wrapping_of_the_same_tensors(published, tmp_path):
     for content in (state, wrapped(state), checkpoint(state), checkpoint(wrapped(state))):
         for save in (torch.save, old):
             save(content, path)
-            given = load_released(path).state_dict()
-            expected = expected or given
-            assert all(torch.equal(given[key], expected[key]) for key in given | expected)
-    assert all(value.is_contiguous() for value in given.values())
+            actual = load_released(path).state_dict()
+            expected = expected or actual
+            assert all(torch.equal(actual[key], expected[key]) for key in actual | expected)
+    assert all(value.is_contiguous() for value in actual.values())
 
 
 @pytest.mark.parametrize("layout", [Official, Osmr])
@@ -160,7 +160,7 @@ ONES = torch.ones(64)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda s: s.pop(LAST), f"does not fit ResNet-18 with BAM; missing: {LAST}$"),
         (lambda s: s.pop("fc.bias"), "missing: fc.bias; of another shape or type: fc.weight"),
@@ -183,9 +183,9 @@ ONES = torch.ones(64)
         (lambda s: s.clear(), "holds an empty dictionary, not the named tensors"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_listed(published, change, told, tmp_path):
+def test_what_does_not_fit_is_listed(published, change, message, tmp_path):
     torch.save(changed(published, change), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=told) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         load_released(tmp_path / "net.pth")
     assert str(raised.value).startswith(f"{tmp_path / 'net.pth'} ")
 
@@ -198,16 +198,16 @@ def test_long_lists_are_cut(published, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({}, "an empty dictionary"), ({"state_dict": {}}, "an empty dictionary"), ([1, 2], "holds a list"),
         (ONES, "holds a Tensor"), ({"state_dict": [1]}, "holds a list"), ({"epoch": 3}, "of a network: epoch"),
         ({"weight": torch.zeros(1)}, "no ResNet with names as in .*; its first tensors are weight"),
     ],
 )  # fmt: skip
-def test_files_of_torch_that_are_no_network(content, told, tmp_path):
+def test_files_of_torch_that_are_no_network(content, message, tmp_path):
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load_released(tmp_path / "net.pth")
 
 

@@ -14,13 +14,13 @@ def test_preprocessing_by_hand():
     config = NetworkConfig("resnet18", 10, None, {}, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), (20, 30), 40)
     transform = preprocessing(config)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    given = transform(Image.fromarray(pixels))
+    actual = transform(Image.fromarray(pixels))
     cut = Image.fromarray(pixels).resize((60, 40), Image.BILINEAR).crop((15, 10, 45, 30))
     expected = (np.array(cut) / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
-    assert type(given) is torch.Tensor and given.dtype == torch.float32
-    torch.testing.assert_close(given.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-6)
+    assert type(actual) is torch.Tensor and actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-6)
     tensors = torch.from_numpy(pixels).permute(2, 0, 1)
-    assert (transform(tensors) - given).abs().max() < 2.1 / 255 / 0.2  # PIL rounds once more
+    assert (transform(tensors) - actual).abs().max() < 2.1 / 255 / 0.2  # PIL rounds once more
     assert transform(tensors[None].expand(5, -1, -1, -1)).shape == (5, 3, 20, 30)
     for mode in ("L", "P", "RGBA", "LA", "1", "CMYK"):
         assert transform(Image.new(mode, (50, 60))).shape == (3, 20, 30)
@@ -55,7 +55,7 @@ def test_sixteen_bits_are_read_as_in_training(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (24, 24), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     config = NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (24, 24), 24)
-    given = preprocessing(config)(Image.open(tmp_path / "deep.png"))
-    torch.testing.assert_close(given[0].double(), torch.from_numpy((values >> 8) / 255), rtol=0, atol=1e-6)
+    actual = preprocessing(config)(Image.open(tmp_path / "deep.png"))
+    torch.testing.assert_close(actual[0].double(), torch.from_numpy((values >> 8) / 255), rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="resize: expected the shorter side in pixels, at least as large as the crop"):
         NetworkConfig("resnet18", 10, None, {}, (0.0,) * 3, (1.0,) * 3, (96, 96), 32)

@@ -19,7 +19,7 @@ def test_a_run_becomes_a_folder_and_that_a_file(tmp_path, capsys):
     assert cli.main(["train", "--recipe", "digits/small", *TINY, "--attention", "bam", "--out", str(run)]) == 0
     capsys.readouterr()
     assert cli.main(["export", "--run", str(run), "--out", str(folder)]) == 0
-    assert f"{folder}: 0." in (told := capsys.readouterr().out) and f"from_pretrained('{folder}')" in told
+    assert f"{folder}: 0." in (message := capsys.readouterr().out) and f"from_pretrained('{folder}')" in message
     model, record = trained_model(run)
     again = from_pretrained(folder)
     images = training_images(record, count=5)
@@ -41,8 +41,8 @@ def test_a_run_becomes_a_folder_and_that_a_file(tmp_path, capsys):
     (run / "record.json").write_text(json.dumps(old))
     assert Record.read(run).normalization == {}
     assert cli.main(["export", "--run", str(run), "--out", str(folder)]) == 1
-    assert "earlier version of bam, which did not record its normalisation" in (told := capsys.readouterr().err)
-    assert "folder, backbone='cifar/resnet8', mean=..., std=...)" in told
+    assert "earlier version of bam, which did not record its normalisation" in (message := capsys.readouterr().err)
+    assert "folder, backbone='cifar/resnet8', mean=..., std=...)" in message
 
 
 def test_a_model_becomes_a_folder(tmp_path, capsys):
@@ -57,8 +57,10 @@ def test_a_model_becomes_a_folder(tmp_path, capsys):
     words += [*options, "--weights", str(tmp_path / "weights.safetensors")]
     assert cli.main([*words, "--out", str(tmp_path / "same")]) == 0
     assert cli.main([*words[:6], "9", *words[7:], "--out", str(tmp_path / "other")]) == 1
-    told = "does not fit cifar/resnet8; of another shape or type: fc.weight (7, 64) (the network has (9, 64)), fc.bias"
-    assert told in capsys.readouterr().err and not (tmp_path / "other").exists()
+    message = (
+        "does not fit cifar/resnet8; of another shape or type: fc.weight (7, 64) (the network has (9, 64)), fc.bias"
+    )
+    assert message in capsys.readouterr().err and not (tmp_path / "other").exists()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(from_pretrained(tmp_path / "same")(images), model(images))
@@ -71,7 +73,7 @@ def test_a_folder_holds_the_network_as_it_is(precision, tmp_path, capsys):
     assert "has no suffix, and a folder keeps fp32 weights" in capsys.readouterr().err
 
 
-def test_a_damaged_folder_is_told(tmp_path, capsys):
+def test_a_damaged_folder_is_reported(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"architectures": []}')
     assert cli.main(["export", "--model", str(tmp_path), "--out", str(tmp_path / "net.onnx")]) == 1
     assert "config.json was not written by bam.export.save_pretrained" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_outputs_that_nobody_uses(used):
 @pytest.mark.parametrize("frozen", ["weight", "bias", "both", "features"])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_frozen_inputs(frozen, memory_format):
-    found = []
+    computed = []
     for function in (pool_and_reduce, lambda x, w, b: (x, x.mean((2, 3)), torch.nn.functional.conv2d(x, w, b))):
         torch.manual_seed(0)
         x, weight, bias = (
@@ -77,8 +77,8 @@ def test_frozen_inputs(frozen, memory_format):
         # Gradients that share memory, expanded and with others' gradients, as no caller has them to itself.
         (features.sum() + (features + x).square().sum() + averages.square().sum() + reduced.square().sum()).backward()
         assert [t.grad is not None for t in (x, weight, bias)] == [t.requires_grad for t in (x, weight, bias)]
-        found.append([t.grad for t in (x, weight, bias) if t.requires_grad])
-    torch.testing.assert_close(*found)
+        computed.append([t.grad for t in (x, weight, bias) if t.requires_grad])
+    torch.testing.assert_close(*computed)
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -160,7 +160,7 @@ def test_backward_twice_through_a_kept_graph():
 def test_recomputing_gives_the_same_bits_and_saves_no_map(combine, memory_format):
     x = torch.randn(2, 8, 16, 16).to(memory_format=memory_format)
     logits = torch.randn(2, 8, 1, 1), torch.randn(2, 1, 16, 16)
-    found = []
+    computed = []
     for recompute in (False, True):
         compute = partial(gate, options=GateOptions(combine, recompute))
         inputs = [t.clone().requires_grad_() for t in (x, *logits)]
@@ -168,8 +168,8 @@ def test_recomputing_gives_the_same_bits_and_saves_no_map(combine, memory_format
         assert saved == (0 if recompute else x.nbytes) or combine == "max"
         assert not recompute or saved < x.nbytes / 2
         compute(*inputs).square().sum().backward()
-        found.append([t.grad for t in inputs])
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
+        computed.append([t.grad for t in inputs])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*computed, strict=True))
 
 
 @pytest.mark.parametrize(("recompute", "most"), [(False, 1.4), (True, 0.4)])

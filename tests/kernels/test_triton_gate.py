@@ -66,8 +66,8 @@ def derived(function, inputs, combine, gradient):
         inputs = [None if t is None else t.double() for t in inputs]
     inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
     output = function(*inputs, combine)
-    found = torch.autograd.grad(output, [t for t in inputs if t is not None], gradient.to(output.dtype))
-    return [output, *found]
+    computed = torch.autograd.grad(output, [t for t in inputs if t is not None], gradient.to(output.dtype))
+    return [output, *computed]
 
 
 def check(inputs, combine):
@@ -232,8 +232,8 @@ def test_second_derivatives_of_mixed_types():
     inputs = [t.requires_grad_() for t in (features.bfloat16(), mc, ms, scale)]
 
     def penalty(function, inputs):
-        found = torch.autograd.grad(function(*inputs, "sum").double().square().sum(), inputs, create_graph=True)
-        return torch.autograd.grad(sum(t.double().square().sum() for t in found), inputs)
+        computed = torch.autograd.grad(function(*inputs, "sum").double().square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(t.double().square().sum() for t in computed), inputs)
 
     true = penalty(equation, [t.detach().double().requires_grad_() for t in inputs])
     for ours, exact in zip(penalty(by_triton, inputs), true, strict=True):

@@ -121,22 +121,22 @@ def test_versions_of_modules_are_the_current_ones(tmp_path):
     assert same(model, values_of(source))
 
 
-def test_another_network_is_told(tmp_path, trained):
+def test_another_network_is_reported(tmp_path, trained):
     torch.save(build("cifar/resnet20", 10).state_dict(), tmp_path / "net.pt")
-    told = attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
+    message = attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
     # 2 blocks more in each of 3 stages: 2 convolutions of 1 entry, 2 normalisations of 5
-    assert f"{tmp_path / 'net.pt'} does not fit {NAME}; unknown: layer1.1.conv1.weight, layer1.1.bn1" in told
-    assert told.endswith(" and 60 more") and told.count("layer1.1") == 12 and "fc." not in told
+    assert f"{tmp_path / 'net.pt'} does not fit {NAME}; unknown: layer1.1.conv1.weight, layer1.1.bn1" in message
+    assert message.endswith(" and 60 more") and message.count("layer1.1") == 12 and "fc." not in message
     torch.save(trained.state_dict(), tmp_path / "net.pt")
-    told = attempt(build("cifar/resnet20", 7), "cifar/resnet20", tmp_path / "net.pt")
-    assert "missing: layer1.1.conv1.weight" in told and told.endswith(" and 48 more")  # counters may be missing
+    message = attempt(build("cifar/resnet20", 7), "cifar/resnet20", tmp_path / "net.pt")
+    assert "missing: layer1.1.conv1.weight" in message and message.endswith(" and 48 more")  # counters may be missing
     torch.save(build("cifar/resnet18", 7).state_dict(), tmp_path / "net.pt")
-    told = attempt(build("resnet18", 7), "resnet18", tmp_path / "net.pt")
-    assert told.endswith("of another shape or type: conv1.weight (64, 3, 3, 3) (the network has (64, 3, 7, 7))")
+    message = attempt(build("resnet18", 7), "resnet18", tmp_path / "net.pt")
+    assert message.endswith("of another shape or type: conv1.weight (64, 3, 3, 3) (the network has (64, 3, 7, 7))")
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda state: state.pop("conv1.weight"), "; missing: conv1.weight"),
         (lambda state: state.update(more=torch.zeros(1)), "; unknown: more"),
@@ -148,18 +148,18 @@ def test_another_network_is_told(tmp_path, trained):
         (lambda state: state.update({"bn1.weight": torch.zeros(16).to_sparse()}), "sparse_coo (16,) (the"),
     ],
 )
-def test_every_entry_counts(tmp_path, trained, change, told):
+def test_every_entry_counts(tmp_path, trained, change, message):
     state = trained.state_dict()
     change(state)
     torch.save(state, tmp_path / "net.pt")
-    assert told in attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
+    assert message in attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
 
 
-def test_attention_in_a_file_is_told(tmp_path):
+def test_attention_in_a_file_is_reported(tmp_path):
     torch.save(bam.attach(build(NAME, 10)).state_dict(), tmp_path / "net.pt")
-    told = attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
-    assert "unknown: layer1.attention." in told and "It contains attention at layer1, layer2, but" in told
-    assert "bam.detach" in told and "from_pretrained" in told and "bam.load_attention" in told
+    message = attempt(build(NAME, 7), NAME, tmp_path / "net.pt")
+    assert "unknown: layer1.attention." in message and "It contains attention at layer1, layer2, but" in message
+    assert "bam.detach" in message and "from_pretrained" in message and "bam.load_attention" in message
 
 
 def damaged_files(state):
@@ -183,10 +183,10 @@ def damaged_files(state):
 
 def test_damaged_files(tmp_path, trained):
     model = build(NAME, 7)
-    for file, (content, told) in damaged_files(trained.state_dict()).items():
+    for file, (content, message) in damaged_files(trained.state_dict()).items():
         (tmp_path / file).write_bytes(content)
         said = attempt(model, NAME, tmp_path / file)
-        assert said.startswith(str(tmp_path / file)) and told in said and "\n" not in said
+        assert said.startswith(str(tmp_path / file)) and message in said and "\n" not in said
     save_file(trained.state_dict(), tmp_path / "net.safetensors")
     content = (tmp_path / "net.safetensors").read_bytes()
     (tmp_path / "net.safetensors").write_bytes(content[:-100])
@@ -306,7 +306,7 @@ def test_classes_of_the_tag_and_several_classifiers_of_timm(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "tag", "told"),
+    ("name", "tag", "message"),
     [
         (
             "resnet50",
@@ -326,8 +326,8 @@ def test_classes_of_the_tag_and_several_classifiers_of_timm(monkeypatch):
         ("my_networks:net", "default", "tags are for torchvision's and timm's networks"),
     ],
 )
-def test_unknown_tags(name, tag, told):
-    assert told in attempt(build(NAME, 7), name, tag)
+def test_unknown_tags(name, tag, message):
+    assert message in attempt(build(NAME, 7), name, tag)
 
 
 def test_no_network(tmp_path, monkeypatch):
@@ -342,9 +342,9 @@ def test_no_network(tmp_path, monkeypatch):
         ("resnet18", "DEFAULT", "torchvision's resnet18 IMAGENET1K_V1"),
         ("timm/resnet18", "tv_in1k", "timm's resnet18.tv_in1k"),
     ):
-        told = attempt(build(name, 7), name, tag)
-        assert told.startswith(f"{source} could not be downloaded or read (URLError: ")
-        assert "Name or service not known" in told and told.endswith("elsewhere and give its path")
+        message = attempt(build(name, 7), name, tag)
+        assert message.startswith(f"{source} could not be downloaded or read (URLError: ")
+        assert "Name or service not known" in message and message.endswith("elsewhere and give its path")
 
 
 def test_downloads_are_checked(tmp_path, monkeypatch):

@@ -76,8 +76,8 @@ def test_recipes_tell_what_is_printed_and_what_it_takes(name):
     recipe, data = RECIPES[name](), IMAGES[name.partition("/")[0]]
     plain = count(DIFFERENT[name, "none"]).macs
     hours = 6 * plain * data * recipe.epochs / 60e12 / 3600  # 6 operations a multiply-add, 60 TFLOP/s
-    told = float(doc.partition("About ")[2].partition(" GPU hour")[0])
-    assert told == pytest.approx(hours, abs=0.06 if hours < 5 else 0.6)
+    message = float(doc.partition("About ")[2].partition(" GPU hour")[0])
+    assert message == pytest.approx(hours, abs=0.06 if hours < 5 else 0.6)
 
 
 def test_a_printed_count_without_a_reason_is_an_error():
@@ -86,7 +86,7 @@ def test_a_printed_count_without_a_reason_is_an_error():
         unmet(row, count(row))
 
 
-def test_a_page_without_marks_is_told(tmp_path):
+def test_a_page_without_marks_is_reported(tmp_path):
     (tmp_path / "page.md").write_text("# A page\n")
     with pytest.raises(ValueError, match="page.md has no place for the tables"):
         write_tables(tmp_path / "page.md")

@@ -266,7 +266,7 @@ def test_stages_that_are_reached_past_their_names_run_their_attention():
     assert list(bam.attended(model)) == ["l1", "l2", "l3"] and plain.any() and not model(image).any()
 
 
-def test_stages_that_run_by_another_method_are_told():
+def test_stages_that_run_by_another_method_are_reported():
     class Stage(nn.Conv2d):
         def run(self, x):
             return super().forward(x)
@@ -297,7 +297,7 @@ def test_an_encoder_that_is_only_a_stem_is_not_all_of_the_network():
     assert [site.name for site in bam.find_bottlenecks(Stem(), 32)] == ["encoder", "l2", "l3"]
 
 
-def test_two_streams_are_told():
+def test_two_streams_are_reported():
     class TwoStreams(nn.Module):
         def __init__(self):
             super().__init__()
@@ -337,7 +337,7 @@ def test_images_of_another_kind_are_refused(image):
         bam.find_bottlenecks(Shrinking(), image)
 
 
-def test_a_network_of_two_inputs_is_told_what_to_do():
+def test_a_network_of_two_inputs_is_reported_what_to_do():
     class Two(Shrinking):
         def forward(self, x, y):
             return super().forward(x) + super().forward(y)

@@ -64,7 +64,7 @@ def test_timm_sites_are_the_levels_of_feature_info(name):
     assert len(sites) == 3 and {(s.channels, s.height) for s in sites} <= levels
 
 
-def test_parallel_branches_are_told():
+def test_parallel_branches_are_reported():
     class Parallel(nn.Module):
         def __init__(self):
             super().__init__()
@@ -146,7 +146,7 @@ class SharedActivation(nn.Module):
         return F.max_pool2d(self.relu(F.conv2d(x, self.more)), 2)
 
 
-def test_what_cannot_be_located_is_told_with_the_reason():
+def test_what_cannot_be_located_is_reported_with_the_reason():
     with pytest.raises(ValueError, match=r"'relu', which is called 2 times") as error:
         bam.find_bottlenecks(SharedActivation(), (3, 32, 32))
     assert "sites=[" in str(error.value)
@@ -197,7 +197,7 @@ def test_models_whose_flow_depends_on_values_run_for_real():
     assert [s.name for s in bam.find_bottlenecks(Deciding(), 16)] == ["conv1", "conv2"]
 
 
-def test_an_image_that_the_model_cannot_take_is_told():
+def test_an_image_that_the_model_cannot_take_is_reported():
     with pytest.raises(ValueError, match=r"AlexNet cannot run on an image of shape \(3, 32, 32\).*image="):
         bam.find_bottlenecks(get_model("alexnet"), 32)
     with pytest.raises(ValueError, match=r"cannot run on an image of shape \(1, 64, 64\)"):
@@ -226,12 +226,12 @@ def test_no_trace_is_left():
             super().forward(x)
             raise LookupError("as it happens")
 
-    told = pytest.raises(ValueError, match=r"Failing cannot run on an image.*\(as it happens\)")
+    message = pytest.raises(ValueError, match=r"Failing cannot run on an image.*\(as it happens\)")
     for model in (Functional(), Failing()):
         model.train()
         model.conv1.eval()
         state = {key: value.clone() for key, value in model.state_dict().items()}
-        with told if isinstance(model, Failing) else contextlib.nullcontext():
+        with message if isinstance(model, Failing) else contextlib.nullcontext():
             bam.find_bottlenecks(model, 16)
         hooks = [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
         assert not hooks and model.training and not model.conv1.training

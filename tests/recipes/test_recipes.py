@@ -27,7 +27,7 @@ def test_partial_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("epochs: 0", "mine.yaml.*epochs must be at least 1"),
         ("epoch: 3", "mine.yaml.*no field epoch"),
@@ -45,10 +45,10 @@ def test_partial_yaml(tmp_path):
         ("task: detection\nbackbone: a\npretrained: b", "pretrained already covers the backbone: .* --backbone null"),
     ],
 )
-def test_bad_yaml_is_told(tmp_path, text, told):
+def test_bad_yaml_is_reported(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         recipes.load(str(path))
 
 

@@ -65,7 +65,7 @@ def test_own_modules_are_built_by_the_caller(plain, tmp_path):
     assert torch.equal(bam.load_attention(copy.deepcopy(plain), path, attention=Gate)(IMAGE), model(IMAGE))
 
 
-def test_what_does_not_fit_is_told_and_changes_nothing(plain, tmp_path):
+def test_what_does_not_fit_is_reported_and_changes_nothing(plain, tmp_path):
     path = tmp_path / "attention.safetensors"
     bam.save_attention(attended(plain), path)
     other = get_model("resnet50")
@@ -101,7 +101,7 @@ def test_tampered_descriptions_are_refused_and_change_nothing(plain, tmp_path, d
     assert not bam.attended(model)
 
 
-def test_files_that_are_none_of_ours_are_told(plain, tmp_path):
+def test_files_that_are_none_of_ours_are_reported(plain, tmp_path):
     with pytest.raises(ValueError, match="carries no attention to save"):
         bam.save_attention(plain, tmp_path / "x.safetensors")
     with pytest.raises(FileNotFoundError, match="there is no file"):

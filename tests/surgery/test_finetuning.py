@@ -55,7 +55,7 @@ def test_an_optimizer_is_extended_exactly_once(model):
     assert not torch.equal(bam.attended(model)["layer2"].scale, before)
 
 
-def test_a_scheduler_that_exists_already_is_told(model):
+def test_a_scheduler_that_exists_already_is_reported(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
     bam.attach(model)
@@ -100,7 +100,7 @@ def test_freezing_is_undone(model):
     assert not torch.equal(model.bn1.running_mean, before) and not model.bn1._forward_pre_hooks
 
 
-def test_what_cannot_be_frozen_is_told(model):
+def test_what_cannot_be_frozen_is_reported(model):
     with pytest.raises(ValueError, match="no module 'head'; choose from conv1, .*fc"):
         bam.freeze_backbone(model, trainable=["head"])
     with pytest.raises(ValueError, match="nothing would be left to train"):

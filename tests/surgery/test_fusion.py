@@ -180,7 +180,7 @@ def test_a_module_alone_is_kept_whatever_its_scale():
 
 
 @torch.no_grad()
-def test_maps_that_are_the_same_for_every_image_are_told():
+def test_maps_that_are_the_same_for_every_image_are_reported():
     model = resnet()
     constant_(model.layer2.attention)
     with pytest.warns(UserWarning, match="at layer2 its map is the same for every image.* trained weights loaded") as w:
@@ -226,7 +226,7 @@ def partly_training():
 
 
 @pytest.mark.parametrize(
-    ("build", "told"),
+    ("build", "message"),
     [
         (lambda: resnet().train(), r"call model\.eval\(\) first"),
         (lambda: module().train(), r"call model\.eval\(\) first"),
@@ -235,10 +235,10 @@ def partly_training():
         (lambda: torch.compile(resnet()), "wrapped in OptimizedModule"),
     ],
 )
-def test_refusals_leave_the_model_alone(build, told):
+def test_refusals_leave_the_model_alone(build, message):
     model = build()
     before = [(name, id(part), part.training) for name, part in model.named_modules()]
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         bam.fuse(model)
     assert [(name, id(part), part.training) for name, part in model.named_modules()] == before
 

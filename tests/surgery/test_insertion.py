@@ -198,7 +198,7 @@ def test_type_and_mode_follow_the_base(plain):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda m: bam.attach(bam.attach(m)), "'layer1' already carries BAM"),
         (lambda m: bam.attach(m, sites=["layer9"]), "'layer9'; near: .*'layer4'"),
@@ -209,9 +209,9 @@ def test_type_and_mode_follow_the_base(plain):
         (lambda m: bam.attach(torch.compile(m)), "OptimizedModule"),
     ],
 )
-def test_errors_leave_the_model_alone(plain, call, told):
+def test_errors_leave_the_model_alone(plain, call, message):
     model = copy.deepcopy(plain)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         call(model)
     bam.detach(model)
     assert list(model.state_dict()) == list(plain.state_dict())
@@ -277,7 +277,7 @@ def test_attention_that_fails_leaves_the_model_as_it_was(plain):
         bam.attach(model, None)
 
 
-def test_what_builds_no_module_is_told_and_leaves_the_model_alone(plain):
+def test_what_builds_no_module_is_reported_and_leaves_the_model_alone(plain):
     model = copy.deepcopy(plain)
     for build in (lambda channels: nn.Identity() if channels == 64 else None, bam.BAM(64)):
         with pytest.raises(ValueError, match="attention: .*NoneType|attention: .*got a BAM"):

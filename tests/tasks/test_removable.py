@@ -74,7 +74,7 @@ def test_everything_else_works(results, number):
 
 
 @pytest.mark.parametrize("number", range(len(REFUSED)), ids=[" ".join(words[:3]) for words in REFUSED])
-def test_what_is_missing_is_said_in_a_sentence(results, number):
+def test_what_is_missing_is_reported_in_a_sentence(results, number):
     status, output = results[len(WORK) + number]
     task = "vqa" if "vqa/digits" in REFUSED[number] else "detection"
     assert status == 1 and f"the task {task} is not available here" in output

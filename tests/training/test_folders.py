@@ -75,8 +75,8 @@ def test_a_resumed_run_is_bit_equal_and_counts_what_it_could_not_read(shapes, tm
         list(batches.train(0, epoch)), list(tested.test())
         expected.append(batches.take_unreadable().count + tested.take_unreadable().count)
     assert [row["unreadable"] for row in whole.history] == expected and 3 <= expected[0] <= 6
-    told = capsys.readouterr().out
-    assert f"unreadable images left out in this epoch: {expected[0]}, e.g. {shapes}" in told
+    message = capsys.readouterr().out
+    assert f"unreadable images left out in this epoch: {expected[0]}, e.g. {shapes}" in message
 
     with pytest.raises(ValueError, match="cannot be read as an image"):
         run(recipe, tmp_path / "parts", RunOptions(save_minutes=0))
@@ -133,10 +133,10 @@ def test_a_request_to_stop_that_reaches_the_workers_too_saves_the_state(shapes, 
     )
     wait_for(lambda: in_mid_epoch(tmp_path / "run"), process)
     os.killpg(process.pid, number)
-    _, told = process.communicate(timeout=60)  # until all who could write to its pipes have ended
-    assert process.returncode == 128 + number and "Traceback" not in told
-    assert told.startswith("bam train: stopped after step") and "the state is saved" in told
-    assert len(told.splitlines()) == 2 and told.rstrip().endswith("--resume")
+    _, message = process.communicate(timeout=60)  # until all who could write to its pipes have ended
+    assert process.returncode == 128 + number and "Traceback" not in message
+    assert message.startswith("bam train: stopped after step") and "the state is saved" in message
+    assert len(message.splitlines()) == 2 and message.rstrip().endswith("--resume")
 
 
 @pytest.mark.slow

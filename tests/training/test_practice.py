@@ -356,7 +356,7 @@ def test_held_out_images_choose_the_epoch(recipe, tmp_path, monkeypatch):
         task_of(recipe.replace(validation=0.001)).hold_out(train)
 
 
-def test_a_baseline_below_its_probe_is_told():
+def test_a_baseline_below_its_probe_is_reported():
     summary = {
         "measures": [{"key": "test_error", "label": "test error"}],
         "probe": {"test_error": 0.05},

@@ -281,7 +281,7 @@ def test_nohup_keeps_hangups_ignored():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda state: [1], "it holds a list"),
         (lambda state: {}, "it has no "),
@@ -294,8 +294,8 @@ def test_nohup_keeps_hangups_ignored():
             "does not fit this network .loaded state",
         ),
         (lambda state: state | {"history": "[1]"}, "history must be of type"),
-        (lambda state: state | {"recipe": "[" * 9999}, "is damaged or from elsewhere"),
-        (lambda state: state | {"stretches": "[1]"}, "is damaged or from elsewhere"),
+        (lambda state: state | {"recipe": "[" * 9999}, "is damaged, or was not written by bam"),
+        (lambda state: state | {"stretches": "[1]"}, "is damaged, or was not written by bam"),
         (
             lambda state: state | {"model": {name: value[..., None] for name, value in state["model"].items()}},
             "fit this",
@@ -303,11 +303,11 @@ def test_nohup_keeps_hangups_ignored():
         (lambda state: _reshaped(state), "the optimizer's momentum_buffer has another shape"),
     ],
 )
-def test_foreign_states_with_a_right_digest_are_refused(change, told, finished, tmp_path):
+def test_foreign_states_with_a_right_digest_are_refused(change, message, finished, tmp_path):
     (tmp_path / "recipe.yaml").write_text((finished / "recipe.yaml").read_text())
     save_state(tmp_path, 1, change(load_state(finished)))
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=f"training state.*{told}"):
+    with pytest.raises(ValueError, match=f"training state.*{message}"):
         run(TINY.replace(epochs=1), tmp_path, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

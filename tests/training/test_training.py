@@ -74,9 +74,9 @@ def test_a_request_to_stop_saves_and_says_how_to_go_on(tmp_path, number):
     )
     wait_for(lambda: in_mid_epoch(tmp_path / "run"), process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "Traceback" not in told
-    assert "the state is saved" in told and told.rstrip().endswith("--resume")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and "Traceback" not in message
+    assert "the state is saved" in message and message.rstrip().endswith("--resume")
 
 
 def test_a_run_leaves_everything_needed(tmp_path):

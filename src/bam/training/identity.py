@@ -49,9 +49,11 @@ def check_state(state: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
     for content, types in ((state, _STATE), (state.get("progress", {}), _PROGRESS)):
         check_types(content, types, source)
         for name in (_NEEDED & types.keys()) - content.keys():
-            raise ValueError(f"{source} is damaged or from elsewhere: it has no {name}; remove it")
+            raise ValueError(f"{source} is damaged, or was not written by bam: it has no {name}; remove it")
         for name in content.keys() - types.keys():
-            raise ValueError(f"{source} is damaged or from elsewhere: it has an unknown entry {name!r}; remove it")
+            raise ValueError(
+                f"{source} is damaged, or was not written by bam: it has an unknown entry {name!r}; remove it"
+            )
     if "recipe" not in state:  # old states have none
         return
     differences = recipe.differences(Recipe.from_dict(_parsed(state, "recipe", dict[str, Any], out)))
@@ -66,7 +68,7 @@ def _parsed(state: Mapping[str, Any], name: str, kind: Any, out: Path) -> Any:
     try:
         content = json.loads(state.get(name, "[]"))
     except (ValueError, RecursionError):
-        raise ValueError(f"{source} is damaged or from elsewhere: its {name} is not JSON; remove it") from None
+        raise ValueError(f"{source} is damaged, or was not written by bam: its {name} is not JSON; remove it") from None
     check_types({name: content}, {name: kind}, source)
     return content
 

@@ -53,16 +53,16 @@ def detector(**fields):
 def stages(network, image):
     """What comes out of the stages of a ResNet, in its classifier or in a detector."""
     body = getattr(getattr(network, "backbone", None), "body", network)
-    found = {}
+    actual = {}
     handles = [
-        getattr(body, name).register_forward_hook(lambda _, given, maps, name=name: found.update({name: maps}))
+        getattr(body, name).register_forward_hook(lambda _, given, maps, name=name: actual.update({name: maps}))
         for name in ("layer1", "layer2", "layer3")
     ]
     with torch.no_grad():
         network.backbone(image) if hasattr(network, "backbone") else network(image)
     for handle in handles:
         handle.remove()
-    return found
+    return actual
 
 
 def same_stages(left, right):
@@ -80,10 +80,10 @@ def test_a_plain_run_arrives(folders):
 
 def test_a_run_with_attention_arrives_with_its_attention(folders):
     network, _ = trained_model(folders / "bam")
-    found = detector(attention="bam", backbone=str(folders / "bam"))
-    assert same_stages(found, network)
+    actual = detector(attention="bam", backbone=str(folders / "bam"))
+    assert same_stages(actual, network)
     for site in SITES:
-        own = bam.attended(found)[f"backbone.body.{site}"].state_dict()
+        own = bam.attended(actual)[f"backbone.body.{site}"].state_dict()
         theirs = bam.attended(network)[site].state_dict()
         assert own.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in own.items())
         assert own["channel.norm.num_batches_tracked"] > 0
@@ -91,12 +91,12 @@ def test_a_run_with_attention_arrives_with_its_attention(folders):
 
 def test_a_plain_run_arrives_under_new_attention(folders):
     network, _ = trained_model(folders / "plain")
-    found = detector(attention="bam", backbone=str(folders / "plain"))
-    assert not same_stages(found, network)
-    with bam.without_attention(found):
-        assert same_stages(found, network)
+    actual = detector(attention="bam", backbone=str(folders / "plain"))
+    assert not same_stages(actual, network)
+    with bam.without_attention(actual):
+        assert same_stages(actual, network)
     fresh = detector(attention="bam").state_dict()
-    assert all(torch.equal(value, fresh[key]) for key, value in found.state_dict().items() if ".attention." in key)
+    assert all(torch.equal(value, fresh[key]) for key, value in actual.state_dict().items() if ".attention." in key)
     assert same_stages(detector(attention="bam", identity=True, backbone=str(folders / "plain")), network)
 
 
@@ -108,7 +108,7 @@ def test_what_is_not_of_the_backbone_does_not_depend_on_it(folders):
 
 
 @pytest.mark.parametrize(
-    ("weights", "fields", "told"),
+    ("weights", "fields", "message"),
     [
         ("bam", {}, "was trained with attention at layer1, layer2, and is a different network without it: train the"),
         ("resnet20", {}, "is a run of cifar/resnet20, but the backbone of this detector is cifar/resnet8"),
@@ -118,12 +118,12 @@ def test_what_is_not_of_the_backbone_does_not_depend_on_it(folders):
         ("bam", {"attention": "bam", "sites": ["backbone.extra.0"]}, "was trained with attention at layer1, layer2"),
     ],
 )
-def test_what_does_not_fit_is_told(folders, weights, fields, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_does_not_fit_is_reported(folders, weights, fields, message):
+    with pytest.raises(ValueError, match=message):
         detector(backbone=str(folders / weights), **fields)
 
 
-def test_what_is_not_there_is_told(folders, tmp_path):
+def test_what_is_not_there_is_reported(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file|holds no complete run"):
         detector(backbone=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="holds no complete run: model.safetensors is missing"):
@@ -167,10 +167,10 @@ def test_a_file_of_mobilenet_arrives(name, tmp_path):
     backbone = detector(model=name, backbone=str(tmp_path / "mobilenet.pth")).eval().backbone
     body = backbone.body if name.startswith("ssd") else backbone.base.body
     image = torch.rand(1, 3, 64, 64)
-    found, expected = dict(body.named_children()), dict(network.named_children())
+    actual, expected = dict(body.named_children()), dict(network.named_children())
     with torch.no_grad():
         maps, x = list(body(image).values()), image
-        for part in found:
+        for part in actual:
             x = expected[part](x)
             if part == "layer4":
                 assert torch.equal(maps[0], x)
@@ -222,9 +222,9 @@ def test_images_are_normalised_as_those_of_the_run_were(folders):
     model = detector(backbone=str(folders / "plain"))
     assert (model.transform.image_mean, model.transform.image_std) == (mean, std)
     image = torch.rand(3, 64, 64)
-    found = model.eval().transform([image])[0].tensors[0]
+    actual = model.eval().transform([image])[0].tensors[0]
     expected = (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def norms_of(model):
@@ -259,12 +259,12 @@ def test_which_batchnorms_are_trained(folders, policy):
     assert all(parts.values())
     before = {kind: {n: copy.deepcopy(m.state_dict()) for n, m in norms.items()} for kind, norms in parts.items()}
     train_once(model)
-    found = {kind: {n: changed(m, before[kind][n]) for n, m in norms.items()} for kind, norms in parts.items()}
+    actual = {kind: {n: changed(m, before[kind][n]) for n, m in norms.items()} for kind, norms in parts.items()}
     everything = {"weight", "bias", "running_mean", "running_var"}
-    assert all(keys == everything for keys in found["rest"].values())
+    assert all(keys == everything for keys in actual["rest"].values())
     frozen = policy == "frozen"
-    assert all(keys == (set() if frozen else everything) for keys in found["network"].values())
-    trained = set().union(*found["attention"].values())
+    assert all(keys == (set() if frozen else everything) for keys in actual["network"].values())
+    trained = set().union(*actual["attention"].values())
     assert trained == ({"weight", "bias"} if frozen else everything)
     counts = {int(m.num_batches_tracked) for m in parts["network"].values()}
     assert counts == ({2} if frozen else {3})  # the run of classification had two steps
@@ -272,10 +272,10 @@ def test_which_batchnorms_are_trained(folders, policy):
 
 def test_frozen_weights_of_the_backbone_come_out_of_a_run_as_they_went_in(folders, tmp_path):
     run(DETECT.replace(batchnorm="frozen", backbone=str(folders / "plain"), lr=0.01), tmp_path / "run")
-    given, found = (load_file(folder / "model.safetensors") for folder in (folders / "plain", tmp_path / "run"))
+    given, actual = (load_file(folder / "model.safetensors") for folder in (folders / "plain", tmp_path / "run"))
     names = [key for key in given if ".bn" in f".{key}"]
-    assert len(names) > 20 and all(torch.equal(given[key], found[f"backbone.body.{key}"]) for key in names)
-    assert not torch.equal(given["layer1.0.conv1.weight"], found["backbone.body.layer1.0.conv1.weight"])
+    assert len(names) > 20 and all(torch.equal(given[key], actual[f"backbone.body.{key}"]) for key in names)
+    assert not torch.equal(given["layer1.0.conv1.weight"], actual["backbone.body.layer1.0.conv1.weight"])
 
 
 def test_a_run_does_not_need_its_backbone_afterwards(folders, tmp_path):

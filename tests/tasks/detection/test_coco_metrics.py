@@ -29,8 +29,8 @@ def detections(*scored, labels=None):
     return Detections(boxes, scores, torch.tensor(labels or [1] * len(scored), dtype=torch.int64))
 
 
-def metrics(truth, found, classes=("cat",)):
-    return coco_metrics(truth, found, [(480, 640)] * len(truth), classes)
+def metrics(truth, detected, classes=("cat",)):
+    return coco_metrics(truth, detected, [(480, 640)] * len(truth), classes)
 
 
 def test_perfect_detections_are_1_where_there_are_objects():
@@ -52,8 +52,8 @@ def test_overlap_decides_at_which_thresholds_a_box_is_found():
 
 def test_average_precision_takes_101_points():
     # Right, wrong, right, of two objects: precision 1 at recall 0, ..., 0.5 (51 points) and 2/3 at 0.51, ..., 1 (50).
-    found = [detections((BOX, 0.9), ((400, 0, 450, 50), 0.8), (FAR, 0.7))]
-    result = metrics([objects(BOX, FAR)], found)
+    detected = [detections((BOX, 0.9), ((400, 0, 450, 50), 0.8), (FAR, 0.7))]
+    result = metrics([objects(BOX, FAR)], detected)
     assert result["ap"] == pytest.approx((51 + 50 * 2 / 3) / 101)
     # The best detection alone finds one of two, all of them find both.
     assert (result["ar1"], result["ar10"], result["ar100"]) == pytest.approx((0.5, 1, 1))
@@ -69,19 +69,19 @@ def test_recall_is_limited_to_so_many_detections():
 def test_crowds_absorb_detections():
     # Three detections inside the crowd come first; as wrong ones they would leave precision 1/4.
     inside = [((300 + 10 * i, 0, 340 + 10 * i, 40), 0.9) for i in range(3)]
-    found = [detections(*inside, (BOX, 0.1))]
+    detected = [detections(*inside, (BOX, 0.1))]
     crowd = (290, 0, 400, 60)
-    assert metrics([objects(crowd, BOX, crowds=[0])], found)["ap"] == pytest.approx(1)
-    assert metrics([objects(BOX)], found)["ap"] == pytest.approx(1 / 4)
+    assert metrics([objects(crowd, BOX, crowds=[0])], detected)["ap"] == pytest.approx(1)
+    assert metrics([objects(BOX)], detected)["ap"] == pytest.approx(1 / 4)
     # Where there are only crowds, there is nothing to find.
-    assert math.isnan(metrics([objects(crowd, crowds=[0])], found)["ap"])
+    assert math.isnan(metrics([objects(crowd, crowds=[0])], detected)["ap"])
 
 
 def test_areas_come_from_the_objects():
     # One box of 20 x 20 = 400 < 32^2, found; one of 50 x 50, found; one of 100 x 100 = 10000 > 96^2, missed.
     small, large = (100, 100, 120, 120), (300, 300, 400, 400)
-    found = [detections((small, 0.9), (BOX, 0.8))]
-    result = metrics([objects(small, BOX, large)], found)
+    detected = [detections((small, 0.9), (BOX, 0.8))]
+    result = metrics([objects(small, BOX, large)], detected)
     assert [
         result[f"{kind}_{size}"] for kind in ("ap", "ar") for size in ("small", "medium", "large")
     ] == pytest.approx([1, 1, 0, 1, 1, 0])
@@ -92,35 +92,35 @@ def test_areas_come_from_the_objects():
 
 def test_classes_are_averaged_and_absent_ones_left_out():
     # Class 1 found, class 2 taken for class 1 (with less score), class 3 without objects: (1 + 0) / 2.
-    truth, found = [objects(BOX, FAR, labels=[1, 2])], [detections((BOX, 0.9), (FAR, 0.8), labels=[1, 1])]
-    assert metrics(truth, found, ["cat", "dog", "bird"])["ap"] == pytest.approx(1 / 2)
+    truth, detected = [objects(BOX, FAR, labels=[1, 2])], [detections((BOX, 0.9), (FAR, 0.8), labels=[1, 1])]
+    assert metrics(truth, detected, ["cat", "dog", "bird"])["ap"] == pytest.approx(1 / 2)
 
 
 def test_no_detections_are_0_and_no_objects_nan():
     result = metrics([objects(BOX), objects()], [detections(), detections()])
     assert [result[name] for name in NAMES if not math.isnan(result[name])] == [0] * 8
-    for found in (detections(), detections((BOX, 0.9))):
-        assert all(math.isnan(value) for value in metrics([objects()], [found]).values())
+    for detected in (detections(), detections((BOX, 0.9))):
+        assert all(math.isnan(value) for value in metrics([objects()], [detected]).values())
     assert all(math.isnan(value) for value in metrics([], []).values())
 
 
 def test_nothing_is_printed_logged_written_or_changed(capfd, caplog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    truth, found = [objects(BOX, FAR, crowds=[1])], [detections((BOX, 0.9), (FAR, 0.8))]
+    truth, detected = [objects(BOX, FAR, crowds=[1])], [detections((BOX, 0.9), (FAR, 0.8))]
     tensors = [truth[0].boxes, truth[0].labels, truth[0].ignored, truth[0].areas]
-    tensors += [found[0].boxes, found[0].scores, found[0].labels]
+    tensors += [detected[0].boxes, detected[0].scores, detected[0].labels]
     before = [tensor.clone() for tensor in tensors]
     with caplog.at_level(logging.DEBUG):
-        metrics(truth, found)
+        metrics(truth, detected)
     assert capfd.readouterr() == ("", "") and not caplog.records
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_wide_boxes_are_not_changed_by_writing_them():
-    found = Detections(torch.tensor([[1.0, 2, 4, 8]], dtype=torch.float64), torch.ones(1), torch.ones(1).long())
-    assert coco_results([found], [1], [1])[0]["bbox"] == [1, 2, 3, 6]
-    assert found.boxes.tolist() == [[1, 2, 4, 8]]
+    detected = Detections(torch.tensor([[1.0, 2, 4, 8]], dtype=torch.float64), torch.ones(1), torch.ones(1).long())
+    assert coco_results([detected], [1], [1])[0]["bbox"] == [1, 2, 3, 6]
+    assert detected.boxes.tolist() == [[1, 2, 4, 8]]
 
 
 def test_json_is_coco_s():
@@ -134,8 +134,8 @@ def test_json_is_coco_s():
         {"id": 2, "image_id": 9, "category_id": 17, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 0},
         {"id": 3, "image_id": 9, "category_id": 17, "bbox": [0, 0, 2.5, 3], "area": 7.5, "iscrowd": 1},
     ]
-    found = [detections(), detections(((1, 2, 4, 8), 0.5), (BOX, 0.25), labels=[2, 1])]
-    results = coco_results(found, [7, 5], [17, 18])
+    detected = [detections(), detections(((1, 2, 4, 8), 0.5), (BOX, 0.25), labels=[2, 1])]
+    results = coco_results(detected, [7, 5], [17, 18])
     assert results == [
         {"image_id": 5, "category_id": 18, "bbox": [1, 2, 3, 6], "score": 0.5},
         {"image_id": 5, "category_id": 17, "bbox": [0, 0, 50, 50], "score": 0.25},
@@ -148,23 +148,23 @@ def test_files_give_the_same_numbers(tmp_path):
     from faster_coco_eval import COCO, COCOeval_faster
 
     generator = torch.Generator().manual_seed(0)
-    truth, found = [], []
+    truth, detected = [], []
     for _ in range(12):
         corners = torch.rand(5, 2, generator=generator) * 200
         boxes = torch.cat([corners, corners + 5 + torch.rand(5, 2, generator=generator) * 150], 1)
         labels = torch.randint(1, 4, (5,), generator=generator)
         truth.append(Objects.of(boxes, labels, torch.rand(5, generator=generator) < 0.2))
         moved = boxes.repeat(2, 1) + torch.randn(10, 4, generator=generator) * 4
-        found.append(Detections(moved, torch.rand(10, generator=generator), labels.repeat(2)))
+        detected.append(Detections(moved, torch.rand(10, generator=generator), labels.repeat(2)))
     classes, ids, sizes = ["cat", "dog", "bird"], [3, 8, 90], [(400, 400)] * 12
     images = list(range(100, 112))
     names = [f"{image}.jpg" for image in images]
     (tmp_path / "truth.json").write_text(json.dumps(coco_ground_truth(truth, images, names, sizes, classes, ids)))
-    (tmp_path / "found.json").write_text(json.dumps(coco_results(found, images, ids)))
+    (tmp_path / "found.json").write_text(json.dumps(coco_results(detected, images, ids)))
     read = COCO(str(tmp_path / "truth.json"))
     tool = COCOeval_faster(read, read.loadRes(str(tmp_path / "found.json")), iouType="bbox")
     tool.run()
-    result = coco_metrics(truth, found, sizes, classes)
+    result = coco_metrics(truth, detected, sizes, classes)
     assert [result[name] for name in NAMES] == pytest.approx(tool.stats.tolist(), abs=1e-12)
     assert 0.1 < result["ap"] < result["ap50"] < 0.9 and all(0 < value < 1 for value in result.values())
 

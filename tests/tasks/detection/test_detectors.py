@@ -108,9 +108,9 @@ def outputs(model, image):
         return [leaf for leaf in tree_leaves(model.eval()([image])) if isinstance(leaf, torch.Tensor)]
 
 
-def same(found, expected):
-    assert expected[0].numel() > 0 and len(found) == len(expected)
-    return all(map(torch.equal, found, expected))
+def same(detected, expected):
+    assert expected[0].numel() > 0 and len(detected) == len(expected)
+    return all(map(torch.equal, detected, expected))
 
 
 def count(model):
@@ -163,12 +163,12 @@ def torchvisions(name):
 
 def settings(model):
     """Thresholds, sizes and counts of all parts by their names."""
-    told = (bool, int, float, str, tuple, list)
+    message = (bool, int, float, str, tuple, list)
     return {
         f"{name}.{key}": repr(value)
         for name, module in model.named_modules()
         for key, value in vars(module).items()
-        if isinstance(value, told) and not key.startswith("_") and key not in ("momentum", "training")
+        if isinstance(value, message) and not key.startswith("_") and key not in ("momentum", "training")
     }
 
 
@@ -277,19 +277,19 @@ def test_what_is_no_detector_is_refused(name):
         build_detector(DetectionRecipe().replace(model=name), 4)
 
 
-def test_an_unknown_model_is_told_with_the_nearest_detectors():
+def test_an_unknown_model_is_reported_with_the_nearest_detectors():
     with pytest.raises(ValueError, match="unknown model 'stairnet300_mobilnet'.*stairnet300_mobilenet"):
         build_detector(DetectionRecipe().replace(model="stairnet300_mobilnet"), 4)
 
 
 @pytest.mark.parametrize("option", ["min_sizes", "num_classes"])
 @pytest.mark.parametrize("name", ["ssd_resnet8", "fasterrcnn_mobilenet_v3_large_fpn"])
-def test_an_unknown_option_of_a_detector_is_told(name, option):
+def test_an_unknown_option_of_a_detector_is_reported(name, option):
     with pytest.raises(ValueError, match=f"{name} with .*{option}"):
         build_detector(DetectionRecipe().replace(model=name, model_options={option: 96}), 4)
 
 
-def test_an_unknown_option_of_the_attention_is_told():
+def test_an_unknown_option_of_the_attention_is_reported():
     for name in ("ssd_resnet8", "fcos_resnet50_fpn"):
         with pytest.raises(ValueError, match=r"attention bam\(ratio=8.*\): .*argument 'ratio'"):
             build_detector(DetectionRecipe().replace(model=name, attention="bam", attention_options={"ratio": 8}), 4)
@@ -321,9 +321,9 @@ def test_boxes_and_losses_are_in_full_precision(name):
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.train()([torch.rand(IMAGE)], [dict(OBJECT)])
         with torch.no_grad():
-            (found,) = model.eval()([torch.rand(IMAGE)])
-    assert len(found["boxes"]) and found["boxes"].dtype == found["scores"].dtype == torch.float32
-    assert not torch.equal(found["boxes"], found["boxes"].bfloat16().float())
+            (detected,) = model.eval()([torch.rand(IMAGE)])
+    assert len(detected["boxes"]) and detected["boxes"].dtype == detected["scores"].dtype == torch.float32
+    assert not torch.equal(detected["boxes"], detected["boxes"].bfloat16().float())
     assert all(loss.dtype == torch.float32 for loss in losses.values())
 
 
@@ -342,7 +342,7 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"min_size": []}, "min_size must be a number of pixels, at most 8192, got []"),
         ({"size": 0}, "size must be a number of pixels, at most 8192, got 0"),
@@ -351,6 +351,6 @@ def test_ones_own_detector_must_have_the_classes_of_the_data(tmp_path, monkeypat
         ({"head": 3}, "there is no option head"),
     ],
 )
-def test_options_that_cannot_be_meant_are_told(options, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_options_that_cannot_be_meant_are_reported(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         build_detector(DetectionRecipe().replace(model="ssd_resnet8", model_options=options), 4)

@@ -99,12 +99,12 @@ def test_small_images_are_enlarged():
 
 def test_unlikely_boxes_are_not_drawn():
     image = grey(330, 400)
-    found = detections((20, 120, 90, 220), (200, 120, 300, 220), scores=[0.4, 0.6], labels=[1, 2])
-    picture = draw(image, found, NAMES, score=0.5)
+    detected = detections((20, 120, 90, 220), (200, 120, 300, 220), scores=[0.4, 0.6], labels=[1, 2])
+    picture = draw(image, detected, NAMES, score=0.5)
     assert torch.equal(picture, draw(image, detections((200, 120, 300, 220), scores=[0.6], labels=[2]), NAMES))
-    both = draw(image, found, NAMES, score=found.scores[0].item())
+    both = draw(image, detected, NAMES, score=detected.scores[0].item())
     assert where_changed(both, image, from_row=150) == (20, 150, 300, 220)
-    assert torch.equal(draw(image, found, NAMES, score=0.7), image)
+    assert torch.equal(draw(image, detected, NAMES, score=0.7), image)
 
 
 def test_classes_have_words_and_colours_of_their_own():

@@ -58,28 +58,28 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
     model, record = trained_model(trained)
     for name in names:
         pixels = pil_to_tensor(read_rgb(name))
-        found = find(model, pixels.float() / 255)
+        detected = find(model, pixels.float() / 255)
         mine = [row for row in rows if row["file_name"] == name]
-        assert len(mine) == int((found.scores >= 0.1).sum()) > 0
-        for row, box, score, label in zip(mine, found.boxes, found.scores, found.labels, strict=False):
+        assert len(mine) == int((detected.scores >= 0.1).sum()) > 0
+        for row, box, score, label in zip(mine, detected.boxes, detected.scores, detected.labels, strict=False):
             x, y, width, height = row["bbox"]
             assert [x, y, x + width, y + height] == pytest.approx(box.tolist(), abs=1e-3)
             assert row["score"] == pytest.approx(score.item(), abs=1e-4) and row["score"] >= 0.1
             assert row["category"] == record.classes[label - 1]
         picture = out / f"{name.rpartition('/')[2].partition('.')[0]}.png"
-        assert torch.equal(pil_to_tensor(read_rgb(str(picture))), draw(pixels, found, record.classes, 0.1))
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in told[:-1]] == [*names, "skipped"]
+        assert torch.equal(pil_to_tensor(read_rgb(str(picture))), draw(pixels, detected, record.classes, 0.1))
+    message = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in message[:-1]] == [*names, "skipped"]
     first = rows[0]
-    assert f"{first['category']} {first['score']:.2f}" in told[0]
-    assert told[-1] == f"pictures and predictions.json in {out}"
+    assert f"{first['category']} {first['score']:.2f}" in message[0]
+    assert message[-1] == f"pictures and predictions.json in {out}"
 
 
 def test_files_and_folders_together(trained, photos, tmp_path, capsys):
     assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out", "--score", "0.9") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "predictions.json"]
-    told = capsys.readouterr().out
-    assert told.count("nothing with a score of 0.9 or more") == 2  # so little training is sure of nothing
+    message = capsys.readouterr().out
+    assert message.count("nothing with a score of 0.9 or more") == 2  # so little training is sure of nothing
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
     assert read_rgb(str(tmp_path / "out" / "b.png")).size == (360, 300)
 
@@ -91,14 +91,14 @@ def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "predictions.json"]
     (photos / "b.jpg").write_text("no image")
     assert predict(trained, photos / "b.jpg", tmp_path / "none") == 1
-    told = (
+    message = (
         f"none of the 1 images can be read: {photos / 'b.jpg'} cannot be read as an image: it is empty, or not an image"
     )
-    assert told in capsys.readouterr().err and not (tmp_path / "none").exists()
+    assert message in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("nowhere", "there is no image {0}/nowhere"),
         ("photos/nothing.png", "there is no image {0}/photos/nothing.png"),
@@ -106,11 +106,11 @@ def test_a_broken_image_is_named(trained, photos, tmp_path, capsys):
         ("photos/a.png,{0}/twice/a.jpg", "several images would be written to {0}/out/a.png: {0}/photos/a.png"),
     ],
 )
-def test_what_cannot_be_meant_is_told(trained, photos, tmp_path, capsys, words, told):
+def test_what_cannot_be_meant_is_reported(trained, photos, tmp_path, capsys, words, message):
     (tmp_path / "empty").mkdir()
     paint(tmp_path / "twice" / "a.jpg", 4)
     assert predict(trained, f"{tmp_path}/{words.format(tmp_path)}", tmp_path / "out") == 1
-    assert told.format(tmp_path) in capsys.readouterr().err
+    assert message.format(tmp_path) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_run_is_refused(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("score", ["-0.1", "1.5", "30"])
-def test_a_score_that_cannot_be_meant_is_told(trained, photos, tmp_path, capsys, score):
+def test_a_score_that_cannot_be_meant_is_reported(trained, photos, tmp_path, capsys, score):
     assert predict(trained, photos, tmp_path / "out", f"--score={score}") == 1
     assert "score" in capsys.readouterr().err and not (tmp_path / "out").exists()
 

@@ -13,8 +13,8 @@ from tests.tasks.detection.test_backbone import CLASSIFY, DETECT, detector
 def test_a_detector_starts_from_another_whole_detector(tmp_path):
     other = detector(seed=1)
     torch.save(other.state_dict(), tmp_path / "detector.pth")
-    found, expected = detector(pretrained=str(tmp_path / "detector.pth")).state_dict(), other.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    actual, expected = detector(pretrained=str(tmp_path / "detector.pth")).state_dict(), other.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in actual.items())
     fewer = build_detector(DETECT.replace(pretrained=str(tmp_path / "detector.pth")), 4).state_dict()
     new = {key for key, value in fewer.items() if not torch.equal(value, expected[key])}
     assert new and all("classification_head" in key for key in new)

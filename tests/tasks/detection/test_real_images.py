@@ -38,14 +38,14 @@ def test_real_images(tmp_path, data, folder, more, classes):
     (row,) = record.history
     assert all(torch.isfinite(torch.tensor(value)) for value in row.values()) and 0 <= row["test_ap"] < 0.5
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 1
-    truth, found = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("ground_truth", "detections"))
+    truth, detected = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("ground_truth", "detections"))
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
-    assert len(sizes) == 3 and len(truth["categories"]) == classes and found
-    assert {entry["category_id"] for entry in found} <= {category["id"] for category in truth["categories"]}
-    for entry in found:
+    assert len(sizes) == 3 and len(truth["categories"]) == classes and detected
+    assert {entry["category_id"] for entry in detected} <= {category["id"] for category in truth["categories"]}
+    for entry in detected:
         x, y, width, height = entry["bbox"]
         assert x >= 0 and y >= 0  # in pixels of the image, not of what the detector has resized
         assert x + width <= sizes[entry["image_id"]][0] + 0.1 and y + height <= sizes[entry["image_id"]][1] + 0.1
-    assert max(entry["bbox"][0] + entry["bbox"][2] for entry in found) > 128
+    assert max(entry["bbox"][0] + entry["bbox"][2] for entry in detected) > 128
     model, _ = trained_model(tmp_path)
     assert model.roi_heads.box_predictor.cls_score.out_features == classes + 1

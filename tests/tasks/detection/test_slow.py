@@ -30,6 +30,6 @@ def test_two_processes_detect_every_image_once(tmp_path):
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    found = json.loads((tmp_path / "run" / "detections.json").read_text())
-    assert {row["image_id"] for row in found} == set(range(1, 34))
-    assert all(sum(row["image_id"] == k for row in found) <= 200 for k in range(1, 34))
+    detected = json.loads((tmp_path / "run" / "detections.json").read_text())
+    assert {row["image_id"] for row in detected} == set(range(1, 34))
+    assert all(sum(row["image_id"] == k for row in detected) <= 200 for k in range(1, 34))

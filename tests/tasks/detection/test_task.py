@@ -78,8 +78,8 @@ def equal(left, right):
 def test_a_run_leaves_everything_needed(finished):
     folder, record = finished
     names = {path.name.split("-0")[0] for path in folder.iterdir()}
-    told = {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
-    assert names == told | {"detections.json", "ground_truth.json"}
+    message = {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
+    assert names == message | {"detections.json", "ground_truth.json"}
     assert record.complete and Record.read(folder) == record
     assert record.sites == ["backbone.body.layer1", "backbone.body.layer2"]
     assert record.classes == list("0123456789") and record.image_size == [32, 32]
@@ -127,9 +127,9 @@ def test_the_files_score_as_the_record_says(finished):
         tool.run()
     finally:
         logging.disable(logging.NOTSET)
-    found = [float(value) for value in tool.stats[:4]]
+    detected = [float(value) for value in tool.stats[:4]]
     expected = [record.final[name] for name in ("test_ap", "test_ap50", "test_ap75", "test_ap_small")]
-    assert found == pytest.approx(expected, abs=1e-4)  # coordinates and scores in the file are rounded
+    assert detected == pytest.approx(expected, abs=1e-4)  # coordinates and scores in the file are rounded
 
 
 def test_the_trained_network_finds_what_the_run_has_written(finished):
@@ -138,10 +138,10 @@ def test_the_trained_network_finds_what_the_run_has_written(finished):
     assert not model.training and list(bam.attended(model)) == record.sites
     _, test = load_boxes("digits", **TINY.data_options)
     model.to(memory_format=torch.channels_last)  # as in the run: rounding decides about the order of equal scores
-    found = detect(model, test.batches(256).test(), len(test))
+    detected = detect(model, test.batches(256).test(), len(test))
     written = json.loads((folder / "detections.json").read_text())
-    assert sum(map(len, found)) == len(written)
-    for number, one in enumerate(found):
+    assert sum(map(len, detected)) == len(written)
+    for number, one in enumerate(detected):
         of_image = [entry for entry in written if entry["image_id"] == test.image_ids[number]]
         boxes = torch.tensor([entry["bbox"] for entry in of_image]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -257,9 +257,9 @@ def test_a_broken_image_is_left_out_and_finds_nothing(tmp_path):
     recipe = VOC.replace(data_options=VOC.data_options | {"unreadable": "skip"})
     record = run(recipe, tmp_path / "skip", RunOptions(data_root=tmp_path))
     assert record.history[0]["unreadable"] == 2
-    found = json.loads((tmp_path / "skip" / "detections.json").read_text())
+    detected = json.loads((tmp_path / "skip" / "detections.json").read_text())
     truth = json.loads((tmp_path / "skip" / "ground_truth.json").read_text())
-    assert len(truth["images"]) == 2 and {entry["image_id"] for entry in found} == {truth["images"][1]["id"]}
+    assert len(truth["images"]) == 2 and {entry["image_id"] for entry in detected} == {truth["images"][1]["id"]}
 
 
 def test_only_some_epochs_are_evaluated(tmp_path):
@@ -312,8 +312,8 @@ def test_compare_end_to_end(tmp_path, capsys):
     words += ["--precision", "fp32", "--batch-size", "16"]
     words += ["--data-options", '{"canvas": 32, "num_train": 32, "num_test": 10}']
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "bam - none: " in told and " points [" in told and "AP50" in told
+    message = capsys.readouterr().out
+    assert "bam - none: " in message and " points [" in message and "AP50" in message
     page = (tmp_path / "report.html").read_text()
     for expected in ('class="verdict"', "<th>MACs<th>AP<th>", "AP50<td>", "AP by seed, %"):
         assert expected in page
@@ -414,21 +414,21 @@ def test_a_comparison_of_backbones(tmp_path):
     assert plan["attention"] == variants and len(plan["pictures"]) == 4
     for name in ("none", "bam"):
         (folder,) = (tmp_path / "out").glob(f"{name}-backbone=*-seed0")
-        given, found = weights_of(tmp_path / name), weights_of(folder)
+        given, detected = weights_of(tmp_path / name), weights_of(folder)
         keys = [key for key in given if key.endswith("conv1.weight") or ".attention." in key and key.endswith("weight")]
         assert len(keys) == (28 if name == "bam" else 4)
         for key in keys:
-            torch.testing.assert_close(found[f"backbone.body.{key}"], given[key], atol=1e-5, rtol=0)
+            torch.testing.assert_close(detected[f"backbone.body.{key}"], given[key], atol=1e-5, rtol=0)
 
 
 def test_a_comparison_is_checked_before_anything_is_trained(tmp_path):
-    for recipe, told in (
+    for recipe, message in (
         (TINY.replace(model="ssd_resnet9"), "unknown model 'ssd_resnet9'"),
         (TINY.replace(model_options={"min_size": 96}), "ssd_resnet8 with {'min_size': 96}"),
         (TINY.replace(data="cifar100"), "cifar100"),
         (TINY.replace(data_options={"augmentations": "flip"}), "there is no option augmentations"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             compare(recipe, ["none", "bam"], 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -436,8 +436,8 @@ def test_a_comparison_is_checked_before_anything_is_trained(tmp_path):
 def test_the_background_is_no_detection():
     """RetinaNet gives it as label 0, where all classes are unlikely."""
     output = {"boxes": torch.rand(3, 4), "scores": torch.rand(3), "labels": torch.tensor([2, 0, 1])}
-    found = Detections.of(output)
-    assert found.labels.tolist() == [2, 1] and torch.equal(found.boxes, output["boxes"][[0, 2]])
+    detected = Detections.of(output)
+    assert detected.labels.tolist() == [2, 1] and torch.equal(detected.boxes, output["boxes"][[0, 2]])
 
 
 @pytest.mark.parametrize(("train", "kind"), [("a", "test"), ("b", "training")])

@@ -25,8 +25,8 @@ def detections(*scored, labels=None):
     return Detections(boxes, scores, torch.tensor(labels or [1] * len(scored), dtype=torch.int64))
 
 
-def one_class(truth, found, rule="area", **options):
-    return voc_average_precision(truth, found, 1, rule=rule, **options).item()
+def one_class(truth, detected, rule="area", **options):
+    return voc_average_precision(truth, detected, 1, rule=rule, **options).item()
 
 
 # The protocol once more, in plain Python and with nothing shared.
@@ -40,7 +40,7 @@ def overlap(a, b):
     return width * height / union
 
 
-def naive(truth, found, label, threshold, rule):
+def naive(truth, detected, label, threshold, rule):
     boxes = [
         [(b, i) for b, k, i in zip(o.boxes.tolist(), o.labels.tolist(), o.ignored.tolist(), strict=True) if k == label]
         for o in truth
@@ -49,7 +49,7 @@ def naive(truth, found, label, threshold, rule):
     if positives == 0:
         return math.nan
     ranked = []
-    for image, d in enumerate(found):
+    for image, d in enumerate(detected):
         for n in range(len(d)):
             if int(d.labels[n]) == label:
                 ranked.append((-float(d.scores[n]), image, n))
@@ -57,8 +57,8 @@ def naive(truth, found, label, threshold, rule):
     for _, image, n in sorted(ranked):
         best, at = 0.0, None
         for j, (box, _) in enumerate(boxes[image]):
-            if overlap(found[image].boxes[n].tolist(), box) > best:
-                best, at = overlap(found[image].boxes[n].tolist(), box), j
+            if overlap(detected[image].boxes[n].tolist(), box) > best:
+                best, at = overlap(detected[image].boxes[n].tolist(), box), j
         if at is not None and best >= threshold:
             if boxes[image][at][1]:
                 continue
@@ -74,7 +74,7 @@ def naive(truth, found, label, threshold, rule):
 
 def random_set(seed):
     rng = random.Random(seed)
-    truth, found = [], []
+    truth, detected = [], []
     for _ in range(rng.randint(1, 6)):
         count = rng.choice([0, 1, 2, 3, 6])
         boxes = []
@@ -94,22 +94,22 @@ def random_set(seed):
                 box = (0, 0, rng.randint(0, 10), rng.randint(0, 10))  # also without an area
                 kinds.append(rng.randint(1, 3))
             scored.append((box, rng.choice([0.1, 0.5, 0.5, 0.9, rng.random()])))
-        found.append(detections(*scored, labels=kinds))
+        detected.append(detections(*scored, labels=kinds))
     if seed % 20 == 0:
-        found = [detections() for _ in found]
+        detected = [detections() for _ in detected]
     if seed % 20 == 1:
         truth = [objects() for _ in truth]
-    return truth, found
+    return truth, detected
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_is_the_protocol_on_random_sets(rule):
     values = []
     for seed in range(300):
-        truth, found = random_set(seed)
+        truth, detected = random_set(seed)
         threshold = (0.5, 0.3, 0.75)[seed % 3]
-        measured = voc_average_precision(truth, found, 3, iou=threshold, rule=rule)
-        expected = [naive(truth, found, label, threshold, rule) for label in (1, 2, 3)]
+        measured = voc_average_precision(truth, detected, 3, iou=threshold, rule=rule)
+        expected = [naive(truth, detected, label, threshold, rule) for label in (1, 2, 3)]
         assert measured.tolist() == pytest.approx(expected, abs=1e-12, nan_ok=True), seed
         values += expected
     assert sum(map(math.isnan, values)) > 20 and values.count(0.0) > 20 and values.count(1.0) > 20
@@ -119,8 +119,8 @@ def test_is_the_protocol_on_random_sets(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_all_correct_is_1(rule):
     truth = [objects(BOX, FAR), objects(), objects(BOX)]
-    found = [detections((FAR, 0.3), (BOX, 0.9)), detections(), detections((BOX, 0.1))]
-    assert one_class(truth, found, rule) == pytest.approx(1, abs=1e-12)
+    detected = [detections((FAR, 0.3), (BOX, 0.9)), detections(), detections((BOX, 0.1))]
+    assert one_class(truth, detected, rule) == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -135,9 +135,9 @@ def test_a_second_detection_of_an_object_is_wrong():
     # Falling: right, duplicate, right -> recall 1/2, 1/2, 1 and precision 1, 1/2, 2/3.
     # Area: 1/2 * 1 + 1/2 * 2/3 = 5/6. Points: 0 to 0.5 are 6 times 1, 0.6 to 1 are 5 times 2/3.
     truth = [objects(BOX, FAR)]
-    found = [detections((FAR, 0.1), (BOX, 0.9), (BOX, 0.5))]
-    assert one_class(truth, found, "area") == pytest.approx(5 / 6)
-    assert one_class(truth, found, "11 points") == pytest.approx((6 + 5 * 2 / 3) / 11)
+    detected = [detections((FAR, 0.1), (BOX, 0.9), (BOX, 0.5))]
+    assert one_class(truth, detected, "area") == pytest.approx(5 / 6)
+    assert one_class(truth, detected, "11 points") == pytest.approx((6 + 5 * 2 / 3) / 11)
 
 
 def test_a_duplicate_does_not_get_the_second_best_object():
@@ -150,8 +150,8 @@ def test_a_duplicate_does_not_get_the_second_best_object():
 def test_difficult_objects_absorb_detections():
     # Two detections on the difficult object do not count, though they come first: the one that remains is right.
     truth = [objects(FAR, BOX, difficult=[0])]
-    found = [detections((FAR, 0.9), (FAR, 0.8), (BOX, 0.1))]
-    assert one_class(truth, found) == 1
+    detected = [detections((FAR, 0.9), (FAR, 0.8), (BOX, 0.1))]
+    assert one_class(truth, detected) == 1
     # And a difficult object that overlaps more takes the detection from the one that counts.
     truth = [objects((0, 0, 10, 9), BOX, difficult=[1])]
     assert one_class(truth, [detections((BOX, 0.9))]) == 0
@@ -172,10 +172,10 @@ def test_ties_keep_the_order_of_images_then_of_detections():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_exact_tenths_of_recall_reach_their_point(tenths, dtype):
     # Of 10 objects the first `tenths` are found: precision 1 at the recalls 0, 0.1, ..., tenths / 10.
-    found = detections(*[((20 * i, 0, 20 * i + 10, 10), 1 - i / 100) for i in range(tenths)])
+    detected = detections(*[((20 * i, 0, 20 * i + 10, 10), 1 - i / 100) for i in range(tenths)])
     truth = objects(*[(20 * i, 0, 20 * i + 10, 10) for i in range(10)])
     expected = (tenths + 1) / 11 if tenths else 0
-    assert one_class([truth], [found], "11 points") == pytest.approx(expected, abs=1e-12)
+    assert one_class([truth], [detected], "11 points") == pytest.approx(expected, abs=1e-12)
     recall = torch.arange(1, tenths + 1, dtype=dtype) / 10
     assert average_precision(recall, torch.ones(tenths, dtype=dtype), "11 points") == pytest.approx(expected)
 
@@ -189,9 +189,9 @@ def test_just_under_a_tenth_does_not_reach_it(positives):
 def test_rules_differ():
     # One of three objects, precision 1: area 1/3; points 0, 0.1, 0.2, 0.3 -> 4/11.
     truth = [objects(BOX), objects(FAR), objects(FAR)]
-    found = [detections((BOX, 0.9)), detections(), detections()]
-    assert one_class(truth, found, "area") == pytest.approx(1 / 3)
-    assert one_class(truth, found, "11 points") == pytest.approx(4 / 11)
+    detected = [detections((BOX, 0.9)), detections(), detections()]
+    assert one_class(truth, detected, "area") == pytest.approx(1 / 3)
+    assert one_class(truth, detected, "11 points") == pytest.approx(4 / 11)
 
 
 def test_precision_is_the_best_at_the_recall_or_more():
@@ -232,12 +232,12 @@ def test_the_mean_leaves_out_classes_without_objects():
 
 
 def test_inputs_stay_as_they_are():
-    truth, found = random_set(7)
+    truth, detected = random_set(7)
     before = [t.clone() for o in truth for t in (o.boxes, o.labels, o.ignored)]
-    before += [t.clone() for d in found for t in (d.boxes, d.scores, d.labels)]
-    voc_average_precision(truth, found, 3)
+    before += [t.clone() for d in detected for t in (d.boxes, d.scores, d.labels)]
+    voc_average_precision(truth, detected, 3)
     after = [t for o in truth for t in (o.boxes, o.labels, o.ignored)]
-    after += [t for d in found for t in (d.boxes, d.scores, d.labels)]
+    after += [t for d in detected for t in (d.boxes, d.scores, d.labels)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -254,9 +254,9 @@ def test_inputs_stay_as_they_are():
         ([objects(BOX)], [detections()], {"num_classes": 0}, "at least one class, got 0"),
     ],
 )
-def test_refuses_in_a_sentence(truth, found, options, message):
+def test_refuses_in_a_sentence(truth, detected, options, message):
     with pytest.raises(ValueError, match=message):
-        voc_average_precision(truth, found, **{"num_classes": 1} | options)
+        voc_average_precision(truth, detected, **{"num_classes": 1} | options)
 
 
 def test_shapes_are_checked():

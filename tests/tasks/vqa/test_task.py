@@ -119,7 +119,7 @@ def test_explain_shows_regions_words_and_the_image_networks_attention(trained, p
         (["export"], "bam export writes classifiers"),
     ],
 )
-def test_what_is_wrong_is_said(trained, picture, tmp_path, capsys, words, message):
+def test_what_is_wrong_is_reported(trained, picture, tmp_path, capsys, words, message):
     verb, *flags = words
     given = ["--run", str(trained)] if verb == "export" else [str(trained), str(picture)]
     assert main([verb, *given, "--out", str(tmp_path / "out.onnx"), *flags]) == 1
