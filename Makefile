@@ -5,7 +5,7 @@ PYTEST := python -m pytest -n auto --dist loadfile
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-# Keep compiled bytecode, whatever the machine says: compiling torch's sources takes each new process ten seconds.
+# Keep compiled bytecode even if the machine says not to: each process would compile torch again, which takes seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 setup: .venv/.installed ## set up .venv with everything (downloads several GB the first time)

@@ -111,7 +111,7 @@ by_hand(
     "the same weights as one that nothing disturbed",
     "The last two states",
     "`bam train: another process of this training has ended, or cannot be reached ([...] Connection reset by peer...): "
-    "see what it says; then give the command to all machines again`",
+    "see what it says; then give the command to all machines again (bam train: with --resume)`",
 )
 
 

@@ -113,7 +113,7 @@ def test_words():
 
 
 @pytest.mark.parametrize(
-    "given, expected",
+    "answer, expected",
     [
         ("The Dog", "dog"), ("two dogs.", "2 dogs"), ("none", "0"), ("dont know", "don't know"),
         ("1,000", "1000"), ("an  apple\n", "apple"),
@@ -121,8 +121,8 @@ def test_words():
         ("couldnt've", "couldn't've"), ("she's here", "she's here"),
     ],
 )  # fmt: skip
-def test_answers_are_made_alike(served, expected):
-    assert normalized_answer(served) == expected
+def test_answers_are_made_alike(answer, expected):
+    assert normalized_answer(answer) == expected
 
 
 def test_scores_of_ten_answers():

@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -95,11 +96,12 @@ def test_the_picture_has_every_site_with_its_range():
     assert first[-20:, -20:].mean() > first[:20, :20].mean() + 50 and second.std(axis=(0, 1)).max() < 1
 
 
-def test_arrows_are_drawn_over_their_map():
+@pytest.mark.parametrize("length", [1, 1e9])  # of offsets that diverged, Pillow would draw each of a billion pixels
+def test_arrows_are_drawn_over_their_map(length):
     black, flat = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(4, 4)
     plain, drawn = (
         np.asarray(hierarchy(black, {"a": ("displacement", flat)}, arrows=arrows))
-        for arrows in (None, {"a": [(0.5, 0.25, 1.0, 2.25)]})
+        for arrows in (None, {"a": [(0.5, 0.25, 0.5 + 0.5 * length, 0.25 + 2 * length), (0, 0, math.nan, math.inf)]})
     )
     rows, columns = np.nonzero((plain != drawn).any(2))
     assert (columns.min(), columns.max()) == (326 + 80, 326 + 319)  # from its start to the panel's end

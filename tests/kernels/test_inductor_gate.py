@@ -2,17 +2,21 @@
 
 import copy
 import functools
+import os
+import shutil
 
 import pytest
 import torch
 
 from bam import BAM
 from bam.costs import saved_bytes
-from bam.kernels import GateOptions, backend, gate, inductor_gate
+from bam.kernels import GateOptions, backend, formula, gate, inductor_gate
 from bam.models import build
 from bam.surgery import attach, attended
 
-pytestmark = pytest.mark.skipif(not torch.compiler.list_backends(), reason="torch cannot compile here")
+NEEDS_COMPILER = pytest.mark.skipif(
+    not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")), reason="there is no C++ compiler"
+)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -53,6 +57,24 @@ def test_output_and_gradients_are_those_of_torch(combine, missing, layout):
     assert computed[0].is_contiguous(memory_format=layout)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("size", [(1, 5, 4, 6), (2, 1, 3, 3), (2, 5, 1, 1)])
+@pytest.mark.parametrize("gradient_layout", ["same", "other", "expanded"])
+def test_sizes_of_one_and_gradients_in_another_layout(size, gradient_layout):
+    n, c, h, w = size
+    features = torch.randn(size, dtype=torch.float64).to(memory_format=torch.channels_last)
+    inputs = [features, *(torch.randn(s, dtype=torch.float64) for s in ((n, c, 1, 1), (n, 1, h, w))), None]
+    inputs = [None if t is None else t.requires_grad_() for t in inputs]
+    gradient = {
+        "same": torch.randn_like(features),
+        "other": torch.randn(size, dtype=torch.float64),
+        "expanded": torch.randn(1, dtype=torch.float64).expand(size),
+    }[gradient_layout]
+    wanted, computed = (by(kernel, inputs, gradient) for kernel in ("torch", "inductor"))
+    torch.testing.assert_close(computed, wanted, rtol=1e-12, atol=1e-12)
+
+
+@NEEDS_COMPILER
 def test_low_precision_sizes_and_strides():
     """bfloat16 with logits in float32; sizes change without compiling again, odd strides are served by torch."""
     for n, c, h, w in ((3, 5, 4, 6), (2, 8, 7, 3), (4, 6, 2, 9)):
@@ -63,7 +85,8 @@ def test_low_precision_sizes_and_strides():
         for wanted, computed in zip(*(by(k, inputs, gradient) for k in ("torch", "inductor")), strict=True):
             assert computed.dtype == wanted.dtype
             torch.testing.assert_close(computed, wanted, rtol=0.03, atol=0.1)
-    assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(inductor_gate._gradients.__code__)) == 1
+    for compiled in (formula.gate, inductor_gate._gradients):
+        assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(compiled.__code__)) == 1
     assert backend.implementation("inductor", [torch.randn(2, 3, 4, 10)[..., ::2], None, None, None]) == "torch"
 
 
@@ -82,6 +105,7 @@ def test_second_derivatives_and_batches_of_gradients_are_the_formulas():
     assert torch.autograd.gradgradcheck(function, (x, mc, ms))
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_map_is_not_kept():
     x = torch.randn(2, 16, 8, 8, requires_grad=True)
     kept = {}
@@ -91,6 +115,7 @@ def test_the_map_is_not_kept():
     assert kept["torch"] - kept["inductor"] >= x.nbytes
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_attended_network_trains_alike_and_compiles_as_a_whole():
     torch.manual_seed(0)
     model = attach(build("cifar/resnet8", 10), "bam(kernel=inductor)", image=32)
@@ -111,5 +136,5 @@ def test_without_a_compiler(monkeypatch):
         raise ValueError("no working C++ compiler\nand more")
 
     monkeypatch.setattr(inductor_gate, "_compiled", lambda function: fails)
-    with pytest.raises(RuntimeError, match=r"cannot be compiled here: no working C\+\+ compiler; .* kernel='torch'"):
+    with pytest.raises(RuntimeError, match=r"the compiled gate failed: no working C\+\+ compiler; .* kernel='torch'"):
         BAM(8, kernel="inductor")(torch.randn(2, 8, 4, 4))

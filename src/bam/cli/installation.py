@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -56,7 +57,10 @@ def _kernel() -> str:
     chosen, triton = named(None), importlib.util.find_spec("triton") is not None
     state = "needs a GPU" if triton else "is not installed"
     usable = "is available" if triton and torch.cuda.is_available() else state
-    return f"kernel: {'torch' if chosen == 'auto' else chosen} (BAM_KERNEL chooses; triton {usable})"
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    compiled = "is available" if compiler else "needs a C++ compiler, e.g. g++"
+    name = "torch" if chosen == "auto" else chosen
+    return f"kernel: {name} (BAM_KERNEL chooses; inductor {compiled}; triton {usable})"
 
 
 def _data() -> str:

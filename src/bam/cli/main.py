@@ -63,7 +63,10 @@ COMMON = {
 }
 
 #: What gloo and NCCL say of a process that is gone.
-_LOST_PEER = r"(?i)connection (reset|closed|refused) by (remote )?peer|remote process exited|socket timeout"
+_LOST_PEER = (
+    r"(?i)connection (reset|closed) by (remote )?peer|connection refused|broken pipe|timed out waiting|pair closure|"
+    r"connect timeout|remote process exited|socket timeout"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,7 +150,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, RuntimeError) and re.search(_LOST_PEER, str(error)):
         return (
             f"another process of this training has ended, or cannot be reached ({_first_line(error)}): see what it "
-            "says; then give the command to all machines again"
+            "says; then give the command to all machines again (bam train: with --resume)"
         )
     text = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
     return f"unexpected error, {text}; if the files and flags are right, please report it with the --traceback output"

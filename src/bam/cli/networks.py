@@ -115,7 +115,6 @@ def modules(model: str = "resnet50") -> None:
     from bam.attention.table import ATTENTION
     from bam.costs import cost
     from bam.models import build
-    from bam.placement import NoSuchSites
     from bam.surgery import attach
 
     with torch.device("meta"):
@@ -126,7 +125,7 @@ def modules(model: str = "resnet50") -> None:
             with torch.device("meta"):
                 attended = cost(attach(build(model), name))
             added = [f"+{attended.params - plain.params:,}", f"+{format_count(attended.macs - plain.macs)}"]
-        except NoSuchSites:
+        except ValueError:  # the network has no such sites, or the image enters it in many places
             added = ["-", "-"]
         rows.append([f"`{name}`", _papers(module), usual_sites(module), *added])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -174,7 +173,7 @@ def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: i
         jobs: number of processes.
         timeout: time limit per network in seconds.
     """
-    from bam.attention import ATTENTION, AttentionSpec, attention_factory, split_specs
+    from bam.attention import ATTENTION, AttentionSpec, split_specs
     from bam.coverage import SHORT, candidates, survey, write_page
 
     if tried.short and (tried.models or tried.all):
@@ -186,7 +185,7 @@ def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: i
         raise ValueError(f"neither torchvision nor timm has {', '.join(unknown)}; write timm's as timm/<name>")
     modules = split_specs(tried.attention) if tried.attention else list(ATTENTION) if tried.short else ["bam"]
     for module in modules:
-        attention_factory(AttentionSpec.parse(module).name)  # refuses unknown ones
+        AttentionSpec.parse(module).build(64)  # refuses unknown names and options
     networks = [network for network in networks if names is None or network.name in names]
     networks = [network._replace(attention=module) for network in networks for module in modules]
     survey(networks, out / "coverage.csv", jobs=jobs, timeout=timeout, again=tried.models is not None)

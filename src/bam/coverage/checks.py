@@ -74,7 +74,7 @@ def _outcomes(row: Row, build: Callable[[], nn.Module]) -> Iterator[tuple[str, s
 
 
 def _sites(build: Callable[[], nn.Module], spec: AttentionSpec) -> tuple[Sites | None, str]:
-    """The sites of the network, or None and the reason if it has no feature maps; uses the meta device if possible."""
+    """The sites of the network, or None and the reason if it has none of the kind; uses the meta device if possible."""
     try:
         with torch.device("meta"):
             model = build()

@@ -25,9 +25,8 @@ def write_page(path: Path, survey: Path, command: str) -> None:
         )
         with_notes = [row for row in library_rows if row.passed and row.reason]
         lines += _section("Sites that carry only part of the flow", with_notes, _reason)
-        lines += _section(
-            "Refused: no feature maps, or no such places", [row for row in library_rows if row.refused], _name
-        )
+        refused = [row for row in library_rows if row.refused]
+        lines += _section("Refused: no feature maps, or no places of the kind that the module needs", refused, _name)
         lines += [
             "",
             "### All networks that count",

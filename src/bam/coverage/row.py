@@ -27,7 +27,7 @@ class Row:
     params: int = 0
     side: int = 0  #: image size in pixels
     found: str = ""  #: the sites
-    sites: str = ""  #: "refused" for a network without feature maps
+    sites: str = ""  #: "refused" for a network without the places of this module
     levels: str = ""
     identity: str = ""
     keys: str = ""
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def refused(self) -> bool:
-        """Whether the network has no suitable feature maps and so does not count."""
+        """Whether the network has no places for this module and so does not count."""
         return self.sites == "refused"
 
     @property

@@ -1,5 +1,6 @@
 """Pictures: maps over images, panels side by side, PNG files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -83,7 +84,12 @@ def _draw_arrows(page: Image.Image, arrows: Sequence[Arrow], box: tuple[int, int
     panel = page.crop(box)
     pen = ImageDraw.Draw(panel)
     for y0, x0, y1, x1 in arrows:
-        x, y = x1 * panel.width, y1 * panel.height
+        if not math.isfinite(y1) or not math.isfinite(x1):
+            continue
+        part = min(
+            1, 3 / max(abs(y1 - y0), abs(x1 - x0), 1)
+        )  # Pillow draws each pixel of a line, outside the panel too
+        x, y = (x0 + part * (x1 - x0)) * panel.width, (y0 + part * (y1 - y0)) * panel.height
         pen.line([(x0 * panel.width, y0 * panel.height), (x, y)], "white", 1)
         pen.ellipse([x - 2, y - 2, x + 2, y + 2], "white")
     page.paste(panel, box[:2])

@@ -1,7 +1,8 @@
 """The gate compiled by torch.compile, within a network that is not: one kernel per pass over F.
 
-The map M(F) is not kept for the backward pass. The first call for a type of numbers compiles for some seconds; sizes
-are dynamic.
+The map M(F) is not kept for the backward pass. The first call compiles for some seconds. Sizes are dynamic, but a size
+of 1, another type of numbers, layout or option compiles again, up to torch's limit of eight times; what exceeds it runs
+as the formula.
 """
 
 import functools
@@ -81,10 +82,12 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _run(function: Callable[..., Any], *inputs: Any) -> Any:
     try:
         return _compiled(function)(*inputs)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # compilers raise many types, and document none
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeError(
-            f"kernel='inductor' or BAM_KERNEL=inductor: the gate cannot be compiled here: {reason}; it needs a C++ "
+            f"kernel='inductor' or BAM_KERNEL=inductor: the compiled gate failed: {reason}; compiling needs a C++ "
             "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (for an existing module: "
             "module.kernel = 'torch')"
         ) from error

@@ -125,7 +125,7 @@ def _at_input(flow: Flow) -> Site:
     images = [node for node in flow.nodes if node.axes and not node.learned and node.size == flow.nodes[0].size]
     site = next((site for node in images for site in sites_at_input(flow, node)), None)
     if site is None:
-        raise NoSuchSites('the image enters no single module: name the site by hand, e.g. sites="before <module name>"')
+        raise ValueError('the image enters no single module: name the site by hand, e.g. sites="before <module name>"')
     return site
 
 

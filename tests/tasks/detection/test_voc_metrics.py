@@ -242,7 +242,7 @@ def test_inputs_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("truth", "found", "options", "message"),
+    ("truth", "detected", "options", "message"),
     [
         ([objects(BOX)], [], {}, "the ground truth has 1 images, but the detections have 0"),
         ([objects(BOX, labels=[2])], [detections()], {}, "an object of image 0 has the label 2"),

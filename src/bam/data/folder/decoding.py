@@ -71,16 +71,16 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
     def _random_part(self, path: str) -> Image.Image:
         """A random part of the image at `path`; all of it if the options ask for whole images.
 
-        A JPEG whose part has at least twice the pixels needed on both sides is decoded at 1/2, 1/4 or 1/8 of its size,
-        which is several times faster.
+        A JPEG whose part has about twice the pixels needed on both sides, or more, is decoded at 1/2, 1/4 or 1/8 of its
+        size, which is several times faster.
         """
         with opened(path) as image:
             width, height = image.size
             top, left, rows, columns = 0, 0, height, width
             if self.crop:
                 top, left, rows, columns = itemgetter("top", "left", "height", "width")(self.crop.make_params([image]))
-            image.draft(None, (-(-width * self.size // columns), -(-height * self.size // rows)))
-            across, down = image.width / width, image.height / height
+            drafted = image.draft(None, (-(-width * self.size // columns), -(-height * self.size // rows)))
+            across, down = (drafted[1][2] / width, drafted[1][3] / height) if drafted else (1.0, 1.0)
             left, right = round(left * across), round((left + columns) * across)
             top, bottom = round(top * down), round((top + rows) * down)
             return to_rgb(image).crop((left, top, right, bottom))

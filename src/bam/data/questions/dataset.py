@@ -178,10 +178,11 @@ class QuestionBatches:
         self.kind = torch.tensor([kinds.index(question.kind) for question in flat])
         self.known: list[dict[int, float]] = []
         for question in flat:
-            known = {answers[text]: score for text, score in question.answers.items() if text in answers}
-            for text, score in question.answers.items() if question.normalizes else ():
-                for number in numbers.get(text, ()):
-                    known.setdefault(number, score)  # last, so that of equal scores the most frequent stays first
+            known: dict[int, float] = {}  # the most frequent answer first, which is the goal if scores are equal
+            for text, score in question.answers.items():
+                alike = numbers.get(text, ()) if question.normalizes else ()
+                for number in (*([answers[text]] if text in answers else ()), *alike):
+                    known.setdefault(number, score)
             self.known.append(known)
         self.goal = torch.tensor([max(scores, key=scores.__getitem__, default=-1) for scores in self.known])
         self.num_answers = len(answers)
