@@ -226,9 +226,11 @@ def test_the_report_says_what_the_runs_differ_in(tmp_path):
     compare(TINY.replace(epochs=1), ["none", "bam"], 1, tmp_path)
     content = json.loads((tmp_path / "bam-seed0" / "record.json").read_text())
     content["stretches"][0]["device"] = "cuda"
+    content["stretches"][0]["versions"]["torch"] = "3.0"
     (tmp_path / "bam-seed0" / "record.json").write_text(json.dumps(content))
     cli.VERBS["report"](tmp_path)
-    assert "the runs differ in device (cpu; cuda)" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert "device (cpu; cuda)" in page and f"versions (torch {torch.__version__.partition('+')[0]}; torch 3.0)" in page
     assert read_comparison(tmp_path)[0]["bam"][0].complete
 
 

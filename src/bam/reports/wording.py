@@ -69,10 +69,19 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     for name, values in summary["other_environments"].items():
         if name in _DECISIVE:
             first = summary["environment"].get(name, "unknown")
-            mixed.append(f"{name} ({'; '.join(map(_plain, [first, *values]))})")
+            mixed.append(f"{name} ({'; '.join(map(_plain, _differing([first, *values])))})")
     if mixed:
         lines.append(f"the runs differ in {', '.join(mixed)}, which may explain differences between them")
     return lines
+
+
+def _differing(values: list[Any]) -> list[Any]:
+    """The values; of mappings only the entries that differ."""
+    if not all(isinstance(value, dict) for value in values):
+        return values
+    names = dict.fromkeys(name for value in values for name in value)
+    changed = [name for name in names if any(value.get(name) != values[0].get(name) for value in values)]
+    return [{name: value.get(name, "unknown") for name in changed} for value in values]
 
 
 def probe_notes(summary: dict[str, Any]) -> list[str]:
