@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bam.data.cifar100 import cifar100
+from bam.data.cifar_pickle import read_arrays
 
 
 def write(folder, name, content, protocol=4):
@@ -115,3 +116,8 @@ def test_the_real_one(cifar_root):
     torch.testing.assert_close(mean / 255, torch.tensor([0.50707516, 0.48654887, 0.44091784]))
     torch.testing.assert_close(deviation / 255, torch.tensor([0.26733429, 0.25643846, 0.27615047]))
     assert train.classes[:3] == ("apple", "aquarium_fish", "baby")
+
+
+def test_an_odd_escape_in_a_damaged_file_shows_no_warning():
+    """A warning is an error here."""
+    assert read_arrays(b"\x80\x02c\\umpy.x\ny\n.") is not None
