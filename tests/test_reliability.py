@@ -111,6 +111,7 @@ def test_files_named_by_files_lie_below_their_folder(tmp_path):
         (["--seed", "20000000000"], 1, "seed must be below"),
         (["--epochs", "1" + 20 * "0"], 1, "epochs must be below 2**32, got 100000000000000000000"),
         (["--warmup-epochs", "1e20"], 1, "warmup_epochs must be below 2**32, got 1e+20"),
+        (["--lr", "1" + 400 * "0"], 2, "bam train: a number is too large (int too large to convert to float)"),
         (["--epochs", "many"], 2, "bam train: --epochs: expected int, got many; bam train --help explains the flags"),
         (["--data-options", "[1]"], 2, "--help explains the flags"),
         (["--crop-padding", "1000000"], 1, "crop_padding must be smaller than the images, which have 16 x 16 pixels"),

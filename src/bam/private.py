@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
-    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "feature_extractor", "forward_hooks",
-    "functorch_is_active", "is_batched_by_autograd", "is_dispatched",
+    "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "failure_to_compile",
+    "feature_extractor", "forward_hooks", "functorch_is_active", "is_batched_by_autograd", "is_dispatched",
     "option_strings", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
     "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
@@ -37,6 +37,13 @@ def functorch_is_active() -> bool:
 def is_batched_by_autograd(tensor: Tensor) -> bool:
     """Whether `autograd.grad(..., is_grads_batched=True)` made this tensor; torch has no public function for it."""
     return torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def failure_to_compile() -> type[Exception]:
+    """What torch.compile raises if it cannot compile; torch has no public name for it."""
+    from torch._dynamo.exc import TorchDynamoException  # importing the compiler takes seconds
+
+    return TorchDynamoException
 
 
 def cpu_has_bf16() -> bool:

@@ -131,10 +131,25 @@ def test_an_attended_network_trains_alike_and_compiles_as_a_whole():
     torch.testing.assert_close(whole(images), plain.eval()(images))
 
 
+@pytest.mark.filterwarnings("ignore:.*force_disable_caches:UserWarning")  # a compiled gate of before would do
 def test_without_a_compiler(monkeypatch):
-    def fails(*inputs):
-        raise ValueError("no working C++ compiler\nand more")
+    from torch._inductor import config
 
-    monkeypatch.setattr(inductor_gate, "_compiled", lambda function: fails)
-    with pytest.raises(RuntimeError, match=r"the compiled gate failed: no working C\+\+ compiler; .* kernel='torch'"):
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    with pytest.raises(
+        RuntimeError, match="cannot be compiled here: InvalidCxxCompiler: .*; it needs .* kernel='torch'"
+    ):
         BAM(8, kernel="inductor")(torch.randn(2, 8, 4, 4))
+
+
+@pytest.mark.usefixtures("quick")
+def test_other_errors_stay_what_they_are():
+    x, mc, ms = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 1, 1), torch.randn(2, 1, 4, 5)
+    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+        inductor_gate._run(raise_out_of_memory, x, mc, ms)
+
+
+@torch.compiler.disable
+def raise_out_of_memory(*inputs):
+    raise torch.OutOfMemoryError("none left")

@@ -36,6 +36,8 @@ def parse_flags(verb: Callable[..., None], words: list[str], *, examples: Sequen
         flags = vars(parser.parse_args(words, defaults=False))  # only the flags in `words`
     except ArgumentError as error:
         _leave(verb.__name__, str(error))
+    except OverflowError as error:  # jsonargparse converts whole numbers to float unguarded
+        _leave(verb.__name__, f"a number is too large ({error})")
     flags |= placed
     if recipe is not None and flags.get("task", recipe.task) != recipe.task:
         raise ValueError("write --task in full: it decides which other flags exist")

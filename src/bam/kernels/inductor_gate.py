@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bam import private
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, wants_formula, without_autocast
 from bam.kernels.layout import flat, is_channels_last, unflat
@@ -82,12 +83,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _run(function: Callable[..., Any], *inputs: Any) -> Any:
     try:
         return _compiled(function)(*inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers raise many types, and document none
+    except private.failure_to_compile() as error:
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeError(
-            f"kernel='inductor' or BAM_KERNEL=inductor: the compiled gate failed: {reason}; compiling needs a C++ "
+            f"kernel='inductor' or BAM_KERNEL=inductor: the gate cannot be compiled here: {reason}; it needs a C++ "
             "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (for an existing module: "
             "module.kernel = 'torch')"
         ) from error

@@ -62,9 +62,9 @@ def read_rgb(path: str, *, turn: bool = False) -> Image.Image:
 def is_turned(path: str) -> bool:
     """Whether EXIF turns the image at `path` for display; False if it cannot be read."""
     try:
-        with Image.open(path if os.path.isfile(path) else "") as image:
+        with opened(path) as image:
             return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-    except Exception:  # decoders raise many types on damaged bytes; `read_rgb` reports the file
+    except ValueError:  # `read_rgb` reports the file
         return False
 
 
