@@ -21,6 +21,7 @@ from bam.files import check_types, strict_json, write_atomically
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
+from bam.training.batches import evaluation_batches, training_batches
 from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
 from bam.training.identity import check_state, fingerprint, stretches_of
@@ -33,7 +34,6 @@ from bam.training.stopping import Diverged, Interrupted, stop_request
 WEIGHTS = "model.safetensors"
 _LOOK = 50  #: steps between checks that the losses are finite, which wait for the device
 _SHOWN = 3  #: measures shown per epoch
-_SMALL = 64  #: images up to this side, in pixels, are evaluated in larger batches than in training
 
 
 class Session:
@@ -47,8 +47,11 @@ class Session:
             network = task.network(train)
         normalization = task.normalization(network, train)
         self.notes = list(dict.fromkeys([*task.notes(train), *self.test.notes]))
-        self.train_batches, self.test_batches = self._batches(train, self.test, normalization)
-        self.held_out = None if held_out is None else (self._batches(train, held_out, normalization)[1], held_out)
+        self.train_batches = training_batches(task, train, normalization, accelerator)
+        self.test_batches = evaluation_batches(task, self.test, normalization, accelerator)
+        self.held_out = None
+        if held_out is not None:
+            self.held_out = evaluation_batches(task, held_out, normalization, accelerator), held_out
         self.best = Best()
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
@@ -73,24 +76,6 @@ class Session:
         self.trainer = Trainer(task, task.prepared(network), self.optimizer, accelerator, self.average)
         self.progress = Progress(accelerator.device)
         self.evaluation: Evaluation | None = None  #: the last one of this process
-
-    def _batches(
-        self, train: Images, test: Images, normalization: tuple[Tensor, Tensor]
-    ) -> tuple[BatchSource, BatchSource]:
-        recipe, processes = self.recipe, self.accelerator.num_processes
-        if len(test) < processes:
-            raise ValueError(f"{len(test)} images are too few for {processes} processes to evaluate on")
-        if recipe.batch_size > len(train):
-            raise ValueError(f"batch_size {recipe.batch_size} is larger than the {len(train)} training images")
-        part = recipe.batch_size // recipe.accumulation
-        if part % processes:
-            raise ValueError(f"batch_size {part} (after accumulation) is not a multiple of the {processes} processes")
-        placement = self.accelerator.device, (self.accelerator.process_index, processes)
-        test_size = part if max(test.image_size) > _SMALL else max(part, 256)
-        return (
-            self.task.batches(train, part, normalization, placement),
-            self.task.batches(test, test_size, normalization, placement),
-        )
 
     def restore(self, *, allow_mixed: bool = False) -> None:
         """Load the newest saved state, if any.
