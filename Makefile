@@ -63,6 +63,7 @@ bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
 	$(BIN)/python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/decoding.py --threads 1
+	$(BIN)/python benchmarks/decoding.py --threads 1 --size 128
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/page.py
 

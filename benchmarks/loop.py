@@ -5,8 +5,7 @@
 
 In memory: steps of the training loop on random images of CIFAR-100's size (crops, flips), compared with bare steps on
 one batch. From files: worker processes decode generated JPEGs of 500 x 375 pixels to 224 x 224. The script times
-decoding alone, the network's steps alone, and both together, and names the limiting part. It also times torchvision's
-ImageFolder with the same transforms, in this process.
+decoding alone, the network's steps alone, and both together, and names the limiting part.
 """
 
 import argparse
@@ -22,8 +21,6 @@ from accelerate import Accelerator
 from PIL import Image
 from timing import flags, interleave, report
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 from bam import recipes
 from bam.data import BatchSource, Dataset, load
@@ -109,15 +106,7 @@ def from_files(args: argparse.Namespace) -> None:
             for _ in itertools.islice(batches.train(0, 0), steps):
                 pass
 
-        crops = v2.RandomResizedCrop(train.image_size)
-        torchvisions = ImageFolder(f"{folder}/train", v2.Compose([crops, v2.RandomHorizontalFlip(), v2.PILToTensor()]))
-
-        def image_folder() -> None:
-            for number in range(steps * batch):
-                _ = torchvisions[number]
-
         paths = {
-            "ImageFolder": image_folder,
             "decoding": decoding,
             "steps": training.bare(image, target, steps),
             "both": training.loop(batches, steps),

@@ -18,9 +18,10 @@ Row = dict[str, str]
 INTRODUCTION = """# Performance
 
 Written by `python benchmarks/page.py` from `benchmarks/results.csv`, to which every benchmark appends its results.
-`make bench` measures on the CPU of an otherwise idle machine, `benchmarks/gpu.sh` on a GPU. Paths take turns in one
-process. A ratio is the median over rounds of one time divided by another. Compare only ratios: absolute times on a
-shared machine vary by half within minutes, and differences below 10 % are noise there.
+`make bench` measures on the CPU of an otherwise idle machine, `benchmarks/gpu.sh` on a GPU; on AMD EPYC, which has no
+fast bf16, its commands were given with `--dtype fp32`. Paths take turns in one process. A ratio is the median over
+rounds of one time divided by another. Compare only ratios: absolute times on a shared machine vary by half within
+minutes, and differences below 10 % are noise there.
 
 - *released*: the structure of the authors' code, restated: average pooling, both maps expanded to the size of F,
   multiplied, gated. *plain*: the paper's equations, each as a PyTorch operation. *bam*: `bam.BAM`.
@@ -50,9 +51,7 @@ WHY = """## What makes it fast, and what limits it
   default on a CPU is no workers; on a GPU it is one worker per free core.
 - Large JPEGs are decoded at a half, a quarter or an eighth of their size if the training crop keeps enough pixels: 1.8
   times faster than torchvision's ImageFolder for 1600 x 1200 pixels, 2.5 times for 4000 x 3000. Crops of 500 x 375 to
-  224 x 224 need all pixels: the gain is 4 %. Half of that time is libjpeg-turbo's, a third Pillow's resizing, and both
-  libraries call the same code; torchvision's own decoder and its resizing of tensors gained 10 %, and were left out
-  (`benchmarks/decoding.py`).
+  224 x 224 need all pixels, and gain 4 % (`benchmarks/decoding.py`): both decode and resize with Pillow.
 - By default, tensors of the size of F come in fresh pages, and each costs a page fault: on the virtual machine measured
   here, up to a third of the module's own time. `bam train`, `bam compare` and these benchmarks therefore keep freed
   memory (`training/memory.py`). This saves 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, measured in

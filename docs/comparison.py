@@ -9,7 +9,7 @@ from typing import Any
 
 from bam.cli.training import compare_commands
 from bam.costs import format_count
-from bam.reports.wording import interval_text, percent
+from bam.reports.wording import interval_text, percent, verdict_kind
 
 PAGE = Path(__file__).with_suffix(".md")
 OPENING = """# Attention modules compared
@@ -25,14 +25,10 @@ To write this page again from folders of `bam compare`: `python docs/comparison.
 
 
 def verdicts(summary: dict[str, Any]) -> str:
-    """A sentence: which variants are better, which worse, and for which no difference is shown."""
-    baseline = summary["baseline"]
-    undecided = f"no difference from {baseline} shown"
-    kinds = {"better": [], "worse": [], undecided: [], "no verdict": []}
+    """A sentence: which variants are better than the baseline, which worse, and for which no difference is shown."""
+    kinds = {"better": [], "worse": [], "no difference shown": [], "no verdict": []}
     for comparison in summary["comparisons"]:
-        verdict = comparison["verdict"]
-        shown = undecided if verdict.startswith("no difference shown") else verdict
-        kinds[shown if shown in kinds else "no verdict"].append(f"`{comparison['name']}`")
+        kinds[verdict_kind(comparison["verdict"])].append(f"`{comparison['name']}`")
     return "; ".join(f"**{kind}:** {', '.join(names) or 'none of them'}" for kind, names in kinds.items()) + "."
 
 

@@ -59,8 +59,8 @@ def test_cost_of_the_released_layout(capsys):
 def test_compare_end_to_end(tmp_path, capsys):
     words = ["compare", "--recipe", "digits/small", *TINY, "--seeds", "2", "--out", str(tmp_path)]
     assert cli.main(words) == 0
-    message = capsys.readouterr().out
-    assert "bam - none: " in message and f"report: {tmp_path}/report.html" in message
+    printed = capsys.readouterr().out
+    assert "bam - none: " in printed and f"report: {tmp_path}/report.html" in printed
     summary = json.loads((tmp_path / "summary.json").read_text())
     by_seed = {v["name"]: dict(zip(v["seeds"], v["results"], strict=True)) for v in summary["variants"]}
     (comparison,) = summary["comparisons"]
@@ -80,8 +80,8 @@ def test_variants_with_options_are_compared(tmp_path, capsys):
     words = ["compare", "--recipe", "digits/small", *TINY, "--attention", variants, "--seeds", "1"]
     words += ["--out", str(tmp_path)]
     assert cli.main(words) == 0
-    message = capsys.readouterr().out
-    assert "bam(reduction=4) - none: " in message and "se(sites=every block, identity=true) - none: " in message
+    printed = capsys.readouterr().out
+    assert "bam(reduction=4) - none: " in printed and "se(sites=every block, identity=true) - none: " in printed
     records = {folder.parent.name: json.loads(folder.read_text()) for folder in tmp_path.glob("*/record.json")}
     assert set(records) == {"none-seed0", "bam-reduction=4-seed0", "se-sites=every-block-identity=true-seed0"}
     assert records["bam-reduction=4-seed0"]["recipe"]["attention"] == "bam(reduction=4)"
@@ -132,8 +132,13 @@ def test_coverage_writes_its_page(tmp_path, capsys, monkeypatch):
 
     found = [Candidate("mine", "nets", "tests.coverage.networks:Small")]
     monkeypatch.setattr("bam.coverage.candidates", lambda *_: found)
-    assert cli.main(["coverage", "--out", str(tmp_path), "--jobs", "1"]) == 0
-    assert "1 networks, of which 1 count; 1 of them pass" in (tmp_path / "coverage.md").read_text()
+    words = ["coverage", "--attention", "bam(reduction=4)", "--out", str(tmp_path)]
+    assert cli.main([*words, "--jobs", "1"]) == 0
+    page = (tmp_path / "coverage.md").read_text()
+    assert "1 networks, of which 1 count; 1 of them pass" in page
+    assert f"Written by `bam {shlex.join(words)}`" in page
+    assert cli.main(["coverage", "--short", "--all"]) == 1 and "leave --models and --all out" in capsys.readouterr().err
+    assert cli.main(["coverage", "--attention", "bam(nonsense=3)"]) == 1 and "nonsense" in capsys.readouterr().err
     assert cli.main(["coverage", "--models", "tests.coverage.networks:Smal", "--out", str(tmp_path)]) == 1
     assert "neither torchvision nor timm has tests.coverage.networks:Smal" in capsys.readouterr().err
 
@@ -155,15 +160,15 @@ def test_added_seeds_are_repeated_too():
 
 def test_a_table_of_the_paper(capsys):
     assert cli.main(["paper", "--table", "dilation"]) == 0
-    message = capsys.readouterr().out
-    assert message.count("###") == 1 and message.count("24,066,909") == 4 and "20.47" in message
+    printed = capsys.readouterr().out
+    assert printed.count("###") == 1 and printed.count("24,066,909") == 4 and "20.47" in printed
     assert cli.main(["paper", "--table", "KITTI"]) == 1 and "the tables are: CIFAR-100;" in capsys.readouterr().err
 
 
 def test_recipes(capsys):
     assert cli.main(["recipes"]) == 0
-    message = capsys.readouterr().out
-    assert "digits/full" in message and "top-1 error 21.49 %" in message
+    printed = capsys.readouterr().out
+    assert "digits/full" in printed and "top-1 error 21.49 %" in printed
 
 
 @pytest.mark.parametrize(
@@ -304,11 +309,11 @@ def test_the_command_to_repeat_is_understood(tmp_path, capsys):
 
 def test_sites_of_detectors(capsys):
     assert cli.main(["sites", "--model", "stairnet300_mobilenet", "--no-latency"]) == 0
-    message = capsys.readouterr().out
-    assert message.count("backbone.stairs.") == 6 and "28,290" in message
+    printed = capsys.readouterr().out
+    assert printed.count("backbone.stairs.") == 6 and "28,290" in printed
     assert cli.main(["sites", "--model", "ssd_resnet8", "--no-latency"]) == 0
-    message = capsys.readouterr().out
-    assert "ssd_resnet8 is built on cifar/resnet8" in message and "layer2" in message
+    printed = capsys.readouterr().out
+    assert "ssd_resnet8 is built on cifar/resnet8" in printed and "layer2" in printed
 
 
 def test_help_ends_with_examples_that_are_understood(tmp_path, monkeypatch, capsys):

@@ -155,8 +155,8 @@ def test_examples_run(name, capsys):
     text = (ROOT / "examples" / f"{name}.py").read_text()
     assert len(text.splitlines()) <= 40
     exec(text, {"__name__": "__main__"})
-    message = capsys.readouterr().out
-    assert all(line in message for line in EXAMPLES[name]) and "unchanged: False" not in message
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in EXAMPLES[name]) and "unchanged: False" not in printed
 
 
 def test_all_examples_are_tested():

@@ -240,8 +240,8 @@ def test_the_classes_present_are_measured_and_numbered_as_in_the_network(trained
     paint(tmp_path / "both" / "train" / "yak" / "1.png", 1)
     paint(tmp_path / "both" / "val" / "yak" / "1.png", 1)
     assert cli.main(["evaluate", str(trained / "run"), "--data", f"folder:{tmp_path / 'both'}"]) == 1
-    printed = capsys.readouterr().err
-    assert "has classes that the network does not know, 'yak'; it knows " in printed and len(printed.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "has classes that the network does not know, 'yak'; it knows " in message and len(message.splitlines()) == 1
 
 
 def test_unreadable_images_are_counted_and_other_images_noted(trained, photos, tmp_path, capsys):
@@ -310,7 +310,7 @@ def test_images_in_memory_are_renumbered_and_joined():
 def test_words_by_position():
     expected = {"run": "r", "images": ["a,b.png", "c"], "out": "o"}
 
-    def printed(words, verb=predict):
+    def parsed(words, verb=predict):
         values = parse_flags(verb, words)
         return {name: values[name] if name == "images" else str(values[name]) for name in expected if name in values}
 
@@ -321,9 +321,9 @@ def test_words_by_position():
         ["r", "a,b.png", "--out", "o", "c"],
         ["--run", "r", "a,b.png", "--out", "o", "c"],
     ):
-        assert printed(words) == expected
-    assert printed(["--run", "r", "--images", "a,b.png,c"])["images"] == ["a", "b.png", "c"]
-    assert printed(["r", "--images=x"])["images"] == ["x"]
+        assert parsed(words) == expected
+    assert parsed(["--run", "r", "--images", "a,b.png,c"])["images"] == ["a", "b.png", "c"]
+    assert parsed(["r", "--images=x"])["images"] == ["x"]
     assert parse_flags(cli.VERBS["sites"], ["--no-latency", "resnet18", "--keep", "2"]) == {
         **parse_flags(cli.VERBS["sites"], ["--model", "resnet18", "--keep", "2"]), "latency": False,
     }  # fmt: skip
@@ -376,7 +376,7 @@ def test_every_verb_takes_a_network_by_name(trained, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "printed"),
+    ("words", "part"),
     [
         (["predict", "run", "nowhere.png"], "there is no image nowhere.png"),
         (["predict", "run", "empty"], "the folder empty holds no images (.jpg, "),
@@ -399,7 +399,7 @@ def test_every_verb_takes_a_network_by_name(trained, photos, tmp_path, capsys):
         (["predict", "broken", "dot.png"], "dot.png: the network's output is not finite"),
     ],
 )
-def test_what_cannot_be_meant_is_reported_in_a_sentence(trained, tmp_path, monkeypatch, capsys, words, printed):
+def test_what_cannot_be_meant_is_reported_in_a_sentence(trained, tmp_path, monkeypatch, capsys, words, part):
     monkeypatch.chdir(tmp_path)
     for name in ("run", "saved"):
         (tmp_path / name).symlink_to(trained / name)
@@ -412,7 +412,7 @@ def test_what_cannot_be_meant_is_reported_in_a_sentence(trained, tmp_path, monke
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     assert cli.main(words) == 1
     message = capsys.readouterr().err
-    assert printed in message and len(message.splitlines()) == 1
+    assert part in message and len(message.splitlines()) == 1
     assert not (tmp_path / "predictions").exists() and not (tmp_path / "evaluation").exists()
 
 

@@ -87,7 +87,7 @@ def test_a_branch_left_out_leaves_the_map_of_the_others(name):
     assert torch.equal(module.maps(x).combined, maps.combined)
 
 
-def test_identity_and_constancy_are_reported_from_the_weights(name):
+def test_identity_and_constancy_are_read_from_the_weights(name):
     module = restless(ATTENTION[name](16)).eval()
     assert not module.is_identity() and not module.is_constant() and not module.is_fused
     if traits(name).starts_as_identity:

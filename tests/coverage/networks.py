@@ -20,6 +20,13 @@ class Small(nn.Module):
         return self.two(F.max_pool2d(self.one(x), 2)).mean((2, 3))
 
 
+class InPlace(Small):
+    """It changes its first stage's output."""
+
+    def forward(self, x):
+        return self.two(F.max_pool2d(F.relu_(self.one(x)), 2)).mean((2, 3))
+
+
 class Restless(Small):
     """Its output in eval mode is random."""
 

@@ -182,6 +182,18 @@ def test_vqa2_is_read(vqa2):
     assert [q.text for q in only.flat] == ["Is it 70?"] and "; 1 left out: none of the 1 answers fits" in only.notes[0]
 
 
+def test_a_question_that_fits_after_normalising_is_trained_on(vqa2):
+    """All people agree on "a dog" for question 70; for question 90 they disagree, so "a dog" counts as "dog"."""
+
+    def disagreeing(content):
+        content["annotations"][-1]["answers"] = [{"answer": "a dog"}] * 9 + [{"answer": "cat"}]
+        return content
+
+    break_file(vqa2, ANSWERS, disagreeing)
+    train, _ = load_questions("vqa2", vqa2, num_answers=1)
+    assert train.classes == ("a dog",) and [q.text for q in train.flat] == ["Is it 70?", "Is it 90?"]
+
+
 def test_whole_images_are_served_not_crops(vqa2):
     picture = Image.new("RGB", (40, 30))
     picture.paste((255, 255, 255), (0, 0, 4, 30))

@@ -23,9 +23,9 @@ def refused(folder, config, weights):
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError) as raised:
         from_pretrained(folder)
-    part = str(raised.value)
-    assert part.startswith(f"{folder}/") and "\n" not in part
-    return part.removeprefix(f"{folder}/")
+    message = str(raised.value)
+    assert message.startswith(f"{folder}/") and "\n" not in message
+    return message.removeprefix(f"{folder}/")
 
 
 WRONG = {
@@ -224,5 +224,5 @@ def test_files_of_others(saved, content, part, tmp_path):
 def test_weights_know_what_they_were_saved_with(field, value, tmp_path):
     save_pretrained(small(sites=["layer1", "layer2"], reduction=4), tmp_path, **SMALL)
     config = json.loads((tmp_path / "config.json").read_text()) | {field: value}
-    part = refused(tmp_path, config, (tmp_path / "model.safetensors").read_bytes())
-    assert part.startswith(f"config.json: {field}: {tmp_path / 'model.safetensors'} was saved with another value: ")
+    message = refused(tmp_path, config, (tmp_path / "model.safetensors").read_bytes())
+    assert message.startswith(f"config.json: {field}: {tmp_path / 'model.safetensors'} was saved with another value: ")

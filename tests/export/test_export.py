@@ -81,8 +81,8 @@ def test_onnx_is_one_file_with_named_axes(tmp_path):
     model = Plain(lambda x: x.mean((2, 3)))
     path = export_model(model, tmp_path / "net.onnx", 32, dynamic=("batch", "width")).path
     assert os.listdir(tmp_path) == ["net.onnx"]
-    (actual,) = onnx.load(path).graph.input
-    assert [d.dim_param or d.dim_value for d in actual.type.tensor_type.shape.dim] == ["batch", 3, 32, "width"]
+    (graph_input,) = onnx.load(path).graph.input
+    assert [d.dim_param or d.dim_value for d in graph_input.type.tensor_type.shape.dim] == ["batch", 3, 32, "width"]
     images = torch.randn(3, 3, 32, 45)
     torch.testing.assert_close(run_file(path, images), model(images))
 

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import os
 import shutil
 
 import pytest
@@ -14,9 +13,7 @@ from bam.kernels import GateOptions, backend, formula, gate, inductor_gate
 from bam.models import build
 from bam.surgery import attach, attended
 
-NEEDS_COMPILER = pytest.mark.skipif(
-    not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")), reason="there is no C++ compiler"
-)
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which(backend.compiler()), reason="there is no C++ compiler")
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
@@ -132,14 +129,13 @@ def test_an_attended_network_trains_alike_and_compiles_as_a_whole():
 
 
 @pytest.mark.filterwarnings("ignore:.*force_disable_caches:UserWarning")  # a compiled gate of before would do
-def test_without_a_compiler(monkeypatch):
+def test_without_a_compiler():
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.raises(
-        RuntimeError, match="cannot be compiled here: InvalidCxxCompiler: .*; it needs .* kernel='torch'"
-    ):
+    # config.patch, for pytest's monkeypatch deletes the setting afterwards.
+    none = config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    message = "cannot be compiled here: InvalidCxxCompiler: .*; it needs .* kernel='torch'"
+    with none, pytest.raises(RuntimeError, match=message):
         BAM(8, kernel="inductor")(torch.randn(2, 8, 4, 4))
 
 

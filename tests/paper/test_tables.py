@@ -76,8 +76,8 @@ def test_recipes_tell_what_is_printed_and_what_it_takes(name):
     recipe, data = RECIPES[name](), IMAGES[name.partition("/")[0]]
     plain = count(DIFFERENT[name, "none"]).macs
     hours = 6 * plain * data * recipe.epochs / 60e12 / 3600  # 6 operations a multiply-add, 60 TFLOP/s
-    message = float(doc.partition("About ")[2].partition(" GPU hour")[0])
-    assert message == pytest.approx(hours, abs=0.06 if hours < 5 else 0.6)
+    stated_hours = float(doc.partition("About ")[2].partition(" GPU hour")[0])
+    assert stated_hours == pytest.approx(hours, abs=0.06 if hours < 5 else 0.6)
 
 
 def test_a_printed_count_without_a_reason_is_an_error():

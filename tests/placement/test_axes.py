@@ -337,7 +337,7 @@ def test_images_of_another_kind_are_refused(image):
         bam.find_bottlenecks(Shrinking(), image)
 
 
-def test_a_network_of_two_inputs_is_reported_what_to_do():
+def test_the_error_for_two_inputs_says_what_to_do():
     class Two(Shrinking):
         def forward(self, x, y):
             return super().forward(x) + super().forward(y)

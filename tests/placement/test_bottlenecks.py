@@ -226,12 +226,12 @@ def test_no_trace_is_left():
             super().forward(x)
             raise LookupError("as it happens")
 
-    message = pytest.raises(ValueError, match=r"Failing cannot run on an image.*\(as it happens\)")
+    refusal = pytest.raises(ValueError, match=r"Failing cannot run on an image.*\(as it happens\)")
     for model in (Functional(), Failing()):
         model.train()
         model.conv1.eval()
         state = {key: value.clone() for key, value in model.state_dict().items()}
-        with message if isinstance(model, Failing) else contextlib.nullcontext():
+        with refusal if isinstance(model, Failing) else contextlib.nullcontext():
             bam.find_bottlenecks(model, 16)
         hooks = [h for m in model.modules() for h in (*m._forward_hooks, *m._forward_pre_hooks)]
         assert not hooks and model.training and not model.conv1.training

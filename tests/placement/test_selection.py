@@ -106,7 +106,7 @@ def test_each_module_goes_where_its_paper_puts_it_unless_sites_are_named(resnet,
     assert places(sites="bottlenecks") == list(bam.attended(bam.attach(copy.deepcopy(resnet), image=64)))
 
 
-def test_a_network_without_blocks_is_reported_of_the_bottlenecks():
+def test_the_error_without_blocks_names_the_bottlenecks():
     with pytest.raises(ValueError, match='no residual blocks .* sites="bottlenecks"'):
         bam.attach(get_model("vgg11"), "cbam", image=64)
     assert bam.attended(bam.attach(get_model("vgg11"), "cbam", sites="bottlenecks", image=64))

@@ -27,7 +27,7 @@ def test_a_section_has_verdicts_intervals_and_the_command(page, tmp_path):
     records["eca"][0].failure, records["eca"][0].final = {"reason": "training diverged"}, {}
     write_report(tmp_path, summarize(records), "")
     text = "\n".join(page.section(tmp_path))
-    assert "**better:** `bam`; **worse:** none of them; **no difference from none shown:** `se`" in text
+    assert "**better:** `bam`; **worse:** none of them; **no difference shown:** `se`" in text
     assert "**no verdict:** `eca`." in text
     assert "| `bam` | 1,234 | 5 M | x 1.00 |  | 11.00 ± 1.73 % | -10.00 " in text
     assert "bam compare --recipe digits/small --attention none,bam,se,eca --seeds 3" in text

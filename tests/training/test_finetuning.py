@@ -178,11 +178,11 @@ def test_images_are_normalised_as_for_the_pretrained_weights(model, pretrained, 
 def test_a_run_hands_its_normalisation_on(recipe, weights, tmp_path):
     first = run(recipe.replace(pretrained=None), tmp_path / "first")
     record = tmp_path / "first" / "record.json"
-    message = json.loads(record.read_text())
-    message["normalization"] = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
-    record.write_text(json.dumps(message))
+    content = json.loads(record.read_text())
+    content["normalization"] = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
+    record.write_text(json.dumps(content))
     second = run(recipe.replace(pretrained=str(tmp_path / "first")), tmp_path / "second")
-    assert second.normalization == message["normalization"] != first.normalization
+    assert second.normalization == content["normalization"] != first.normalization
     images = training_images(second, count=4)
     assert (images.mean() - training_images(first, count=4).mean()).abs() > 0.1
     export = tmp_path / "saved"

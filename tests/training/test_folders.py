@@ -75,8 +75,8 @@ def test_a_resumed_run_is_bit_equal_and_counts_what_it_could_not_read(shapes, tm
         list(batches.train(0, epoch)), list(tested.test())
         expected.append(batches.take_unreadable().count + tested.take_unreadable().count)
     assert [row["unreadable"] for row in whole.history] == expected and 3 <= expected[0] <= 6
-    message = capsys.readouterr().out
-    assert f"unreadable images left out in this epoch: {expected[0]}, e.g. {shapes}" in message
+    printed = capsys.readouterr().out
+    assert f"unreadable images left out in this epoch: {expected[0]}, e.g. {shapes}" in printed
 
     with pytest.raises(ValueError, match="cannot be read as an image"):
         run(recipe, tmp_path / "parts", RunOptions(save_minutes=0))

@@ -40,8 +40,6 @@ def explain(
     and the gain, which is how much a module strengthens each place. For a network that answers questions, they also
     show which regions and words the question attends to.
 
-    To use a network by name: bam explain resnet50 IMAGES --pretrained DEFAULT --adapter attention.safetensors
-
     Args:
         run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         images: one or more files or folders.
@@ -101,8 +99,6 @@ def examine(
 
     Writes examination.json. For each site with channel attention, also writes the channels that tell classes apart, as
     figures/channels-SITE.svg and .csv.
-
-    To use a network by name: bam examine resnet50 --pretrained DEFAULT --adapter FILE --data folder:PATH
 
     Args:
         run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).

@@ -52,13 +52,12 @@ def _devices() -> list[str]:
 def _kernel() -> str:
     import torch
 
-    from bam.kernels.backend import named
+    from bam.kernels.backend import compiler, named
 
     chosen, triton = named(None), importlib.util.find_spec("triton") is not None
     state = "needs a GPU" if triton else "is not installed"
     usable = "is available" if triton and torch.cuda.is_available() else state
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    compiled = "is available" if compiler else "needs a C++ compiler, e.g. g++"
+    compiled = "is available" if shutil.which(compiler()) else f"needs a C++ compiler; there is no {compiler()}"
     name = "torch" if chosen == "auto" else chosen
     return f"kernel: {name} (BAM_KERNEL chooses; inductor {compiled}; triton {usable})"
 

@@ -37,16 +37,24 @@ EXAMPLES = {
         "bam train --recipe digits/small --attention 'bam(reduction=8)' --epochs 8 --out runs/mine --resume",
     ],
     "report": ["bam report comparisons/digits-small"],
-    "evaluate": ["bam evaluate runs/mine", "bam evaluate my-model --data folder:photos --part all"],
+    "evaluate": [
+        "bam evaluate runs/mine",
+        "bam evaluate my-model --data folder:photos --part all",
+        "bam evaluate resnet50 --pretrained DEFAULT --data folder:photos",
+    ],
     "predict": [
         "bam predict runs/mine photos more/cat.jpg --out predictions",
+        "bam predict resnet50 photos --pretrained DEFAULT",
         "bam predict runs/questions photos --question 'how many 3s are there'",
     ],
     "explain": [
         "bam explain runs/mine photos",
         "bam explain resnet50 photos --pretrained DEFAULT --adapter attention.safetensors",
     ],
-    "examine": ["bam examine runs/mine --limit 64"],
+    "examine": [
+        "bam examine runs/mine --limit 64",
+        "bam examine resnet50 --pretrained DEFAULT --adapter attention.safetensors --data folder:photos",
+    ],
     "export": [
         "bam export --run runs/mine --out model.onnx",
         "bam export --model resnet50 --attention bam --out model.pt2 --dynamic batch",
@@ -147,7 +155,8 @@ def _message(error: Exception) -> str:
         size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
         needed = f" for {size[1]} at once" if size else ""
         return f"not enough memory{needed}: use smaller images, batches or networks"
-    if isinstance(error, RuntimeError) and re.search(_LOST_PEER, str(error)):
+    several = os.environ.get("WORLD_SIZE", "1") != "1"  # as torchrun and accelerate launch set it
+    if several and isinstance(error, RuntimeError) and re.search(_LOST_PEER, str(error)):
         return (
             f"another process of this training has ended, or cannot be reached ({_first_line(error)}): see what it "
             "says; then give the command to all machines again (bam train: with --resume)"

@@ -195,7 +195,7 @@ def coverage(tried: Surveyed = Surveyed(), out: Path = Path("coverage"), jobs: i
 
 def _coverage_command(tried: Surveyed, out: Path) -> list[str]:
     """The command that repeats a survey."""
-    flags = [word for name in ("all", "short") if getattr(tried, name) for word in (f"--{name}",)]
+    flags = [f"--{name}" for name in ("all", "short") if getattr(tried, name)]
     flags += ["--library", tried.library] if tried.library != "both" else []
     flags += ["--models", ",".join(tried.models)] if tried.models else []
     flags += ["--attention", tried.attention] if tried.attention else []

@@ -61,8 +61,6 @@ def predict(
     like the network's test images; EXIF orientation is applied only if a detector's data options ask for it. Images
     that cannot be read are named and skipped.
 
-    To use a network by name: bam predict resnet50 IMAGES --pretrained DEFAULT
-
     Args:
         run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).
         images: one or more files or folders.
@@ -93,8 +91,6 @@ def evaluate(
 
     Writes evaluation.json, evaluation.csv (one row per class) and, for classifiers, confusion.csv. Errors have Wilson
     95 % intervals. The data may lack some of the network's classes but must not have others. Runs in float32.
-
-    To use a network by name: bam evaluate resnet50 --pretrained DEFAULT --data folder:PATH
 
     Args:
         run: folder of a complete run or of a network saved by bam export, or the name of a network (see `bam models`).

@@ -86,9 +86,8 @@ def _draw_arrows(page: Image.Image, arrows: Sequence[Arrow], box: tuple[int, int
     for y0, x0, y1, x1 in arrows:
         if not math.isfinite(y1) or not math.isfinite(x1):
             continue
-        part = min(
-            1, 3 / max(abs(y1 - y0), abs(x1 - x0), 1)
-        )  # Pillow draws each pixel of a line, outside the panel too
+        # Long lines are cut outside the panel, for Pillow visits each of their pixels.
+        part = min(1, 3 / max(abs(y1 - y0), abs(x1 - x0), 1))
         x, y = (x0 + part * (x1 - x0)) * panel.width, (y0 + part * (y1 - y0)) * panel.height
         pen.line([(x0 * panel.width, y0 * panel.height), (x, y)], "white", 1)
         pen.ellipse([x - 2, y - 2, x + 2, y + 2], "white")

@@ -84,13 +84,7 @@ def _description(description: str | None, parameters: Mapping[str, inspect.Param
     kinds = placeable(parameters)
     order = " ".join(name.upper() + ("..." if kind == list[str] else "") for name, kind in kinds.items())
     paragraphs += [f"Also without flags, in this order: {order}"] if kinds else []
-    return "\n\n".join(map(_wrapped, paragraphs))
-
-
-def _wrapped(paragraph: str) -> str:
-    """A paragraph wrapped at 100 characters; a command at its end gets a line of its own, to be copied whole."""
-    text, colon, command = " ".join(paragraph.split()).partition(": bam ")
-    return textwrap.fill(text + colon[:1], 100) + (f"\n  bam {command}" if command else "")
+    return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), 100) for paragraph in paragraphs)
 
 
 def _named_recipe(words: list[str]) -> Recipe:

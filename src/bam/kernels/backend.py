@@ -1,6 +1,7 @@
 """The choice between the implementations of the gate: `torch_gate.py`, `inductor_gate.py` and `triton_gate.py`."""
 
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +34,11 @@ def measured_faster(features: Tensor) -> bool:
     "auto" uses Triton where this is true.
     """
     return False
+
+
+def compiler() -> str:
+    """The C++ compiler that Inductor uses on a CPU."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 def implementation(kernel: str | None, tensors: Sequence[Tensor | None]) -> str:

@@ -49,9 +49,9 @@ class _Gate(torch.autograd.Function):
             return None, *gradients_of_formula(partial(formula.gate, combine=ctx.combine), inputs, needed, [gradient])
         features, *others = inputs
         last = is_channels_last(features)
-        found = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
-        for_features = unflat(next(found), features.shape, last) if needed[0] else None
-        for_others = (next(found).view_as(t) if need else None for t, need in zip(others, needed[1:], strict=True))
+        gradients = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
+        for_features = unflat(next(gradients), features.shape, last) if needed[0] else None
+        for_others = (next(gradients).view_as(t) if need else None for t, need in zip(others, needed[1:], strict=True))
         return None, for_features, *for_others
 
 

@@ -54,10 +54,10 @@ def detection() -> DetectionRecipe:
 
 
 def vqa() -> VqaRecipe:
-    """Answer questions about several digits: ResNet-8 and stacked attention, 64 x 64 pixels, minutes on 2 CPU cores.
+    """Answer questions about several digits: ResNet-8 and stacked attention, 64 x 64 pixels.
 
     Three seeds, without BAM: 91.1 ± 0.6 % of the answers are right (existence 98.8 %, counting 90.8 %); the words of
-    the questions alone give 29.7 % (docs/reproducing.md). A run takes some 15 minutes of one core.
+    the questions alone give 29.7 % (docs/reproducing.md). A run takes 13 to 48 minutes of one core.
 
     bam compare --recipe vqa/digits --attention none,bam --cross-modal none,question_guided,co_attention --seeds 3
     """

@@ -16,13 +16,20 @@ def heading(summary: dict[str, Any]) -> str:
     return f"{summary['recipe']['name']}: {text}"
 
 
+def verdict_kind(verdict: str) -> str:
+    """A verdict without its reason: better, worse, no difference shown, or no verdict."""
+    kinds = ("better", "worse", "no difference shown")
+    return next((kind for kind in kinds if verdict.startswith(kind)), "no verdict")
+
+
 def verdict_parts(comparison: dict[str, Any], measure: dict[str, Any]) -> tuple[str, str]:
     """The verdict on one variant in two parts: better, worse or no difference shown; then the difference."""
     name, baseline, verdict = comparison["name"], comparison["baseline"], comparison["verdict"]
     label, count = measure["label"], len(comparison["seeds"])
-    if verdict in ("better", "worse"):
-        lead = f"{name} is {verdict} than {baseline}"
-    elif verdict.startswith("no difference shown"):
+    kind = verdict_kind(verdict)
+    if kind in ("better", "worse"):
+        lead = f"{name} is {kind} than {baseline}"
+    elif kind == "no difference shown":
         lead = f"No difference shown between {name} and {baseline}"
     else:
         reason = verdict.removeprefix("no verdict: ")

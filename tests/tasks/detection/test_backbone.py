@@ -53,16 +53,16 @@ def detector(**fields):
 def stages(network, image):
     """What comes out of the stages of a ResNet, in its classifier or in a detector."""
     body = getattr(getattr(network, "backbone", None), "body", network)
-    actual = {}
+    maps_of = {}
     handles = [
-        getattr(body, name).register_forward_hook(lambda _, given, maps, name=name: actual.update({name: maps}))
+        getattr(body, name).register_forward_hook(lambda _, given, maps, name=name: maps_of.update({name: maps}))
         for name in ("layer1", "layer2", "layer3")
     ]
     with torch.no_grad():
         network.backbone(image) if hasattr(network, "backbone") else network(image)
     for handle in handles:
         handle.remove()
-    return actual
+    return maps_of
 
 
 def same_stages(left, right):
@@ -80,10 +80,10 @@ def test_a_plain_run_arrives(folders):
 
 def test_a_run_with_attention_arrives_with_its_attention(folders):
     network, _ = trained_model(folders / "bam")
-    actual = detector(attention="bam", backbone=str(folders / "bam"))
-    assert same_stages(actual, network)
+    model = detector(attention="bam", backbone=str(folders / "bam"))
+    assert same_stages(model, network)
     for site in SITES:
-        own = bam.attended(actual)[f"backbone.body.{site}"].state_dict()
+        own = bam.attended(model)[f"backbone.body.{site}"].state_dict()
         theirs = bam.attended(network)[site].state_dict()
         assert own.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in own.items())
         assert own["channel.norm.num_batches_tracked"] > 0
@@ -91,12 +91,12 @@ def test_a_run_with_attention_arrives_with_its_attention(folders):
 
 def test_a_plain_run_arrives_under_new_attention(folders):
     network, _ = trained_model(folders / "plain")
-    actual = detector(attention="bam", backbone=str(folders / "plain"))
-    assert not same_stages(actual, network)
-    with bam.without_attention(actual):
-        assert same_stages(actual, network)
+    model = detector(attention="bam", backbone=str(folders / "plain"))
+    assert not same_stages(model, network)
+    with bam.without_attention(model):
+        assert same_stages(model, network)
     fresh = detector(attention="bam").state_dict()
-    assert all(torch.equal(value, fresh[key]) for key, value in actual.state_dict().items() if ".attention." in key)
+    assert all(torch.equal(value, fresh[key]) for key, value in model.state_dict().items() if ".attention." in key)
     assert same_stages(detector(attention="bam", identity=True, backbone=str(folders / "plain")), network)
 
 
@@ -167,10 +167,10 @@ def test_a_file_of_mobilenet_arrives(name, tmp_path):
     backbone = detector(model=name, backbone=str(tmp_path / "mobilenet.pth")).eval().backbone
     body = backbone.body if name.startswith("ssd") else backbone.base.body
     image = torch.rand(1, 3, 64, 64)
-    actual, expected = dict(body.named_children()), dict(network.named_children())
+    parts, expected = dict(body.named_children()), dict(network.named_children())
     with torch.no_grad():
         maps, x = list(body(image).values()), image
-        for part in actual:
+        for part in parts:
             x = expected[part](x)
             if part == "layer4":
                 assert torch.equal(maps[0], x)
@@ -222,9 +222,9 @@ def test_images_are_normalised_as_those_of_the_run_were(folders):
     model = detector(backbone=str(folders / "plain"))
     assert (model.transform.image_mean, model.transform.image_std) == (mean, std)
     image = torch.rand(3, 64, 64)
-    actual = model.eval().transform([image])[0].tensors[0]
+    served = model.eval().transform([image])[0].tensors[0]
     expected = (image - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(served, expected)
 
 
 def norms_of(model):
@@ -259,12 +259,12 @@ def test_which_batchnorms_are_trained(folders, policy):
     assert all(parts.values())
     before = {kind: {n: copy.deepcopy(m.state_dict()) for n, m in norms.items()} for kind, norms in parts.items()}
     train_once(model)
-    actual = {kind: {n: changed(m, before[kind][n]) for n, m in norms.items()} for kind, norms in parts.items()}
+    changes = {kind: {n: changed(m, before[kind][n]) for n, m in norms.items()} for kind, norms in parts.items()}
     everything = {"weight", "bias", "running_mean", "running_var"}
-    assert all(keys == everything for keys in actual["rest"].values())
+    assert all(keys == everything for keys in changes["rest"].values())
     frozen = policy == "frozen"
-    assert all(keys == (set() if frozen else everything) for keys in actual["network"].values())
-    trained = set().union(*actual["attention"].values())
+    assert all(keys == (set() if frozen else everything) for keys in changes["network"].values())
+    trained = set().union(*changes["attention"].values())
     assert trained == ({"weight", "bias"} if frozen else everything)
     counts = {int(m.num_batches_tracked) for m in parts["network"].values()}
     assert counts == ({2} if frozen else {3})  # the run of classification had two steps
@@ -272,10 +272,10 @@ def test_which_batchnorms_are_trained(folders, policy):
 
 def test_frozen_weights_of_the_backbone_come_out_of_a_run_as_they_went_in(folders, tmp_path):
     run(DETECT.replace(batchnorm="frozen", backbone=str(folders / "plain"), lr=0.01), tmp_path / "run")
-    given, actual = (load_file(folder / "model.safetensors") for folder in (folders / "plain", tmp_path / "run"))
-    names = [key for key in given if ".bn" in f".{key}"]
-    assert len(names) > 20 and all(torch.equal(given[key], actual[f"backbone.body.{key}"]) for key in names)
-    assert not torch.equal(given["layer1.0.conv1.weight"], actual["backbone.body.layer1.0.conv1.weight"])
+    saved, loaded = (load_file(folder / "model.safetensors") for folder in (folders / "plain", tmp_path / "run"))
+    names = [key for key in saved if ".bn" in f".{key}"]
+    assert len(names) > 20 and all(torch.equal(saved[key], loaded[f"backbone.body.{key}"]) for key in names)
+    assert not torch.equal(saved["layer1.0.conv1.weight"], loaded["backbone.body.layer1.0.conv1.weight"])
 
 
 def test_a_run_does_not_need_its_backbone_afterwards(folders, tmp_path):

@@ -163,12 +163,12 @@ def torchvisions(name):
 
 def settings(model):
     """Thresholds, sizes and counts of all parts by their names."""
-    message = (bool, int, float, str, tuple, list)
+    kinds = (bool, int, float, str, tuple, list)
     return {
         f"{name}.{key}": repr(value)
         for name, module in model.named_modules()
         for key, value in vars(module).items()
-        if isinstance(value, message) and not key.startswith("_") and key not in ("momentum", "training")
+        if isinstance(value, kinds) and not key.startswith("_") and key not in ("momentum", "training")
     }
 
 

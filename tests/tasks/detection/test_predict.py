@@ -68,18 +68,18 @@ def test_images_of_a_folder(trained, photos, tmp_path, capsys):
             assert row["category"] == record.classes[label - 1]
         picture = out / f"{name.rpartition('/')[2].partition('.')[0]}.png"
         assert torch.equal(pil_to_tensor(read_rgb(str(picture))), draw(pixels, detected, record.classes, 0.1))
-    message = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in message[:-1]] == [*names, "skipped"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in printed[:-1]] == [*names, "skipped"]
     first = rows[0]
-    assert f"{first['category']} {first['score']:.2f}" in message[0]
-    assert message[-1] == f"pictures and predictions.json in {out}"
+    assert f"{first['category']} {first['score']:.2f}" in printed[0]
+    assert printed[-1] == f"pictures and predictions.json in {out}"
 
 
 def test_files_and_folders_together(trained, photos, tmp_path, capsys):
     assert predict(trained, f"{photos}/more,{photos}/b.jpg", tmp_path / "out", "--score", "0.9") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.png", "d.png", "predictions.json"]
-    message = capsys.readouterr().out
-    assert message.count("nothing with a score of 0.9 or more") == 2  # so little training is sure of nothing
+    printed = capsys.readouterr().out
+    assert printed.count("nothing with a score of 0.9 or more") == 2  # so little training is sure of nothing
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
     assert read_rgb(str(tmp_path / "out" / "b.png")).size == (360, 300)
 

@@ -78,8 +78,8 @@ def equal(left, right):
 def test_a_run_leaves_everything_needed(finished):
     folder, record = finished
     names = {path.name.split("-0")[0] for path in folder.iterdir()}
-    message = {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
-    assert names == message | {"detections.json", "ground_truth.json"}
+    usual_files = {"recipe.yaml", "record.json", "steps.csv", "model.safetensors", "state"}
+    assert names == usual_files | {"detections.json", "ground_truth.json"}
     assert record.complete and Record.read(folder) == record
     assert record.sites == ["backbone.body.layer1", "backbone.body.layer2"]
     assert record.classes == list("0123456789") and record.image_size == [32, 32]
@@ -127,9 +127,9 @@ def test_the_files_score_as_the_record_says(finished):
         tool.run()
     finally:
         logging.disable(logging.NOTSET)
-    detected = [float(value) for value in tool.stats[:4]]
+    figures = [float(value) for value in tool.stats[:4]]
     expected = [record.final[name] for name in ("test_ap", "test_ap50", "test_ap75", "test_ap_small")]
-    assert detected == pytest.approx(expected, abs=1e-4)  # coordinates and scores in the file are rounded
+    assert figures == pytest.approx(expected, abs=1e-4)  # coordinates and scores in the file are rounded
 
 
 def test_the_trained_network_finds_what_the_run_has_written(finished):
@@ -312,8 +312,8 @@ def test_compare_end_to_end(tmp_path, capsys):
     words += ["--precision", "fp32", "--batch-size", "16"]
     words += ["--data-options", '{"canvas": 32, "num_train": 32, "num_test": 10}']
     assert cli.main(words) == 0
-    message = capsys.readouterr().out
-    assert "bam - none: " in message and " points [" in message and "AP50" in message
+    printed = capsys.readouterr().out
+    assert "bam - none: " in printed and " points [" in printed and "AP50" in printed
     page = (tmp_path / "report.html").read_text()
     for expected in ('class="verdict"', "<th>MACs<th>AP<th>", "AP50<td>", "AP by seed, %"):
         assert expected in page
@@ -414,11 +414,11 @@ def test_a_comparison_of_backbones(tmp_path):
     assert plan["attention"] == variants and len(plan["pictures"]) == 4
     for name in ("none", "bam"):
         (folder,) = (tmp_path / "out").glob(f"{name}-backbone=*-seed0")
-        given, detected = weights_of(tmp_path / name), weights_of(folder)
-        keys = [key for key in given if key.endswith("conv1.weight") or ".attention." in key and key.endswith("weight")]
+        saved, loaded = weights_of(tmp_path / name), weights_of(folder)
+        keys = [key for key in saved if key.endswith("conv1.weight") or ".attention." in key and key.endswith("weight")]
         assert len(keys) == (28 if name == "bam" else 4)
         for key in keys:
-            torch.testing.assert_close(detected[f"backbone.body.{key}"], given[key], atol=1e-5, rtol=0)
+            torch.testing.assert_close(loaded[f"backbone.body.{key}"], saved[key], atol=1e-5, rtol=0)
 
 
 def test_a_comparison_is_checked_before_anything_is_trained(tmp_path):

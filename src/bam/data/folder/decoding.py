@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from math import ceil
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
             top, left, rows, columns = 0, 0, height, width
             if self.crop:
                 top, left, rows, columns = itemgetter("top", "left", "height", "width")(self.crop.make_params([image]))
-            drafted = image.draft(None, (-(-width * self.size // columns), -(-height * self.size // rows)))
+            drafted = image.draft(None, (ceil(width * self.size / columns), ceil(height * self.size / rows)))
             across, down = (drafted[1][2] / width, drafted[1][3] / height) if drafted else (1.0, 1.0)
             left, right = round(left * across), round((left + columns) * across)
             top, bottom = round(top * down), round((top + rows) * down)

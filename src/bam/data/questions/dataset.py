@@ -42,6 +42,29 @@ class Question:
         return self.answers.get(normalized_answer(answer), 0.0)
 
 
+class KnownAnswers:
+    """The answers that a network can give, by number.
+
+    Args:
+        classes: the answers.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._numbers = {name: number for number, name in enumerate(classes)}
+        self._alike: dict[str, list[int]] = {}  # normalised answer -> numbers of the answers with this form
+        for name, number in self._numbers.items():
+            self._alike.setdefault(normalized_answer(name), []).append(number)
+
+    def scores(self, question: Question) -> dict[int, float]:
+        """Number -> score of each answer that fits a question; the most frequent first, if scores are equal."""
+        fitting: dict[int, float] = {}
+        for text, score in question.answers.items():
+            alike = self._alike.get(text, ()) if question.normalizes else ()
+            for number in (*([self._numbers[text]] if text in self._numbers else ()), *alike):
+                fitting.setdefault(number, score)
+        return fitting
+
+
 @dataclass(frozen=True)
 class QuestionBatch:
     """Q questions about the N images of a batch.
@@ -168,24 +191,14 @@ class QuestionBatches:
     def __init__(self, dataset: QuestionDataset, source: BatchSource, device: torch.device | str) -> None:
         self.source, self.device = source, torch.device(device)
         flat, kinds = dataset.flat, dataset.kinds
-        numbers: dict[str, list[int]] = {}  # normalised answer -> numbers of the answers with this form
-        for number, name in enumerate(dataset.classes):
-            numbers.setdefault(normalized_answer(name), []).append(number)
-        answers = {name: number for number, name in enumerate(dataset.classes)}
         counts = torch.tensor([len(questions) for questions in dataset.questions])
         self.counts, self.first = counts, counts.cumsum(0) - counts
         self.words = dataset.vocabulary.numbers([question.text for question in flat], dataset.longest)
         self.kind = torch.tensor([kinds.index(question.kind) for question in flat])
-        self.known: list[dict[int, float]] = []
-        for question in flat:
-            known: dict[int, float] = {}  # the most frequent answer first, which is the goal if scores are equal
-            for text, score in question.answers.items():
-                alike = numbers.get(text, ()) if question.normalizes else ()
-                for number in (*([answers[text]] if text in answers else ()), *alike):
-                    known.setdefault(number, score)
-            self.known.append(known)
+        known = KnownAnswers(dataset.classes)
+        self.known = [known.scores(question) for question in flat]
         self.goal = torch.tensor([max(scores, key=scores.__getitem__, default=-1) for scores in self.known])
-        self.num_answers = len(answers)
+        self.num_answers = len(dataset.classes)
 
     @property
     def steps(self) -> int:

@@ -13,8 +13,8 @@ from bam.data.files.options import is_whole
 from bam.data.files.places import first_folder
 from bam.data.folder.dataset import FolderDataset
 from bam.data.folder.options import FolderOptions
-from bam.data.questions.answers import answer_scores, normalized_answer
-from bam.data.questions.dataset import Question, QuestionDataset
+from bam.data.questions.answers import answer_scores
+from bam.data.questions.dataset import KnownAnswers, Question, QuestionDataset
 from bam.data.questions.words import Vocabulary
 from bam.files import check_types, read_json
 
@@ -91,16 +91,12 @@ def vqa2(root: Path, **options: Any) -> tuple[QuestionDataset, QuestionDataset]:
     counts = Counter(next(iter(question.answers)) for question in all_questions)
     frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     classes = tuple(answer for answer, _ in frequent[: vqa_options.num_answers])
-    possible = set(classes)
-    alike = possible | {normalized_answer(answer) for answer in classes}  # where people disagree, see `Question.score`
-    answered = [
-        [q for q in questions if q.answers.keys() & (alike if q.normalizes else possible)]
-        for questions in train_questions
-    ]
+    known = KnownAnswers(classes)
+    answered = [[question for question in questions if known.scores(question)] for questions in train_questions]
     kept = [k for k, questions in enumerate(answered) if questions]
     vocabulary = Vocabulary.of((question.text for question in all_questions), vqa_options.least_words)
     left_out = len(all_questions) - sum(map(len, answered))
-    note = f"{len(all_questions)} training questions; {left_out} left out: none of the {len(possible)} answers fits"
+    note = f"{len(all_questions)} training questions; {left_out} left out: none of the {len(classes)} answers fits"
     train = _dataset(
         [train_paths[k] for k in kept], [answered[k] for k in kept], classes, vocabulary, vqa_options, (note,)
     )
