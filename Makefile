@@ -39,7 +39,7 @@ test-newest: setup ## the tests with the newest versions
 	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' $(PYTEST)
 
 demo: setup ## the main job on the embedded digits: a network without and with BAM, three paired seeds, a report
-	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3
+	$(BIN)/bam compare --recipe digits/small --attention none,bam --seeds 3 --jobs 2
 
 test: lint ## lint, then the tests (a few minutes, no network, no GPU)
 	$(BIN)/$(PYTEST)

@@ -45,7 +45,7 @@ def test_flags_change_the_recipe():
         + ["--no-deterministic", "--milestones", "0.3,0.6", "--attention-options", '{"reduction": 8}'],
     )
     recipe = arguments["recipe"]
-    assert (recipe.name, recipe.lr, recipe.flip, recipe.batch_size) == ("digits/small", 0.05, True, 64)
+    assert (recipe.name, recipe.lr, recipe.flip, recipe.batch_size) == ("digits/small", 0.05, True, 32)
     assert recipe.attention == AttentionSpec("bam", {"reduction": 8}, ("layer1", "layer2"))
     assert recipe.milestones == [0.3, 0.6] and not recipe.deterministic
 

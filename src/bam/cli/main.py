@@ -29,7 +29,7 @@ VERBS = {verb.__name__: verb for verbs in GROUPS.values() for verb in verbs}
 #: Verb -> example commands at the end of its help.
 EXAMPLES = {
     "compare": [
-        "bam compare --recipe digits/small --attention none,bam --seeds 3",
+        "bam compare --recipe digits/small --attention none,bam --seeds 3 --jobs 2",
         "bam compare --recipe folder/finetune --data folder:photos --attention 'none,bam,se(sites=bottlenecks)'",
     ],
     "train": [

@@ -20,6 +20,7 @@ def compare(
     attention: str = "none,bam",
     seeds: str = "3",
     out: Path | None = None,
+    jobs: int = 1,
     options: RunOptions = RunOptions(),
 ) -> None:
     """Find out whether attention helps: train all variants, paired by seed, and report differences with intervals.
@@ -34,6 +35,8 @@ def compare(
         seeds: number of seeds (3 or more for meaningful intervals), or a range to add to a comparison, e.g. 5:8 for
             seeds 5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).
+        jobs: how many runs train side by side, each in a process of its own. They share out the threads of the CPU, or
+            the GPUs. Small networks leave cores idle, so two runs on two cores end sooner than one after the other.
     """
     from bam import training
     from bam.reports import expectations
@@ -45,7 +48,7 @@ def compare(
         planned = len(training.planned_seeds(recipe, numbers, folder))
         for line in expectations(training.earlier_comparisons(recipe, folder), planned):
             print(line)
-    training.compare(recipe, variants, numbers, folder, options)
+    training.compare(recipe, variants, numbers, folder, options, jobs)
     if first:
         report(folder)
 

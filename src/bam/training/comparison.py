@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from bam.training.lock import locked
 from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
 from bam.training.session import WEIGHTS
+from bam.training.side_by_side import side_by_side
 from bam.training.stopping import Diverged
 from bam.training.trackers import log_pictures, trackers_of
 from bam.training.trained import recipe_of, trained_model
@@ -39,7 +41,12 @@ PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
 def compare(
-    recipe: Recipe, attentions: Sequence[str], seeds: int | range, out: Path, options: RunOptions | None = None
+    recipe: Recipe,
+    attentions: Sequence[str],
+    seeds: int | range,
+    out: Path,
+    options: RunOptions | None = None,
+    jobs: int = 1,
 ) -> None:
     """Train `recipe` with each of `attentions` for several seeds; results go to the folder `out`.
 
@@ -54,13 +61,16 @@ def compare(
         seeds: number of seeds, starting at the recipe's; or a range, which is added to the seeds in `out`.
         out: folder of the comparison.
         options: data folder, device, how often to save.
+        jobs: how many runs train side by side, each in a process of its own; they share out the threads of the CPU, or
+            the GPUs.
 
     Raises:
-        ValueError: for fewer than one seed or a duplicate attention; also the errors of `run`, except Diverged: the
-            other runs go on, and the report names the failed one.
+        ValueError: for fewer than one seed or job, or a duplicate attention; also the errors of `run`, except Diverged:
+            the other runs go on, and the report names the failed one.
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
     options = options or RunOptions()
+    _check_jobs(jobs)
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
     numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
@@ -75,9 +85,17 @@ def compare(
     with locked(out, is_main):
         write_atomically(out / PLAN, strict_json(plan))
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
-        for number, planned in enumerate(runs, start=1):
-            _run_unless_failed(planned, options, f"[{number}/{len(runs)}] {planned.folder.name}")
+        titles = [f"[{number}/{len(runs)}] {planned.folder.name}" for number, planned in enumerate(runs, start=1)]
+        calls = [partial(_run_unless_failed, run, options, title) for run, title in zip(runs, titles, strict=True)]
+        side_by_side(calls, jobs)
         _conclude(recipe, out, plan, options)
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise ValueError(f"jobs: at least 1, got {jobs}")
+    if jobs > 1 and PartialState().num_processes > 1:
+        raise ValueError(f"jobs: with several processes for each run (torchrun), runs train one by one; got {jobs}")
 
 
 def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -13,7 +13,12 @@ class Display:
     """On a terminal, a progress bar with loss, error, images per second and time left; elsewhere one line per epoch.
 
     Reading a loss from a GPU waits for the GPU, so the bar reads it at most twice per second.
+
+    Attributes:
+        bars: whether there are bars; several processes that share a terminal print lines only.
     """
+
+    bars: ClassVar[bool] = True
 
     def __init__(self, title: str, total_steps: int, done: int, visible: bool = True) -> None:
         self.console = Console(highlight=False, markup=False, emoji=False, quiet=not visible)
@@ -25,7 +30,7 @@ class Display:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not (visible and self.console.file.isatty()),
+            disable=not (visible and self.bars and self.console.file.isatty()),
         )
         self.title = title
         self.task = self.progress.add_task(title, total=total_steps, completed=done, status="")

@@ -1,0 +1,84 @@
+"""Runs of a comparison side by side, each in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from bam.recipes import ClassificationRecipe
+from bam.training import compare
+from bam.training.lock import NAME
+from bam.training.side_by_side import _gpus, side_by_side
+from bam.training.states import has_state
+
+TINY = ClassificationRecipe(
+    data_options={"num_train": 128, "num_test": 50, "canvas": 16}, batch_size=32, epochs=1, precision="fp32"
+)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def weights(folder):
+    return {path.parent.name: path.read_bytes() for path in folder.glob("*/model.safetensors")}
+
+
+def test_results_are_those_of_one_run_after_another(tmp_path, threads, capfd):
+    threads(2)
+    compare(TINY, ["none", "bam"], 2, tmp_path / "both", jobs=2)
+    printed = capfd.readouterr().out
+    assert all(f"[{k}/4]" in printed for k in (1, 2, 3, 4))
+    threads(1)
+    compare(TINY, ["none", "bam"], 2, tmp_path / "each")
+    assert weights(tmp_path / "both") == weights(tmp_path / "each") and len(weights(tmp_path / "each")) == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stop_reaches_every_run_once(tmp_path, number):
+    words = ["--recipe", "digits/small", "--out", str(tmp_path), "--jobs", "2", "--epochs", "500", "--device", "cpu"]
+    words += ["--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}', "--save-minutes", "0"]
+    command = [sys.executable, "-m", "bam", "compare", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    folders = [tmp_path / "none-seed0", tmp_path / "bam-seed0"]
+    while not all(map(has_state, folders)):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, number)  # as a terminal does for Ctrl-C
+    error = process.communicate()[1]  # until no process has stderr open
+    if number == signal.SIGINT:
+        assert process.returncode == 128 + number and error.count("the state is saved in") == 2
+        assert "continue with: bam compare" in error and not (tmp_path / NAME).exists()
+    assert not list(tmp_path.glob(f"*/{NAME}"))
+
+
+def test_the_first_error_stops_the_others(tmp_path):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="missing"):
+        side_by_side([partial(time.sleep, 600), partial(Path.read_text, tmp_path / "missing")], 2)
+    with pytest.raises(RuntimeError, match=r"has died \(exit code 3\)"):
+        side_by_side([partial(os._exit, 3)], 2)
+    assert time.monotonic() - start < 300
+
+
+def test_gpus_are_taken_in_turn(monkeypatch):
+    assert _gpus(2) == [None, None]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert _gpus(3) == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a")
+    assert _gpus(3) == ["4", "GPU-a", "4"]
+
+
+def test_no_jobs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="jobs: at least 1, got 0"):
+        compare(TINY, ["none", "bam"], 1, tmp_path, jobs=0)
