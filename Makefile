@@ -33,7 +33,7 @@ package: setup ## a wheel and an sdist in dist/, installed into empty environmen
 	cd build && empty/bin/bam compare --recipe digits/small --epochs 1 --seeds 1 --attention none,bam --out ../build/compared
 
 test-lowest: setup ## the tests with the lowest versions of the dependencies that pyproject.toml allows
-	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' $(PYTEST)
+	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' $(PYTEST) -W default # old versions deprecate what newer ones have dropped
 
 test-newest: setup ## the tests with the newest versions
 	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' $(PYTEST)

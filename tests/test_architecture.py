@@ -121,7 +121,9 @@ def test_functions_fit_a_screen():
 
 
 #: Options of modules are their papers' choices, and their users' keywords; two are device and dtype.
-MANY_PARAMETERS = {f"attention/{name}.py:__init__" for name in ("bam", "dynamic_filter", "residual_attention")}
+MANY_PARAMETERS = {
+    f"attention/{name}.py:__init__" for name in ("bam", "dynamic_filter", "residual_attention", "spatial_transformer")
+}
 
 
 def test_functions_take_at_most_six_parameters():

@@ -43,8 +43,8 @@ def deformed(features, offset, modulation, weight):
 
 def moved(module):
     """With offsets of about a place."""
-    nn.init.normal_(module.offset.weight, std=0.2)
-    nn.init.normal_(module.offset.bias)
+    nn.init.normal_(module.offset.weight, std=0.2 / module.step)
+    nn.init.normal_(module.offset.bias, std=1 / module.step)
     return module
 
 
@@ -56,12 +56,12 @@ def test_the_layer_it_replaces_is_called_by_keyword_too():
 
 @pytest.mark.parametrize("modulated", [False, True])
 def test_equations_and_gradients(modulated):
-    module = moved(Deformable(3, modulated, identity=True, dtype=torch.float64))
+    module = moved(Deformable(3, modulated, step=0.2, identity=True, dtype=torch.float64))
     nn.init.constant_(module.scale, 0.4)
     x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     predicted = module.offset(x)
     modulation = 2 * predicted[:, 18:].sigmoid() if modulated else torch.ones(2, 9, 4, 5)
-    expected = x + module.scale * deformed(x, predicted[:, :18], modulation, module.convolution.weight)
+    expected = x + module.scale * deformed(x, 0.2 * predicted[:, :18], modulation, module.convolution.weight)
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
     wanted = [x, *module.parameters()]
     weights = torch.randn_like(x)
@@ -145,8 +145,8 @@ def test_compile_export_and_trace():
 
 
 def test_maps_are_the_average_displacement():
-    module = Deformable(3)
-    nn.init.constant_(module.offset.bias, 2.0)
+    module = Deformable(3, step=0.5)
+    nn.init.constant_(module.offset.bias, 4.0)
     assert torch.equal(module.maps(torch.randn(1, 3, 4, 5)).displacement, torch.full((1, 2, 4, 5), 2.0))
     model = bam.attach(build("cifar/resnet8", 10).eval(), "deformable", sites=LAST)
     from bam.explanation import record

@@ -13,19 +13,20 @@ from tests.attention.test_deformable import sampled
 
 
 def moved(module):
-    nn.init.normal_(module.theta.weight, std=0.5)
-    nn.init.normal_(module.theta.bias, std=0.3)
+    nn.init.normal_(module.theta.weight, std=2)
+    nn.init.normal_(module.theta.bias, std=2)
     return module
 
 
 @pytest.mark.parametrize("transform", ["affine", "scale"])
 def test_equations_and_gradients(transform):
-    module = moved(SpatialTransformer(2, transform, 3, identity=True, dtype=torch.float64))
+    module = moved(SpatialTransformer(2, transform, 3, step=0.2, identity=True, dtype=torch.float64))
     nn.init.constant_(module.scale, 0.4)
     x = torch.randn(2, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     average = nn.functional.adaptive_avg_pool2d(module.convolution(x).clamp(min=0), 4).flatten(1)
     hidden = (average @ module.hidden.weight.T + module.hidden.bias).clamp(min=0)
-    theta = hidden @ module.theta.weight.T + module.theta.bias
+    theta = 0.2 * (hidden @ module.theta.weight.T + module.theta.bias)
+    theta = theta + torch.tensor([1.0, 0, 0, 0, 1, 0] if transform == "affine" else [1.0, 0, 0])
     values = []
     for n in range(2):
         a, b, c, d, e, f = theta[n] if transform == "affine" else (theta[n, 0], 0, theta[n, 1], 0, *theta[n, ::2])
@@ -60,7 +61,7 @@ def test_parameters():
 def test_maps_show_where_each_place_reads():
     module = SpatialTransformer(1)
     with torch.no_grad():
-        module.theta.bias[2] = 0.5  # a quarter of the width to the right
+        module.theta.bias[2] = 5  # steps of 0.1, a quarter of the width to the right
     displacement = module.maps(torch.randn(1, 1, 4, 8)).displacement
     torch.testing.assert_close(displacement, torch.tensor([0.0, 2.0])[None, :, None, None].expand(1, 2, 4, 8))
 

@@ -51,7 +51,7 @@ def test_modules_without_spatial_attention_show_their_gain(attention):
 def test_modules_that_move_values_show_how_far():
     model = bam.attach(get_model("resnet18", num_classes=3), "deformable", image=64).eval()
     for module in bam.attended(model).values():
-        module.offset.bias.data = torch.tensor([3.0, -1.0]).repeat(9)  # y before x
+        module.offset.bias.data = torch.tensor([30.0, -10.0]).repeat(9)  # in steps of 0.1, y before x
     with record(model) as passes:
         model(IMAGE)
     for view in site_views(passes[0], 1):

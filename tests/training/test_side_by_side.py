@@ -79,6 +79,9 @@ def test_gpus_are_taken_in_turn(monkeypatch):
     assert _gpus(3) == ["4", "GPU-a", "4"]
 
 
-def test_no_jobs_are_refused(tmp_path):
+def test_impossible_numbers_of_jobs_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="jobs: at least 1, got 0"):
         compare(TINY, ["none", "bam"], 1, tmp_path, jobs=0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="under torchrun, runs train one after another; got 2"):
+        compare(TINY, ["none", "bam"], 1, tmp_path, jobs=2)

@@ -4,6 +4,7 @@ A user's own `nn.Module` need not implement it: the functions below answer for i
 `AttentionModule`. A class that overrides `forward` gets the defaults instead of the answers that it inherits.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -202,6 +203,13 @@ def check_counts(module: str, **counts: object) -> None:
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{module}: {name} must be a whole number, at least 1, got {value!r}")
+
+
+def check_step(module: str, step: float) -> float:
+    """`step` as it is, if it is a finite number above 0; else ValueError, whose message names `module`."""
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
+        raise ValueError(f"{module}: step must be a number above 0, got {step!r}")
+    return step
 
 
 def check_features(features: Tensor, channels: int, module: str) -> None:

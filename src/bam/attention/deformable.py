@@ -5,7 +5,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
+from bam.attention.contract import (
+    AttentionMaps,
+    AttentionModule,
+    check_counts,
+    check_features,
+    check_step,
+    gain,
+    identity_scale,
+)
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("deformable_convolution")
@@ -36,6 +44,8 @@ class Deformable(AttentionModule):
     Args:
         channels: C of the input features.
         modulated: also predict dm.
+        step: offset in pixels for a prediction of 1. The papers' step is 1, with which training from scratch at their
+            learning rate of 0.1 sends the offsets far away (docs/comparison.md).
         identity: F' = F + s * y(F) with a learned scalar s that starts at 0: at construction the output is the (finite)
             input bit for bit. Not possible where it replaces a convolution.
         device: device of the parameters.
@@ -51,12 +61,13 @@ class Deformable(AttentionModule):
 
     usual_sites: ClassVar[str] = "3x3 convolutions of the last stage"
     starts_as_identity: ClassVar[bool] = True
-    shown_options: ClassVar[tuple[str, ...]] = ("modulated",)
+    shown_options: ClassVar[tuple[str, ...]] = ("modulated", "step")
 
     def __init__(
         self,
         channels: int,
         modulated: bool = False,
+        step: float = 0.1,
         identity: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -64,6 +75,7 @@ class Deformable(AttentionModule):
         super().__init__()
         check_counts("Deformable", channels=channels)
         self.channels, self.modulated, self.geometry = channels, modulated, Geometry()
+        self.step = check_step("Deformable", step)
         self.offset = nn.Conv2d(channels, 27 if modulated else 18, 3, padding=1, device=device, dtype=dtype)
         for parameter in self.offset.parameters():
             nn.init.zeros_(parameter)
@@ -113,7 +125,7 @@ class Deformable(AttentionModule):
 
     def _predict(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         predicted = self.offset(features)
-        return predicted[:, :18], 2 * predicted[:, 18:].sigmoid() if self.modulated else None
+        return self.step * predicted[:, :18], 2 * predicted[:, 18:].sigmoid() if self.modulated else None
 
     def maps(self, features: Tensor) -> AttentionMaps:
         """The average of the nine offsets at each place, and the gain (0 where it replaces a convolution)."""

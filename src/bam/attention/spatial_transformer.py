@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bam.attention.contract import AttentionMaps, AttentionModule, check_counts, check_features, gain, identity_scale
+from bam.attention.contract import (
+    AttentionMaps,
+    AttentionModule,
+    check_counts,
+    check_features,
+    check_step,
+    gain,
+    identity_scale,
+)
 
 torch.fx.wrap("check_features")  # branches on the shape of its input, so torch.fx must not trace into it
 torch.fx.wrap("sample")
@@ -18,16 +26,18 @@ class SpatialTransformer(AttentionModule):
     """F'(p) = F(theta p), bilinear (equation 5), where a localisation network predicts theta from F.
 
     theta is a 2 x 3 matrix (equation 1) or, with transform="scale", translation and one scale (equation 2); coordinates
-    run from -1 to 1, and places outside F are 0. The last layer starts at the identity transform, so a new module
-    returns its input up to rounding. The paper has a different localisation network for each experiment; here it is a
-    3x3 convolution, the average over a 4 x 4 grid and a hidden layer. The paper puts the module on the image:
-    `bam.attach(model, "spatial_transformer", sites="input")`. It works on deeper maps too.
+    run from -1 to 1, and places outside F are 0. The network predicts the difference from the identity transform and
+    starts at none, so a new module returns its input up to rounding. The paper has a different localisation network for
+    each experiment; here it is a 3x3 convolution, the average over a 4 x 4 grid and a hidden layer. The paper puts the
+    module on the image: `bam.attach(model, "spatial_transformer", sites="input")`. It works on deeper maps too.
 
     Grid sampling has no deterministic backward pass on GPUs.
 
     Args:
         channels: C of the features or the image.
         transform: "affine" or "scale".
+        step: difference from the identity transform for a prediction of 1. The paper's step is 1, with which training
+            from scratch at a learning rate of 0.1 moves the image out of sight (docs/comparison.md).
         hidden: units of the hidden layer, and channels of the convolution.
         identity: F' = F + s * (F(theta p) - F) with a learned scalar s that starts at 0: at construction the output is
             the (finite) input bit for bit.
@@ -43,13 +53,14 @@ class SpatialTransformer(AttentionModule):
 
     usual_sites: ClassVar[str] = "input"
     starts_as_identity: ClassVar[bool] = True
-    shown_options: ClassVar[tuple[str, ...]] = ("transform",)
+    shown_options: ClassVar[tuple[str, ...]] = ("transform", "step")
 
     def __init__(
         self,
         channels: int,
         transform: Literal["affine", "scale"] = "affine",
         hidden: int = 32,
+        step: float = 0.1,
         identity: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -59,26 +70,27 @@ class SpatialTransformer(AttentionModule):
         if transform not in _TRANSFORMS:
             raise ValueError(f"SpatialTransformer: transform must be affine or scale, got {transform!r}")
         self.channels, self.transform = channels, transform
+        self.step = check_step("SpatialTransformer", step)
         self.convolution = nn.Conv2d(channels, hidden, 3, padding=1, device=device, dtype=dtype)
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.hidden = nn.Linear(16 * hidden, hidden, device=device, dtype=dtype)
         self.theta = nn.Linear(hidden, _TRANSFORMS[transform], device=device, dtype=dtype)
         if not identity:  # with identity, equal maps would give the scalar no gradient
             nn.init.zeros_(self.theta.weight)
-        start = [1.0, 0, 0, 0, 1, 0] if transform == "affine" else [1.0, 0, 0]
-        with torch.no_grad():
-            self.theta.bias.copy_(torch.tensor(start))
+        nn.init.zeros_(self.theta.bias)
         self.scale = identity_scale(identity, device, dtype)
 
     def matrix(self, features: Tensor) -> Tensor:
         """Theta (N, 2, 3) for features (N, C, H, W), x before y."""
         check_features(features, self.channels, "SpatialTransformer")
         pooled = self.pool(self.convolution(features).relu()).flatten(1)
-        theta = self.theta(self.hidden(pooled).relu())
-        if self.transform == "scale":
-            s, x, y = theta.unbind(1)
-            theta = torch.stack([s, 0 * s, x, 0 * s, s, y], 1)
-        return theta.unflatten(1, (2, 3))
+        change = self.step * self.theta(self.hidden(pooled).relu())
+        if self.transform == "affine":
+            a, b, x, c, d, y = change.unbind(1)
+        else:
+            a, x, y = change.unbind(1)
+            b, c, d = 0 * a, 0 * a, a
+        return torch.stack([1 + a, b, x, c, 1 + d, y], 1).unflatten(1, (2, 3))
 
     def forward(self, features: Tensor) -> Tensor:
         """Transform features (N, C, H, W) into the same shape, type and layout."""

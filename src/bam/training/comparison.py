@@ -1,5 +1,6 @@
 """Paired comparison: the same network with and without attention, seed by seed."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -94,8 +95,8 @@ def compare(
 def _check_jobs(jobs: int) -> None:
     if jobs < 1:
         raise ValueError(f"jobs: at least 1, got {jobs}")
-    if jobs > 1 and PartialState().num_processes > 1:
-        raise ValueError(f"jobs: with several processes for each run (torchrun), runs train one by one; got {jobs}")
+    if jobs > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"jobs: under torchrun, runs train one after another; got {jobs}")
 
 
 def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:

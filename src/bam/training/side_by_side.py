@@ -36,7 +36,7 @@ def side_by_side(jobs: Sequence[Job], count: int) -> None:
     with stop_request() as stop, contextlib.ExitStack() as stack:
         threads = max(1, torch.get_num_threads() // count)
         workers = [stack.enter_context(_Worker(gpu, threads)) for gpu in _gpus(min(count, len(jobs)))]
-        outcomes = _called(deque(jobs), workers, stop)
+        outcomes = _call_all(deque(jobs), workers, stop)
     if stop:
         saved = [str(outcome) for outcome in outcomes if isinstance(outcome, Interrupted)]
         raise Interrupted("; ".join(saved) or "stopped", stop[0])
@@ -44,7 +44,7 @@ def side_by_side(jobs: Sequence[Job], count: int) -> None:
         raise outcome
 
 
-def _called(jobs: deque[Job], workers: Sequence["_Worker"], stop: list[int]) -> list[BaseException]:
+def _call_all(jobs: deque[Job], workers: Sequence["_Worker"], stop: list[int]) -> list[BaseException]:
     """Call `jobs` until they end, one raises an exception or `stop` has a signal; returns the exceptions."""
     busy, outcomes, stopped = list(workers), list[BaseException](), False
     for worker in busy:
