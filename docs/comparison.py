@@ -18,7 +18,8 @@ Published systems, each where its own paper puts it, on the same network, images
 attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
 the number of variants (Holm), on which the verdicts rest. "At equal time" compares what each variant had reached when
 the fastest one ended. These are small networks and short schedules: they say what a module does here, not what it does
-on ImageNet.
+on ImageNet. Runs trained side by side on a machine with other work, so that training rates and "at equal time" are
+rough. Latencies were measured in turns, when all runs had ended.
 
 To write this page again from folders of `bam compare`: `python docs/comparison.py FOLDER...`
 """

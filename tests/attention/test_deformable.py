@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bam
-from bam.attention import Deformable
+from bam.attention import Deformable, SpatialTransformer
 from bam.models import build
 from tests.conftest import restless
 
@@ -154,6 +154,13 @@ def test_maps_are_the_average_displacement():
     with record(model) as passes:
         model(torch.randn(2, 3, 32, 32))
     assert all(maps.displacement.shape[1] == 2 and not maps.gain.any() for maps in passes[0].values())
+
+
+@pytest.mark.parametrize("step", [0, -1, float("inf"), float("nan"), True, "1"])
+@pytest.mark.parametrize("module", [Deformable, SpatialTransformer])
+def test_impossible_steps_are_refused(module, step):
+    with pytest.raises(ValueError, match="step must be a finite number above 0, got"):
+        module(3, step=step)
 
 
 def test_errors(monkeypatch):

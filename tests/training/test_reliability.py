@@ -272,6 +272,15 @@ def test_signals_are_requests_to_stop(number):
     signal.signal(number, before)
 
 
+def test_only_repeated_terms_are_one_request():
+    with stop_request() as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_nohup_keeps_hangups_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

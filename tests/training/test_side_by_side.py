@@ -1,5 +1,7 @@
 """Runs of a comparison side by side, each in a process of its own."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import torch
 from bam.recipes import ClassificationRecipe
 from bam.training import compare
 from bam.training.lock import NAME
-from bam.training.side_by_side import _gpus, side_by_side
+from bam.training.side_by_side import Job, _gpus, side_by_side
 from bam.training.states import has_state
 
 TINY = ClassificationRecipe(
@@ -43,39 +45,50 @@ def test_results_are_those_of_one_run_after_another(tmp_path, threads, capfd):
     assert weights(tmp_path / "both") == weights(tmp_path / "each") and len(weights(tmp_path / "each")) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stop_reaches_every_run_once(tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stop_saves_every_run(tmp_path, number):
     words = ["--recipe", "digits/small", "--out", str(tmp_path), "--jobs", "2", "--epochs", "500", "--device", "cpu"]
-    words += ["--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}', "--save-minutes", "0"]
+    words += ["--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}']
     command = [sys.executable, "-m", "bam", "compare", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    folders = [tmp_path / "none-seed0", tmp_path / "bam-seed0"]
-    while not all(map(has_state, folders)):
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, number)  # as a terminal does for Ctrl-C
-    error = process.communicate()[1]  # until no process has stderr open
-    if number == signal.SIGINT:
+    folders, workers = [tmp_path / "none-seed0", tmp_path / "bam-seed0"], []
+    try:
+        end = time.monotonic() + 300
+        while not all(map(has_state, folders)):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        workers = [json.loads((folder / NAME).read_text())["pid"] for folder in folders]
+        os.killpg(process.pid, number)  # as a terminal does for Ctrl-C
+        if number == signal.SIGTERM:  # as a scheduler does
+            for worker in workers:
+                os.kill(worker, number)
+        error = process.communicate(timeout=300)[1]  # until no process has stderr open
+    finally:
+        for leftover in (process.pid, *workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(leftover, signal.SIGKILL)
+    if number != signal.SIGKILL:
         assert process.returncode == 128 + number and error.count("the state is saved in") == 2
         assert "continue with: bam compare" in error and not (tmp_path / NAME).exists()
-    assert not list(tmp_path.glob(f"*/{NAME}"))
+    assert not list(tmp_path.glob(f"*/{NAME}"))  # each run has ended by itself
 
 
 def test_the_first_error_stops_the_others(tmp_path):
     start = time.monotonic()
     with pytest.raises(FileNotFoundError, match="missing"):
-        side_by_side([partial(time.sleep, 600), partial(Path.read_text, tmp_path / "missing")], 2)
-    with pytest.raises(RuntimeError, match=r"has died \(exit code 3\)"):
-        side_by_side([partial(os._exit, 3)], 2)
+        side_by_side([Job("a", partial(time.sleep, 600)), Job("b", partial(Path.read_text, tmp_path / "missing"))], 2)
+    with pytest.raises(OSError, match=r"b: its process has died \(exit code 3\); if memory ran out, use fewer --jobs"):
+        side_by_side([Job("a", partial(time.sleep, 600)), Job("b", partial(os._exit, 3))], 2)
     assert time.monotonic() - start < 300
 
 
 def test_gpus_are_taken_in_turn(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert _gpus(2) == [None, None]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert _gpus(3) == ["0", "1", "0"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,7")  # 7 is not there
     assert _gpus(3) == ["4", "GPU-a", "4"]
 
 

@@ -208,7 +208,7 @@ def check_counts(module: str, **counts: object) -> None:
 def check_step(module: str, step: float) -> float:
     """`step` as it is, if it is a finite number above 0; else ValueError, whose message names `module`."""
     if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
-        raise ValueError(f"{module}: step must be a number above 0, got {step!r}")
+        raise ValueError(f"{module}: step must be a finite number above 0, got {step!r}")
     return step
 
 

@@ -44,17 +44,19 @@ class Deformable(AttentionModule):
     Args:
         channels: C of the input features.
         modulated: also predict dm.
-        step: offset in pixels for a prediction of 1. The papers' step is 1, with which training from scratch at their
-            learning rate of 0.1 sends the offsets far away (docs/comparison.md).
         identity: F' = F + s * y(F) with a learned scalar s that starts at 0: at construction the output is the (finite)
             input bit for bit. Not possible where it replaces a convolution.
+        step: offset in pixels for a prediction of 1. The papers' step is 1: take it for fine-tuning at a small learning
+            rate, for SGD moves offsets step^2 times as far. From scratch at a rate of 0.1, 1 sends them far away and
+            ends at 4 to 9 times the error (docs/reproducing.md).
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
     Submodules: `offset`; `convolution`, None where it replaces one.
 
     Raises:
-        ValueError: for channels below 1, `identity` where it replaces a convolution, an input that is not (N, C, H, W).
+        ValueError: for channels below 1, a step that is not above 0, `identity` where it replaces a convolution, an
+            input that is not (N, C, H, W).
         TypeError: for an input that is not floating point.
         ImportError: from the forward pass, without torchvision.
     """
@@ -67,8 +69,8 @@ class Deformable(AttentionModule):
         self,
         channels: int,
         modulated: bool = False,
-        step: float = 0.1,
         identity: bool = False,
+        step: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

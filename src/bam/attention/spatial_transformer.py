@@ -36,18 +36,20 @@ class SpatialTransformer(AttentionModule):
     Args:
         channels: C of the features or the image.
         transform: "affine" or "scale".
-        step: difference from the identity transform for a prediction of 1. The paper's step is 1, with which training
-            from scratch at a learning rate of 0.1 moves the image out of sight (docs/comparison.md).
         hidden: units of the hidden layer, and channels of the convolution.
         identity: F' = F + s * (F(theta p) - F) with a learned scalar s that starts at 0: at construction the output is
             the (finite) input bit for bit.
+        step: difference from the identity transform for a prediction of 1. The paper's step is 1: take it for
+            fine-tuning at a small learning rate, for SGD moves the transform step^2 times as far. From scratch at a
+            rate of 0.1, 1 moves the image out of sight (docs/reproducing.md).
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
     Submodules: `convolution`, `hidden`, `theta`.
 
     Raises:
-        ValueError: for channels or hidden below 1, another transform, or an input that is not (N, C, H, W).
+        ValueError: for channels or hidden below 1, a step that is not above 0, another transform, or an input that is
+            not (N, C, H, W).
         TypeError: for an input that is not floating point.
     """
 
@@ -60,8 +62,8 @@ class SpatialTransformer(AttentionModule):
         channels: int,
         transform: Literal["affine", "scale"] = "affine",
         hidden: int = 32,
-        step: float = 0.1,
         identity: bool = False,
+        step: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

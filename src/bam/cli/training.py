@@ -35,8 +35,8 @@ def compare(
         seeds: number of seeds (3 or more for meaningful intervals), or a range to add to a comparison, e.g. 5:8 for
             seeds 5, 6 and 7.
         out: folder of the comparison (default: comparisons/<recipe>).
-        jobs: how many runs train side by side, each in a process of its own. They share out the threads of the CPU, or
-            the GPUs. Small networks leave cores idle, so two runs on two cores end sooner than one after the other.
+        jobs: how many runs train side by side, each in a process of its own. They split the CPU threads and take turns
+            over the GPUs. Small networks leave cores idle, so two runs at once finish sooner than two in turn.
     """
     from bam import training
     from bam.reports import expectations

@@ -1,6 +1,5 @@
 """Paired comparison: the same network with and without attention, seed by seed."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,7 +21,7 @@ from bam.training.lock import locked
 from bam.training.looks import write_looks
 from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
 from bam.training.session import WEIGHTS
-from bam.training.side_by_side import side_by_side
+from bam.training.side_by_side import Job, check_jobs, side_by_side
 from bam.training.stopping import Diverged
 from bam.training.trackers import log_pictures, trackers_of
 from bam.training.trained import recipe_of, trained_model
@@ -62,8 +61,8 @@ def compare(
         seeds: number of seeds, starting at the recipe's; or a range, which is added to the seeds in `out`.
         out: folder of the comparison.
         options: data folder, device, how often to save.
-        jobs: how many runs train side by side, each in a process of its own; they share out the threads of the CPU, or
-            the GPUs.
+        jobs: how many runs train side by side, each in a process of its own, which split the CPU threads and take turns
+            over the GPUs. A script that uses it needs `if __name__ == "__main__":`.
 
     Raises:
         ValueError: for fewer than one seed or job, or a duplicate attention; also the errors of `run`, except Diverged:
@@ -71,7 +70,7 @@ def compare(
         Interrupted: after Ctrl-C, SIGTERM or SIGHUP, with the state saved.
     """
     options = options or RunOptions()
-    _check_jobs(jobs)
+    check_jobs(jobs)
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
     numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
@@ -86,17 +85,8 @@ def compare(
     with locked(out, is_main):
         write_atomically(out / PLAN, strict_json(plan))
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
-        titles = [f"[{number}/{len(runs)}] {planned.folder.name}" for number, planned in enumerate(runs, start=1)]
-        calls = [partial(_run_unless_failed, run, options, title) for run, title in zip(runs, titles, strict=True)]
-        side_by_side(calls, jobs)
+        side_by_side(_jobs(runs, options), jobs)
         _conclude(recipe, out, plan, options)
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 1:
-        raise ValueError(f"jobs: at least 1, got {jobs}")
-    if jobs > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(f"jobs: under torchrun, runs train one after another; got {jobs}")
 
 
 def _conclude(recipe: Recipe, out: Path, plan: dict[str, Any], options: RunOptions) -> None:
@@ -120,6 +110,16 @@ class _Run(NamedTuple):
 def _runs(recipe: Recipe, attentions: Sequence[str], seeds: Sequence[int], out: Path) -> list[_Run]:
     pairs = [(seed, text) for seed in seeds for text in attentions]
     return [_Run(variant(recipe, text).replace(seed=seed), _folder(out, text, seed)) for seed, text in pairs]
+
+
+def _jobs(runs: Sequence[_Run], options: RunOptions) -> list[Job]:
+    """The runs that are not complete."""
+    jobs = []
+    for number, planned in enumerate(runs, start=1):
+        title = f"[{number}/{len(runs)}] {planned.folder.name}"
+        if not ((planned.folder / FILE_NAME).exists() and Record.read(planned.folder).complete):
+            jobs.append(Job(title, partial(_run_unless_failed, planned, options, title)))
+    return jobs
 
 
 def _run_unless_failed(planned: _Run, options: RunOptions, title: str) -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+_ONE_REQUEST = 10.0  #: seconds
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: even if the shell ignores them, as for background jobs
 
 
@@ -27,16 +29,22 @@ class Diverged(ValueError):
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[list[int]]:
-    """A list of the stop signals received, empty at first; a second signal stops at once.
+    """A list of the stop signals received, empty at first; a second one stops at once.
 
-    These are Ctrl-C, SIGTERM and, unless `nohup` ignores it, SIGHUP (a closed terminal).
+    Repeats of SIGTERM within ten seconds are one request: schedulers send it to each process of a job, and `bam compare
+    --jobs` passes it on. The signals are Ctrl-C, SIGTERM and, unless `nohup` ignores it, SIGHUP (a closed terminal).
     """
     received: list[int] = []
 
+    at = 0.0
+
     def receive(number: int, frame: FrameType | None) -> None:
-        if received:
+        nonlocal at
+        if received and (number != signal.SIGTERM or time.monotonic() - at > _ONE_REQUEST):
             raise KeyboardInterrupt
-        received.append(number)
+        if not received:
+            received.append(number)
+            at = time.monotonic()
 
     try:
         numbers = [n for n in _SIGNALS if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]

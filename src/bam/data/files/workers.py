@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+#: How many training processes share this machine's cores, if none of torchrun's variables says so.
+processes_beside = 1
 #: Whether a process can find out who sent it a signal.
 _SENDER_IS_KNOWN = hasattr(signal, "sigtimedwait")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -61,7 +63,7 @@ def default_workers(num_images: int, num_processes: int) -> int:
     """Number of workers for each of `num_processes` training processes, which each decode `num_images` per epoch."""
     if num_images < 256:
         return 0  # decoding them takes less time than starting workers
-    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)) * processes_beside
     return min(16, max(1, (os.cpu_count() or 1) // num_local - 1))
 
 
