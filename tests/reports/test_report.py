@@ -12,6 +12,7 @@ from bam.cli.grid import grid
 from bam.recipes import ClassificationRecipe, VqaRecipe
 from bam.records import TEST_ERROR, TEST_ERROR_TOP5, ClassResult, Measure, Record
 from bam.reports import summarize, summarize_classes, write_report
+from bam.reports.wording import warnings
 
 
 def record(attention, seed, error, complete=True):
@@ -38,6 +39,15 @@ def record(attention, seed, error, complete=True):
 def records():
     errors = {"none": [0.20, 0.22, 0.21], "bam": [0.19, 0.20, 0.20]}
     return {name: [record(name, seed, e) for seed, e in enumerate(values)] for name, values in errors.items()}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_numbers_of_threads_matter_on_cpus(records, device):
+    for run in (run for runs in records.values() for run in runs):
+        run.environment["device"] = device
+    records["bam"][1].environment["threads"] = 1
+    notes = [note for note in warnings(summarize(records)) if "the runs differ in threads (2; 1)" in note]
+    assert len(notes) == (device == "cpu")
 
 
 def test_summary(records):

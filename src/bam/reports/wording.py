@@ -74,7 +74,7 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     lines = [f"{failed['name']} seed {failed['seed']} failed: {failed['reason']}" for failed in summary["failures"]]
     mixed = []
     for name, values in summary["other_environments"].items():
-        if name in _DECISIVE:
+        if name in _DECISIVE or (name == "threads" and summary["environment"].get("device") == "cpu"):
             first = summary["environment"].get(name, "unknown")
             mixed.append(f"{name} ({'; '.join(map(_plain, _differing([first, *values])))})")
     if mixed:
