@@ -16,10 +16,10 @@ OPENING = """# Attention modules compared
 
 Published systems, each where its own paper puts it, on the same network, images and seeds. The first variant has no
 attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
-the number of variants (Holm), on which the verdicts rest. "At equal time" compares what each variant had reached when
-the fastest one ended. These are small networks and short schedules: they say what a module does here, not what it does
-on ImageNet. Runs trained side by side on a machine with other work, so that training rates and "at equal time" are
-rough. Latencies were measured in turns, when all runs had ended.
+the number of variants (Holm), on which the verdicts rest. These are small networks and short schedules: they say what a module does here, not what it does
+on ImageNet. Runs trained side by side on a machine with other work, so that training rates are rough; `deformable` and
+`spatial_transformer` trained later, with less beside them, and their rates do not compare with the others. Latencies of
+one image were measured in turns, when all runs had ended.
 
 To write this page again from folders of `bam compare`: `python docs/comparison.py FOLDER...`
 """
@@ -43,10 +43,9 @@ def rows(summary: dict[str, Any]) -> list[str]:
     label, base = summary["measures"][0]["label"], summary["variants"][0]
     compared = {comparison["name"]: comparison for comparison in summary["comparisons"]}
     timed = {variant["name"]: variant for variant in (summary["equal_time"] or {"variants": []})["variants"]}
-    lines = [
-        f"| variant | parameters | MACs | training rate | latency | {label} | difference | Holm | at equal time |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["variant", "parameters", "MACs", "training rate", "latency", label, "difference", "Holm"]
+    head += ["when the fastest had ended"] if timed else []
+    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for variant in summary["variants"]:
         difference, time = compared.get(variant["name"], {}), timed.get(variant["name"], {})
         cells = [
@@ -58,7 +57,7 @@ def rows(summary: dict[str, Any]) -> list[str]:
             percent(variant["mean"], variant["std"]),
             signed(difference.get("mean"), difference.get("interval")),
             interval_text(difference["corrected_interval"]) if difference.get("corrected_interval") else "",
-            signed(time.get("difference"), time.get("interval")),
+            *([signed(time.get("difference"), time.get("interval"))] if timed else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -69,7 +68,7 @@ def section(folder: Path) -> list[str]:
     summary = json.loads((folder / "summary.json").read_text())
     recipe, environment = summary["recipe"], summary["environment"]
     picture = PAGE.parent / f"comparison-{re.sub('[^a-z0-9]+', '-', recipe['name'])}.svg"
-    shutil.copyfile(folder / "figures" / "cost-macs.svg", picture)
+    shutil.copyfile(folder / "figures" / "cost-latency.svg", picture)
     counts = f"{recipe['epochs']} epochs, {len(summary['variants'][0]['seeds'])} seeds"
     machine = f"{environment.get('processor')}, {environment['precision']}, {environment.get('threads')} thread(s)"
     return [
@@ -77,7 +76,7 @@ def section(folder: Path) -> list[str]:
         f"{recipe['model']} on {recipe['data']}, {counts}; {machine}, torch {environment['versions']['torch']}.\n",
         f"{verdicts(summary)}\n",
         *rows(summary),
-        f"\n![{summary['measures'][0]['label']} against multiply-adds]({picture.name})\n",
+        f"\n![{summary['measures'][0]['label']} against latency]({picture.name})\n",
         f"```sh\n{compare_commands(folder, summary)}\n```\n",
     ]
 

@@ -25,10 +25,10 @@ def test_a_section_has_verdicts_intervals_and_the_command(page, tmp_path):
     errors = {"none": [0.20, 0.22, 0.21], "bam": [0.10, 0.13, 0.10], "se": [0.19, 0.23, 0.20], "eca": [0.3, 0.3, 0.3]}
     records = {name: [record(name, seed, error) for seed, error in enumerate(row)] for name, row in errors.items()}
     records["eca"][0].failure, records["eca"][0].final = {"reason": "training diverged"}, {}
-    write_report(tmp_path, summarize(records), "")
+    write_report(tmp_path, summarize(records, dict.fromkeys(errors, 2.0)), "")
     text = "\n".join(page.section(tmp_path))
     assert "**better:** `bam`; **worse:** none of them; **no difference shown:** `se`" in text
     assert "**no verdict:** `eca`." in text
-    assert "| `bam` | 1,234 | 5 M | x 1.00 |  | 11.00 ± 1.73 % | -10.00 " in text
+    assert "| `bam` | 1,234 | 5 M | x 1.00 | x 1.00 | 11.00 ± 1.73 % | -10.00 " in text
     assert "bam compare --recipe digits/small --attention none,bam,se,eca --seeds 3" in text
     assert (tmp_path / "comparison-digits-small.svg").is_file()
