@@ -16,8 +16,8 @@ OPENING = """# Attention modules compared
 
 Published systems, each where its own paper puts it, on the same network, images and seeds. The first variant has no
 attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
-the number of variants (Holm), on which the verdicts rest. These are small networks and short schedules: they say what a module does here, not what it does
-on ImageNet. Runs trained side by side on a machine with other work, so that training rates are rough; `deformable` and
+the number of variants (Holm), on which the verdicts rest. These are small networks and short schedules: they say what a
+module does here, not what it does on ImageNet. Runs trained side by side on a machine with other work, so that training rates are rough; `deformable` and
 `spatial_transformer` trained later, with less beside them, and their rates do not compare with the others. Latencies of
 one image were measured in turns, when all runs had ended.
 
@@ -43,6 +43,8 @@ def rows(summary: dict[str, Any]) -> list[str]:
     label, base = summary["measures"][0]["label"], summary["variants"][0]
     compared = {comparison["name"]: comparison for comparison in summary["comparisons"]}
     timed = {variant["name"]: variant for variant in (summary["equal_time"] or {"variants": []})["variants"]}
+    if not any(time.get("difference") for time in timed.values()):  # nothing was reached by then
+        timed = {}
     head = ["variant", "parameters", "MACs", "training rate", "latency", label, "difference", "Holm"]
     head += ["when the fastest had ended"] if timed else []
     lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
