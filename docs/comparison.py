@@ -17,9 +17,9 @@ OPENING = """# Attention modules compared
 Published systems, each where its own paper puts it, on the same network, images and seeds. The first variant has no
 attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
 the number of variants (Holm), on which the verdicts rest. These are small networks and short schedules: they say what a
-module does here, not what it does on ImageNet. Runs trained side by side on a machine with other work, so that training rates are rough; `deformable` and
-`spatial_transformer` trained later, with less beside them, and their rates do not compare with the others. Latencies of
-one image were measured in turns, when all runs had ended.
+module does here, not what it does on ImageNet. Runs trained side by side on a machine with other work, so that training
+rates are rough; `deformable` and `spatial_transformer` trained later, with less beside them, and their rates do not
+compare with the others. Latencies of one image were measured in turns, when all runs had ended.
 
 To write this page again from folders of `bam compare`: `python docs/comparison.py FOLDER...`
 """
