@@ -32,8 +32,9 @@ package: setup ## a wheel and an sdist in dist/, installed into empty environmen
 	build/empty/bin/bam doctor
 	cd build && empty/bin/bam compare --recipe digits/small --epochs 1 --seeds 1 --attention none,bam --out ../build/compared
 
+# Old versions deprecate what newer ones have dropped, so their warnings are no errors.
 test-lowest: setup ## the tests with the lowest versions of the dependencies that pyproject.toml allows
-	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' $(PYTEST) -W default # old versions deprecate what newer ones have dropped
+	$(BIN)/uv run --isolated --no-project --resolution lowest-direct --with-editable '.[dev]' $(PYTEST) -W default
 
 test-newest: setup ## the tests with the newest versions
 	$(BIN)/uv run --isolated --no-project --resolution highest --upgrade --with-editable '.[dev]' $(PYTEST)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bam.data.files.workers import default_workers
 from bam.recipes import ClassificationRecipe
 from bam.training import compare
 from bam.training.lock import NAME
-from bam.training.side_by_side import Job, _gpus, side_by_side
+from bam.training.side_by_side import Job, _gpus, _inherited, side_by_side
 from bam.training.states import has_state
 
 TINY = ClassificationRecipe(
@@ -35,11 +36,13 @@ def weights(folder):
     return {path.parent.name: path.read_bytes() for path in folder.glob("*/model.safetensors")}
 
 
-def test_results_are_those_of_one_run_after_another(tmp_path, threads, capfd):
+def test_results_are_those_of_one_run_after_another(tmp_path, threads, capfd, monkeypatch):
     threads(2)
     compare(TINY, ["none", "bam"], 2, tmp_path / "both", jobs=2)
     printed = capfd.readouterr().out
     assert all(f"[{k}/4]" in printed for k in (1, 2, 3, 4))
+    monkeypatch.setattr("bam.training.side_by_side._Worker", None)
+    compare(TINY, ["none", "bam"], 2, tmp_path / "both", jobs=2)  # complete runs start no process
     threads(1)
     compare(TINY, ["none", "bam"], 2, tmp_path / "each")
     assert weights(tmp_path / "both") == weights(tmp_path / "each") and len(weights(tmp_path / "each")) == 4
@@ -90,6 +93,27 @@ def test_gpus_are_taken_in_turn(monkeypatch):
     assert _gpus(3) == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,7")  # 7 is not there
     assert _gpus(3) == ["4", "GPU-a", "4"]
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_a_process_inherits_its_gpu_and_no_ctrl_c(monkeypatch, before):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with _inherited("4"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+
+
+def test_decoding_processes_share_the_cores(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert default_workers(1000, 1) == 15
+    monkeypatch.setattr("bam.data.files.workers.processes_beside", 4)
+    assert default_workers(1000, 1) == 3
 
 
 def test_impossible_numbers_of_jobs_are_refused(tmp_path, monkeypatch):

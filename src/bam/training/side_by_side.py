@@ -64,7 +64,7 @@ def side_by_side(jobs: Sequence[Job], count: int) -> None:
         workers = [_Worker(gpu, count) for gpu in _gpus(count)]
         try:
             outcomes = _call_all(deque(jobs), workers, stop)
-        except BaseException:
+        except BaseException:  # a second Ctrl-C, too: no process may outlive this call
             for worker in workers:
                 worker.process.terminate()
             raise
