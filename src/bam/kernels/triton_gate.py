@@ -27,6 +27,9 @@ from bam.kernels.autograd import gradients_of_formula, wants_formula
 from bam.kernels.layout import flat, is_channels_last, unflat
 
 
+WARPS = 4  #: warps per program
+
+
 def tile(i: int, j: int) -> tuple[int, int]:
     """The rows and columns that one program computes: powers of two, not yet tuned on any GPU."""
     columns = min(triton.next_power_of_2(max(j, 1)), 128)
@@ -155,7 +158,7 @@ def _launch(kernel: Any, maps: list[Tensor], others: list[Tensor | None], output
     with torch.cuda.device_of(maps[0]):
         kernel[(programs,)](
             tuple(maps), tuple(others), tuple(outputs), (i, j),
-            COMBINE=combine, TILE=(block_i, block_j), enable_fp_fusion=True,
+            COMBINE=combine, TILE=(block_i, block_j), enable_fp_fusion=True, num_warps=WARPS,
         )  # fmt: skip
 
 
