@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 # The base class of BatchNorm and InstanceNorm for every number of dimensions: torch has no public name for it.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
@@ -22,8 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "failure_to_compile",
-    "feature_extractor", "forward_hooks", "functorch_is_active", "is_batched_by_autograd", "is_dispatched",
-    "option_strings", "own_buffers", "own_modules", "own_parameters",
+    "feature_extractor", "forward_hooks", "forward_mode_is_active", "functorch_is_active", "is_batched_by_autograd",
+    "is_dispatched", "option_strings", "own_buffers", "own_modules", "own_parameters",
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
     "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip
@@ -32,6 +33,11 @@ __all__ = [
 def functorch_is_active() -> bool:
     """Whether a transform of `torch.func` (vmap, grad, jvp) is running; torch has no public function for it."""
     return torch._C._are_functorch_transforms_active()
+
+
+def forward_mode_is_active() -> bool:
+    """Whether this is inside `forward_ad.dual_level()`; torch has no public function for it."""
+    return forward_ad._current_level >= 0
 
 
 def is_batched_by_autograd(tensor: Tensor) -> bool:

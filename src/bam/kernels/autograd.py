@@ -29,7 +29,12 @@ def is_ordinary(tensors: Sequence[Tensor | None]) -> bool:
 
 def has_tangent(tensor: Tensor) -> bool:
     """Whether this tensor carries a tangent for forward-mode differentiation."""
-    return forward_ad.unpack_dual(tensor).tangent is not None
+    return private.forward_mode_is_active() and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether autograd records what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def wants_formula(*gradients: Tensor | None) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bam.kernels import formula
-from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
+from bam.kernels.autograd import gradients_of_formula, is_ordinary, needs_gradient, wants_formula, without_autocast
 from bam.kernels.layout import flat, is_channels_last, unflat
 
 
@@ -26,7 +26,10 @@ def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Ten
     slow = device_type == "cpu" and dtype == torch.float16  # products and sums are slow and may overflow
     if features.dtype != dtype or slow:
         return formula.pool_and_reduce(features, weight, bias)
-    same, averages, reduced = _PoolAndReduce.apply(features, weight.to(dtype), bias.to(dtype))
+    inputs = features, weight.to(dtype), bias.to(dtype)
+    if not needs_gradient(inputs):
+        return features, *_products(*inputs)
+    same, averages, reduced = _PoolAndReduce.apply(*inputs)
     return same if features.requires_grad else features, averages, reduced
 
 
@@ -37,13 +40,7 @@ class _PoolAndReduce(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(features, weight, bias)
         ctx.set_materialize_grads(False)
-        last = is_channels_last(features)
-        if last:
-            reduced = F.conv2d(features, weight, bias)
-        else:
-            kernels = weight.flatten(1).expand(len(features), -1, -1)
-            reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
-        return features.view_as(features), _averages(flat(features, last), last), reduced
+        return features.view_as(features), *_products(features, weight, bias)
 
     @staticmethod
     @without_autocast
@@ -72,6 +69,17 @@ class _PoolAndReduce(torch.autograd.Function):
             total = torch.baddbmm(total, *factors)
             for_features = unflat(total, features.shape, last)
         return for_features, for_weight, for_reduced.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def _products(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(AvgPool(F), f0(F))."""
+    last = is_channels_last(features)
+    if last:
+        reduced = F.conv2d(features, weight, bias)
+    else:
+        kernels = weight.flatten(1).expand(len(features), -1, -1)
+        reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
+    return _averages(flat(features, last), last), reduced
 
 
 def _averages(maps: Tensor, last: bool) -> Tensor:

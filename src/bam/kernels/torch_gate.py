@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bam.kernels import formula
-from bam.kernels.autograd import gradients_of_formula, is_ordinary, wants_formula, without_autocast
+from bam.kernels.autograd import gradients_of_formula, is_ordinary, needs_gradient, wants_formula, without_autocast
 from bam.kernels.layout import flat, is_channels_last, unflat
 
 
@@ -22,7 +22,8 @@ def gate(
 ) -> Tensor:
     """`bam.kernels.gate` in torch operations, with a hand-written backward pass in plain eager mode."""
     mc, ms, scale = (None if t is None else t.to(features.dtype) for t in (channel_logits, spatial_logits, scale))
-    if not is_ordinary((features, mc, ms, scale)):
+    operands = features, mc, ms, scale
+    if not needs_gradient(operands) or not is_ordinary(operands):
         return formula.gate(features, mc, ms, scale, combine)
     if combine != "max" and all(len(t) == len(features) for t in (mc, ms) if t is not None):
         return _Gate.apply(combine, recompute, features, mc, ms, scale)

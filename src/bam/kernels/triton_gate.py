@@ -26,7 +26,6 @@ from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, wants_formula
 from bam.kernels.layout import flat, is_channels_last, unflat
 
-
 WARPS = 4  #: warps per program
 
 
