@@ -63,6 +63,9 @@ bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/inference.py --threads 1
+	$(BIN)/python benchmarks/inference.py --threads 2
+	$(BIN)/python benchmarks/inference.py --models cifar/resnet8,cifar/resnet20 --image 32 --threads 1
 	$(BIN)/python benchmarks/decoding.py --threads 1
 	$(BIN)/python benchmarks/decoding.py --threads 1 --size 128
 	$(BIN)/python benchmarks/scaling.py

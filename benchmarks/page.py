@@ -59,6 +59,10 @@ WHY = """## What makes it fast, and what limits it
 """
 
 
+LATENCY = """Networks as people ship them, in fp32 unless int8, without and with BAM (`benchmarks/inference.py`). *fused* is
+`bam.fuse`; the ways after it run the fused network; int8 is what `bam export --precision int8` writes."""
+
+
 class Target(NamedTuple):
     """A target: `convert` applied to `column` of the rows that match `row`, compared with `goal` by `reached`."""
 
@@ -144,10 +148,36 @@ def targets(rows: list[Row]) -> Iterable[str]:
         yield f"| {target.text} | {sign} {target.goal:g} | " + " | ".join(cells) + " |"
 
 
+def latencies(rows: list[Row]) -> Iterable[str]:
+    """A table of the latency of each network in each way of running it, without and with BAM."""
+    pairs: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["benchmark"] == "inference":
+            shape, way = row["shape"].rsplit(", ", 1)
+            pairs.setdefault((_machine(row), f"{row['subject']}, {shape.removeprefix('batch 1, ')}", way), {})[
+                row["path"]
+            ] = row
+    ways = list(dict.fromkeys(way for *_, way in pairs))
+    for machine in dict.fromkeys(machine for machine, *_ in pairs):
+        yield f"\n{machine}:\n"
+        yield "| network | " + " | ".join(ways) + " |"
+        yield "|---|" + "---:|" * len(ways)
+        for subject in dict.fromkeys(subject for name, subject, _ in pairs if name == machine):
+            cells = []
+            for way in ways:
+                none, bam = (pairs[machine, subject, way][path] for path in ("none", "bam"))
+                cells.append(
+                    f"{float(none['p50_ms']):.3g} -> {float(bam['p50_ms']):.3g} ms (x{float(bam['ratio']):.2f})"
+                )
+            yield f"| {subject} | " + " | ".join(cells) + " |"
+
+
 def tables(rows: list[Row]) -> Iterable[str]:
     """The rows of each benchmark, one table per subject, setting and machine."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
+        if row["benchmark"] == "inference":
+            continue
         title = (
             f"{row['subject']}, {row['shape']}" if row["benchmark"] != "scaling" else f"scaling with {row['subject']}"
         )
@@ -209,7 +239,10 @@ def main() -> None:
         f"\n{conditions(rows)}",
         "" if gpu else "No GPU measurements yet: none was available. `benchmarks/gpu.sh` runs them all.",
         f"\n{WHY}",
-        "## How the cost grows\n",
+        "## Latency of one image\n",
+        LATENCY,
+        *latencies(rows),
+        "\n## How the cost grows\n",
         "One module, forward and backward, with 16 images, 28 x 28 and 256 channels; one of the three varies.\n",
         "![Time in floors against batch, side and channels](performance.svg)\n",
         "## All figures\n",

@@ -86,6 +86,7 @@ def report(
     kept for the backward pass, in units of F.
     """
     known = environment(args.device, "")
+    hardware = known["processor"] + f" ({torch.backends.cpu.get_cpu_capability()})" * (args.device == "cpu")
     versions = f"bam {importlib.metadata.version('bottleneck-attention')}, torch {torch.__version__}"
     rows = []
     for path, values in times.items():
@@ -93,7 +94,7 @@ def report(
         ratio = _ratio(values, times[over])
         floors = f"{_ratio(values, floor):.2f}" if floor else ""
         kept = f"{saved[path]:.3f}" if saved and path in saved else ""
-        where = [known["processor"], known["threads"] if args.device == "cpu" else "", versions]
+        where = [hardware, known["threads"] if args.device == "cpu" else "", versions]
         what = [subject, shape, args.dtype, args.layout, phase, path]
         figures = [f"{p20:.3f}", f"{statistics.median(values):.3f}", f"{p80:.3f}", f"{ratio:.3f}", over, kept, floors]
         rows.append([benchmark, datetime.date.today().isoformat(), *where, *what, *figures])

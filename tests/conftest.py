@@ -35,6 +35,13 @@ def cifar_root(tmp_path_factory):
     return folder
 
 
+def skip_before_torch(version: str, reason: str) -> None:
+    """Skip the test if torch is older than `version`, e.g. "2.13"."""
+    installed, wanted = ([int(part) for part in text.split(".")[:2]] for text in (torch.__version__, version))
+    if installed < wanted:
+        pytest.skip(f"before torch {version}, {reason}")
+
+
 def restless(model: torch.nn.Module) -> torch.nn.Module:
     """`model` with random normalisation statistics and affine parameters, as after training, none near neutral."""
     for module in model.modules():

@@ -42,6 +42,15 @@ def test_decoding_is_compared_with_image_folder(tmp_path):
     assert float(rows[5]["ratio"]) < 1  # of large files, fewer pixels are decoded
 
 
+@pytest.mark.slow
+def test_latency_is_measured_in_each_way_of_running(tmp_path):
+    rows = small("inference", tmp_path / "results.csv", "--models", "cifar/resnet8", "--image", "32")
+    ways = ["eager", "fused", "compiled", "onnxruntime", "onnxruntime int8"]
+    assert [row["shape"] for row in rows[::2]] == [f"batch 1, 32 x 32, {way}" for way in ways]
+    assert [row["path"] for row in rows] == 5 * ["none", "bam"]
+    assert {row["ratio"] for row in rows[::2]} == {"1.000"} and all(float(row["ratio"]) > 1 for row in rows[1::2])
+
+
 def test_the_page_is_made_from_the_rows(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import page
@@ -78,7 +87,7 @@ def test_the_gpu_script_does_everything_at_a_small_size(tmp_path):
     environment = os.environ | variables | {"RESULTS": str(results)}
     broken = environment | {"EPOCHS": "none"}  # a part that fails does not keep the others from running
     run = subprocess.run(command, env=broken, capture_output=True, text=True)
-    assert run.returncode == 1 and "not done: cifar-resnet50 cifar-resnet18" in run.stdout, run.stdout
+    assert run.returncode == 1 and "not done: cifar-resnet50 cifar-resnet18 cifar-resnet20" in run.stdout, run.stdout
     with open(results, newline="") as file:
         assert {row["benchmark"] for row in csv.DictReader(file)} == {"module", "network", "loop", "scaling"}
     rows = results.read_text()

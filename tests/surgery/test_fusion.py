@@ -10,7 +10,7 @@ from torchvision.models import get_model
 
 import bam
 from bam.export import export_model, save_pretrained
-from tests.conftest import restless
+from tests.conftest import restless, skip_before_torch
 from tests.surgery.copies import COPIES
 
 IMAGE = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
@@ -251,6 +251,8 @@ def test_copies_of_fused_networks_compute_the_same(copied):
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_export(suffix, tmp_path):
+    if suffix == ".pt2":
+        skip_before_torch("2.13", "an exported maximum pooling takes only odd, or only even, sizes")
     exported = export_model(bam.fuse(resnet()), tmp_path / f"net{suffix}", 64)
     assert all(check.relative < 1e-4 for check in exported.checks)
 

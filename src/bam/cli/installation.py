@@ -68,7 +68,7 @@ def _data() -> str:
 
 
 def _extras() -> dict[str, list[str]]:
-    """Extra -> its requirements, such as 'timm>=1.0.26', with those of the extras it includes.
+    """Extra -> its requirements, such as 'timm>=1.0.31', with those of the extras it includes.
 
     Raises:
         ValueError: if the package is not installed.
