@@ -59,8 +59,8 @@ WHY = """## What makes it fast, and what limits it
 """
 
 
-LATENCY = """Networks as people ship them, in fp32 unless int8, without and with BAM (`benchmarks/inference.py`). *fused* is
-`bam.fuse`; the ways after it run the fused network; int8 is what `bam export --precision int8` writes."""
+LATENCY = """Networks as people ship them, in fp32 unless int8, without and with BAM (`benchmarks/inference.py`).
+*fused* is `bam.fuse`; the ways after it run the fused network; int8 is what `bam export --precision int8` writes."""
 
 
 class Target(NamedTuple):
