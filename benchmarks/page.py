@@ -18,10 +18,10 @@ Row = dict[str, str]
 INTRODUCTION = """# Performance
 
 Written by `python benchmarks/page.py` from `benchmarks/results.csv`, to which every benchmark appends its results.
-`make bench` measures on the CPU of an otherwise idle machine, `benchmarks/gpu.sh` on a GPU; on AMD EPYC, which has no
-fast bf16, its commands were given with `--dtype fp32`. Paths take turns in one process. A ratio is the median over
-rounds of one time divided by another. Compare only ratios: absolute times on a shared machine vary by half within
-minutes, and differences below 10 % are noise there.
+`make bench` measures on the CPU of an otherwise idle machine, `benchmarks/gpu.sh` on a GPU; on the AMD EPYC with AVX2
+alone, which has no fast bf16, its commands were given with `--dtype fp32`. Paths take turns in one process. A ratio is
+the median over rounds of one time divided by another. Compare only ratios: absolute times on a shared machine vary by
+half within minutes, and differences below 10 % are noise there.
 
 - *released*: the structure of the authors' code, restated: average pooling, both maps expanded to the size of F,
   multiplied, gated. *plain*: the paper's equations, each as a PyTorch operation. *bam*: `bam.BAM`.
@@ -131,6 +131,7 @@ def conditions(rows: list[Row]) -> str:
 
 def targets(rows: list[Row]) -> Iterable[str]:
     """A table of the targets with the measurements on each machine, in bf16 if networks were measured in it there."""
+    rows = [row for row in rows if row["benchmark"] != "inference"]  # they have a table of their own
     machines = list(dict.fromkeys(_machine(row) for row in rows))
     in_bf16 = {_machine(row) for row in rows if row["dtype"] == "bf16" and row["benchmark"] != "decoding"}
     dtypes = {machine: "bf16" if machine in in_bf16 else "fp32" for machine in machines}
