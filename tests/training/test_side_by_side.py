@@ -19,6 +19,7 @@ from bam.training import compare
 from bam.training.lock import NAME
 from bam.training.side_by_side import Job, _gpus, _inherited, side_by_side
 from bam.training.states import has_state
+from bam.training.stopping import Interrupted, stop_request
 
 TINY = ClassificationRecipe(
     data_options={"num_train": 128, "num_test": 50, "canvas": 16}, batch_size=32, epochs=1, precision="fp32"
@@ -74,6 +75,18 @@ def test_a_stop_saves_every_run(tmp_path, number):
         assert process.returncode == 128 + number and error.count("the state is saved in") == 2
         assert "continue with: bam compare" in error and not (tmp_path / NAME).exists()
     assert not list(tmp_path.glob(f"*/{NAME}"))  # each run has ended by itself
+
+
+def stopped_and_asked_again():
+    with stop_request() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # the parent passes the request on after the run has stopped for it
+    raise Interrupted("the state is saved", stop[0])
+
+
+def test_a_run_that_has_just_stopped_says_so():
+    with pytest.raises(Interrupted, match="the state is saved"):
+        side_by_side([Job("a", stopped_and_asked_again), Job("b", partial(time.sleep, 600))], 2)
 
 
 def test_the_first_error_stops_the_others(tmp_path):

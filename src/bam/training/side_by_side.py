@@ -11,6 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from bam.data.files import workers as decoding
 from bam.training.display import Display
 from bam.training.memory import keep_freed_memory
-from bam.training.stopping import Interrupted, stop_request
+from bam.training.stopping import Interrupted, stop_request, was_requested
 
 
 class Job(NamedTuple):
@@ -163,6 +164,7 @@ def _gpus(count: int) -> list[str | None]:
 def _serve_jobs(connection: Connection, count: int, threads: int) -> None:
     os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.signal(signal.SIGTERM, _end)
     torch.set_num_threads(max(1, threads // count))
     keep_freed_memory()
     Display.bars, decoding.processes_beside = False, count
@@ -170,6 +172,13 @@ def _serve_jobs(connection: Connection, count: int, threads: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):  # the parent was killed
         while (job := connection.recv()) is not None:
             connection.send(_outcome(job))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End as by default, but not if the run has just stopped for this request: the parent waits for its outcome."""
+    if not was_requested():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _stop_with_parent() -> None:

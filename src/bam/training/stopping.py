@@ -8,6 +8,7 @@ from types import FrameType
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 _ONE_REQUEST = 10.0  #: seconds
+_requested = float("-inf")  #: when the last run of this process was asked to stop
 _ALWAYS = (signal.SIGINT, signal.SIGTERM)  #: even if the shell ignores them, as for background jobs
 
 
@@ -27,6 +28,11 @@ class Diverged(ValueError):
     """The run stopped because a loss, a weight or a result was not finite; the message says where."""
 
 
+def was_requested() -> bool:
+    """Whether a run of this process was asked to stop within ten seconds: another SIGTERM is the same request."""
+    return time.monotonic() - _requested <= _ONE_REQUEST
+
+
 @contextlib.contextmanager
 def stop_request() -> Iterator[list[int]]:
     """A list of the stop signals received, empty at first; a second one stops at once.
@@ -36,15 +42,13 @@ def stop_request() -> Iterator[list[int]]:
     """
     received: list[int] = []
 
-    at = 0.0
-
     def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal at
-        if received and (number != signal.SIGTERM or time.monotonic() - at > _ONE_REQUEST):
+        global _requested
+        if received and (number != signal.SIGTERM or not was_requested()):
             raise KeyboardInterrupt
         if not received:
             received.append(number)
-            at = time.monotonic()
+            _requested = time.monotonic()
 
     try:
         numbers = [n for n in _SIGNALS if n in _ALWAYS or signal.getsignal(n) is not signal.SIG_IGN]
