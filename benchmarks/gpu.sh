@@ -7,7 +7,7 @@
 # A part ends after MINUTES (9). Finished parts are skipped, and training continues where it stopped: repeat the command
 # until it says that all is done. To start again, remove $WORK (gpu-runs), which holds runs and logs. Rows go to
 # $RESULTS (benchmarks/results.csv). For CIFAR-100, BAM_DATA is the folder with cifar-100-python; choose SEEDS (3),
-# EPOCHS (60; the recipes' own are 300 for ResNet-50, 200 for ResNet-18 and 15 for ResNet-20) to fit your time, and JOBS
+# EPOCHS (60 for ResNet-50 and ResNet-18, whose recipes have 300 and 200; 15 for ResNet-20) to fit your time, and JOBS
 # (3), the number of runs that share the GPU.
 # SMALL=1 DEVICE=cpu tries everything at a tiny size in a few minutes.
 set -euo pipefail

@@ -69,9 +69,7 @@ def modules(args: argparse.Namespace) -> dict[str, list[nn.Module]]:
         structures["bam triton"] = partial(BAM, kernel="triton")
     paths = {name: [build(channels).to(args.device) for channels, _ in SITES] for name, build in structures.items()}
     if args.compile:
-        for name in ("released", "plain", "bam", "bam triton"):
-            if name not in paths:  # Triton without a GPU
-                continue
+        for name in [name for name in ("released", "plain", "bam", "bam triton") if name in paths]:
             paths[f"{name}, compiled"] = [torch.compile(module, dynamic=False) for module in paths[name]]
     return paths
 

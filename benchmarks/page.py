@@ -150,27 +150,24 @@ def targets(rows: list[Row]) -> Iterable[str]:
 
 
 def latencies(rows: list[Row]) -> Iterable[str]:
-    """A table of the latency of each network in each way of running it, without and with BAM."""
-    pairs: dict[tuple[str, str, str], dict[str, Row]] = {}
+    """A table for each machine: the latency of each network in each way of running it, without and with BAM."""
+    by_place: dict[tuple[str, str, str, str], Row] = {}
     for row in rows:
         if row["benchmark"] == "inference":
-            shape, way = row["shape"].rsplit(", ", 1)
-            pairs.setdefault((_machine(row), f"{row['subject']}, {shape.removeprefix('batch 1, ')}", way), {})[
-                row["path"]
-            ] = row
-    ways = list(dict.fromkeys(way for *_, way in pairs))
-    for machine in dict.fromkeys(machine for machine, *_ in pairs):
+            _, size, way = row["shape"].split(", ")
+            by_place[_machine(row), f"{row['subject']}, {size}", way, row["path"]] = row
+    ways = list(dict.fromkeys(way for _, _, way, _ in by_place))
+    for machine in dict.fromkeys(machine for machine, *_ in by_place):
         yield f"\n{machine}:\n"
         yield "| network | " + " | ".join(ways) + " |"
         yield "|---|" + "---:|" * len(ways)
-        for subject in dict.fromkeys(subject for name, subject, _ in pairs if name == machine):
+        for network in dict.fromkeys(network for owner, network, *_ in by_place if owner == machine):
             cells = []
             for way in ways:
-                none, bam = (pairs[machine, subject, way][path] for path in ("none", "bam"))
-                cells.append(
-                    f"{float(none['p50_ms']):.3g} -> {float(bam['p50_ms']):.3g} ms (x{float(bam['ratio']):.2f})"
-                )
-            yield f"| {subject} | " + " | ".join(cells) + " |"
+                none, bam = (by_place[machine, network, way, path] for path in ("none", "bam"))
+                times = " -> ".join(f"{float(row['p50_ms']):.3g}" for row in (none, bam))
+                cells.append(f"{times} ms (x{float(bam['ratio']):.2f})")
+            yield f"| {network} | " + " | ".join(cells) + " |"
 
 
 def tables(rows: list[Row]) -> Iterable[str]:

@@ -91,7 +91,7 @@ class Classification(Task):
         if not self.recipe.compile:
             return network
         torch.compiler.reset()  # the limit on recompilations is shared by all runs of a process
-        return torch.compile(network, mode=self.recipe.compile_mode)  # type: ignore[return-value]  # it is a module too
+        return cast(nn.Module, torch.compile(network, mode=self.recipe.compile_mode))  # typed as a function
 
     def normalization(self, network: nn.Module, train: LabelledImages) -> tuple[Tensor, Tensor]:
         """See `pixel_normalization`."""
