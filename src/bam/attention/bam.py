@@ -17,12 +17,12 @@ from bam.attention.contract import (
     identity_scale,
 )
 from bam.attention.folding import fold
-from bam.kernels import COMBINE, GateOptions, gate, pool_and_reduce
+from bam.kernels import COMBINE, GateOptions, convolve, gate, pool_and_reduce
 from bam.kernels.backend import named
 from bam.private import runs_as_written
 
 # These functions branch on the shape or layout of their input, so torch.fx must not trace into them.
-for _name in ("check_features", "gate", "pool_and_reduce"):
+for _name in ("check_features", "convolve", "gate", "pool_and_reduce"):
     torch.fx.wrap(_name)
 
 _BRANCHES = ("both", "channel", "spatial")
@@ -71,7 +71,20 @@ class SpatialBranch(nn.Module):
 
     def forward(self, reduced: Tensor) -> Tensor:
         """Reduced features (N, C/r, H, W) -> spatial logits (N, 1, H, W)."""
-        return self.closing(self.project(self.context(self.norm(reduced).relu())))
+        features = self.norm(reduced).relu()
+        if runs_as_written(self.context, nn.Sequential):
+            for layer in self.context:
+                features = _call(layer, features)
+        else:
+            features = self.context(features)
+        return self.closing(_call(self.project, features))
+
+
+def _call(layer: nn.Module, features: Tensor) -> Tensor:
+    """`layer(features)`; a convolution that nobody has changed is computed by `convolve`."""
+    if runs_as_written(layer, nn.Conv2d):
+        return convolve(features, layer.weight, layer.bias, layer.dilation[0])
+    return layer(features)
 
 
 class BAM(AttentionModule):

@@ -3,9 +3,10 @@
 | file | what it holds |
 |---|---|
 | `layout.py` | the memory layout of feature maps |
-| `formula.py` | the specification: `gate` and `pool_and_reduce` in plain operations |
+| `formula.py` | the specification: `gate`, `pool_and_reduce` and `convolve` in plain operations |
 | `autograd.py` | shared code for hand-written backward passes, and when to use the formula instead |
 | `reduce.py` | `pool_and_reduce`, with a hand-written backward pass |
+| `convolution.py` | `convolve`, for few channels on a CPU |
 | `torch_gate.py` | the gate in torch operations, with a hand-written backward pass |
 | `inductor_gate.py` | the gate compiled by torch.compile, in eager networks |
 | `triton_gate.py` | the gate as Triton kernels |
@@ -15,8 +16,9 @@
 Each file imports only files above it.
 """
 
+from bam.kernels.convolution import convolve
 from bam.kernels.dispatch import GateOptions, gate
 from bam.kernels.formula import COMBINE
 from bam.kernels.reduce import pool_and_reduce
 
-__all__ = ["COMBINE", "GateOptions", "gate", "pool_and_reduce"]
+__all__ = ["COMBINE", "GateOptions", "convolve", "gate", "pool_and_reduce"]

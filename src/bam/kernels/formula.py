@@ -50,3 +50,8 @@ def _sigmoid_of_both(channel_logits: Tensor | None, spatial_logits: Tensor | Non
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(F, AvgPool(F), f0(F)): features (N, C, H, W) -> (N, C, H, W), (N, C) and (N, c, H, W)."""
     return features, features.mean((2, 3)), F.conv2d(features, weight, bias)
+
+
+def convolve(features: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """A 1x1 or dilated 3x3 convolution that keeps H and W: (N, c, H, W) -> (N, c', H, W)."""
+    return F.conv2d(features, weight, bias, padding=dilation * (weight.shape[2] // 2), dilation=dilation)

@@ -12,6 +12,19 @@ def is_channels_last(features: Tensor) -> bool:
     return features.dim() == 4 and not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()
 
 
+def prefers_nchw(channels: int, device: torch.device) -> bool:
+    """Whether convolutions between so few channels, and their BatchNorms, are faster in NCHW than in channels_last.
+
+    With oneDNN on a CPU, they are up to four times as fast, and from 16 channels on equally fast.
+    """
+    return device.type == "cpu" and channels < 16
+
+
+def as_nchw(maps: Tensor) -> Tensor:
+    """`maps` stored as NCHW, with its strides: `Tensor.contiguous` leaves one channel with those of channels_last."""
+    return maps.contiguous().view(maps.shape)
+
+
 def flat(maps: Tensor, last: bool) -> Tensor:
     """(N, C, H, W) as (N, H W, C) for channels_last maps, else as (N, C, H W)."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2) if last else maps.flatten(2)
