@@ -9,7 +9,7 @@ import copy
 from argparse import ArgumentParser
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ __all__ = [
     "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
     "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def functorch_is_active() -> bool:
@@ -77,7 +79,7 @@ def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
 
 
-def runs_as_written(module: nn.Module, cls: type[nn.Module]) -> bool:
+def runs_as_written(module: nn.Module, cls: type[_Module]) -> TypeGuard[_Module]:
     """Whether calling `module` runs the forward pass of `cls` and nothing else, so that other code may compute it.
 
     False if it has hooks, for the forward or the backward pass, or its own `forward`: frameworks that move or quantise

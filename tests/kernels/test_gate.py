@@ -18,6 +18,17 @@ def test_gate_is_the_equation(memory_format, combine):
     torch.testing.assert_close(scaled, x + 0.25 * x * torch.sigmoid(both))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [3, 40, 300])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sums_of_bfloat16_logits_are_rounded_once(memory_format, channels, batch):
+    x = torch.randn(2, channels, 3, 4).bfloat16().to(memory_format=memory_format)
+    mc, ms = torch.randn(batch, channels, 1, 1).bfloat16(), torch.randn(2, 1, 3, 4).bfloat16()
+    expected = torch.addcmul(x, x, (mc.float() + ms.float()).bfloat16().sigmoid())
+    assert torch.equal(gate(x, mc, ms), expected)
+    assert torch.equal(gate(x.clone().requires_grad_(), mc, ms), expected)
+
+
 def test_logits_of_another_type_do_not_change_the_type():
     x = torch.randn(2, 5, 3, 4, dtype=torch.bfloat16)
     assert gate(x, torch.randn(2, 5, 1, 1), torch.randn(2, 1, 3, 4)).dtype == torch.bfloat16

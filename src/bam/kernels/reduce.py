@@ -76,7 +76,7 @@ def _products(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, T
     last = is_channels_last(features)
     if last:
         reduced = F.conv2d(features, weight, bias)
-        reduced = as_nchw(reduced) if prefers_nchw(len(weight), features.device) else reduced
+        reduced = as_nchw(reduced) if prefers_nchw(reduced, len(weight)) else reduced
     else:
         kernels = weight.flatten(1).expand(len(features), -1, -1)
         reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
