@@ -1,12 +1,19 @@
 """The benchmarks run, and docs/performance.md is what they make of results.csv."""
 
 import csv
+import itertools
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from bam.models import build
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -49,6 +56,26 @@ def test_latency_is_measured_in_each_way_of_running(tmp_path):
     assert [row["shape"] for row in rows[::2]] == [f"batch 1, 32 x 32, {way}" for way in ways]
     assert [row["path"] for row in rows] == 5 * ["none", "bam"]
     assert {row["ratio"] for row in rows[::2]} == {"1.000"} and all(float(row["ratio"]) > 1 for row in rows[1::2])
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_compared_in_each_condition(tmp_path):
+    generator = np.random.default_rng(0)
+    for part, label, k in itertools.product(("train", "val"), (0, 1), range(20)):
+        file = tmp_path / "photos" / part / f"class{label}" / f"{k}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(80 * label, 80 * label + 100, (40, 40, 3)).astype(np.uint8)).save(file)
+    save_file(build("cifar/resnet8", num_classes=10).state_dict(), tmp_path / "weights.safetensors")
+    command = [sys.executable, str(BENCHMARKS / "finetuning.py"), str(tmp_path / "runs"), str(tmp_path / "photos")]
+    command += ["--weights", str(tmp_path / "weights.safetensors"), "--model", "cifar/resnet8", "--seeds", "2"]
+    printed = subprocess.run([*command, "--size", "32"], check=True, capture_output=True, text=True).stdout
+    rows = [row.split("|")[1].strip() for row in printed.splitlines() if row.startswith("| ")]
+    assert rows == ["test error, %", "none", "rate x 10 (default)", *rows[3:]] and len(rows) == 7
+    scales = {
+        name: json.loads((tmp_path / "runs" / "photos" / f"{name}-seed0" / "record.json").read_text())["final"]
+        for name in ("rate_x_1", "rate_x_100")
+    }
+    assert scales["rate_x_1"]["train_loss"] != scales["rate_x_100"]["train_loss"]
 
 
 def test_the_page_is_made_from_the_rows(monkeypatch, tmp_path):

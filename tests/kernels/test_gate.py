@@ -21,12 +21,21 @@ def test_gate_is_the_equation(memory_format, combine):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, 40, 300])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_sums_of_bfloat16_logits_are_rounded_once(memory_format, channels, batch):
+def test_bfloat16_is_exact_up_to_rounding(memory_format, channels, batch):
     x = torch.randn(2, channels, 3, 4).bfloat16().to(memory_format=memory_format)
-    mc, ms = torch.randn(batch, channels, 1, 1).bfloat16(), torch.randn(2, 1, 3, 4).bfloat16()
-    expected = torch.addcmul(x, x, (mc.float() + ms.float()).bfloat16().sigmoid())
-    assert torch.equal(gate(x, mc, ms), expected)
-    assert torch.equal(gate(x.clone().requires_grad_(), mc, ms), expected)
+    mc, ms = 4 * torch.randn(batch, channels, 1, 1).bfloat16(), 4 * torch.randn(2, 1, 3, 4).bfloat16()
+    expected = x.double() * (1 + torch.sigmoid(mc.double() + ms.double()))
+    for computed in (gate(x, mc, ms), gate(x.clone().requires_grad_(), mc, ms)):
+        torch.testing.assert_close(computed.double(), expected, rtol=torch.finfo(torch.bfloat16).eps, atol=0)
+        assert computed.is_contiguous(memory_format=memory_format)
+
+
+def test_large_bfloat16_logits_cancel_or_saturate():
+    x, columns = torch.ones(1, 4, 1, 4).bfloat16(), torch.tensor([-300.0, -70.0, 70.0, 300.0]).bfloat16()
+    y = gate(x, columns.view(1, 4, 1, 1), columns.view(1, 1, 1, 4))
+    low, half, high = 1.0, 1.5, 2.0
+    expected = [[low, low, low, half], [low, low, half, high], [low, half, high, high], [half, high, high, high]]
+    torch.testing.assert_close(y[0, :, 0].float(), torch.tensor(expected))
 
 
 def test_logits_of_another_type_do_not_change_the_type():

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from bam import private
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, is_ordinary, needs_gradient, wants_formula, without_autocast
 from bam.kernels.layout import flat, is_channels_last, unflat
-
-_SHORT = 256  #: shorter rows are slow to broadcast in bfloat16 on a CPU (benchmarks/module.py)
 
 
 def gate(
@@ -77,21 +76,19 @@ def _refine(features: Tensor, attention: Tensor, scale: Tensor | None) -> Tensor
 
 
 def _attention_map(features: Tensor, mc: Tensor | None, ms: Tensor | None, combine: str) -> Tensor:
-    """`formula.attention_map`, up to five times as fast in bfloat16 for few channels.
+    """`formula.attention_map`, two to four times as fast for the sum of bfloat16 logits on a CPU.
 
-    If the innermost dimension is short, a CPU adds mc and ms number by number. A matrix product gives the same sums.
+    sigmoid(mc + ms) = 1 / (1 + exp(-mc) exp(-ms)) takes one exponential per channel and place instead of one per
+    number, and a matrix product computes the denominators in one pass. M(F) is off by up to 0.006 instead of 0.003, and
+    wrong where logits beyond 80 cancel.
     """
-    last = is_channels_last(features)
-    if mc is None or ms is None or combine != "sum" or not _adds_slowly(features, last) or len(mc) != len(ms):
+    fast = combine == "sum" and features.dtype == torch.bfloat16 and features.device.type == "cpu"
+    if mc is None or ms is None or not fast or len(mc) != len(ms) or not private.cpu_has_bf16():
         return formula.attention_map(features, mc, ms, combine)
-    row, column = (mc, ms) if last else (ms, mc)
-    row = flat(row, last)
-    return unflat(torch.baddbmm(row, flat(column, last), torch.ones_like(row)), features.shape, last).sigmoid_()
-
-
-def _adds_slowly(features: Tensor, last: bool) -> bool:
-    innermost = features.shape[1] if last else features.shape[2:].numel()
-    return features.device.type == "cpu" and features.dtype == torch.bfloat16 and innermost < _SHORT
+    last = is_channels_last(features)
+    row, column = (flat(t.clamp(-80, 80).neg().exp(), last) for t in ((mc, ms) if last else (ms, mc)))
+    denominators = torch.cat([column, torch.ones_like(column)], 2) @ torch.cat([row, torch.ones_like(row)], 1)
+    return unflat(denominators.reciprocal_(), features.shape, last)
 
 
 def _for_branch(for_logits: Tensor, own: Tensor, other: Tensor | None, combine: str) -> Tensor:
