@@ -1,4 +1,7 @@
-"""Write docs/comparison.md from comparisons: `python docs/comparison.py FOLDER...`, folders of `bam compare`."""
+"""Write comparisons into docs/comparison.md: `python docs/comparison.py FOLDER...`, folders of `bam compare`.
+
+Each recipe has a section, which a new comparison replaces; the other sections stay as they are.
+"""
 
 import json
 import re
@@ -21,7 +24,7 @@ module does here, not what it does on ImageNet. Runs trained side by side on a m
 rates are rough; `deformable` and `spatial_transformer` trained later, with less beside them, and their rates do not
 compare with the others. Latencies of one image were measured in turns, when all runs had ended.
 
-To write this page again from folders of `bam compare`: `python docs/comparison.py FOLDER...`
+`python docs/comparison.py FOLDER...` adds or replaces the sections of comparisons.
 """
 
 
@@ -83,5 +86,15 @@ def section(folder: Path) -> list[str]:
     ]
 
 
+def main(folders: list[str]) -> None:
+    """Write the page: its sections, with those of `folders` added or replaced."""
+    page = PAGE.read_text() if PAGE.is_file() else ""
+    sections = {text.split("\n")[0]: text for text in re.split("^## ", page, flags=re.MULTILINE)[1:]}
+    for folder in folders:
+        text = "\n".join(section(Path(folder))).removeprefix("## ")
+        sections[text.split("\n")[0]] = text
+    PAGE.write_text("\n## ".join([OPENING, *(text.rstrip() + "\n" for text in sections.values())]))
+
+
 if __name__ == "__main__":
-    PAGE.write_text("\n".join([OPENING, *(line for folder in sys.argv[1:] for line in section(Path(folder)))]))
+    main(sys.argv[1:])

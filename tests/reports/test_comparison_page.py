@@ -32,3 +32,18 @@ def test_a_section_has_verdicts_intervals_and_the_command(page, tmp_path):
     assert "| `bam` | 1,234 | 5 M | x 1.00 | x 1.00 | 11.00 ± 1.73 % | -10.00 " in text
     assert "bam compare --recipe digits/small --attention none,bam,se,eca --seeds 3" in text
     assert (tmp_path / "comparison-digits-small.svg").is_file()
+
+
+def test_a_new_comparison_replaces_only_its_own_section(page, tmp_path):
+    records = {name: [record(name, seed, 0.1) for seed in range(3)] for name in ("none", "bam")}
+    write_report(tmp_path, summarize(records, dict.fromkeys(records, 2.0)), "")
+    page.PAGE.write_text("# Old\n\n## digits/other\n\nfirst\n\n## digits/small\n\nsecond\n")
+    page.main([str(tmp_path)])
+    written = page.PAGE.read_text()
+    assert (
+        written.startswith("# Attention modules compared")
+        and "## digits/other\n\nfirst\n\n## digits/small\n" in written
+    )
+    assert "second" not in written and "| `bam` |" in written
+    page.main([])
+    assert page.PAGE.read_text() == written
