@@ -27,6 +27,7 @@ STRUCTURES: dict[str, Callable[[int], nn.Module] | None] = {
     "plain": Plain,
     "bam": bam.BAM,
     "bam recompute": partial(bam.BAM, recompute=True),
+    "bam inductor": partial(bam.BAM, kernel="inductor"),
 }
 
 

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 
 from bam import BAM
 from bam.costs import saved_bytes
-from bam.kernels import GateOptions, backend, formula, gate, inductor_gate
+from bam.kernels import GateOptions, backend, gate, inductor_gate
 from bam.models import build
 from bam.surgery import attach, attended
 
@@ -43,14 +44,15 @@ def by(kernel, inputs, gradient, combine="sum"):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("missing", [None, 1, 2])
 @pytest.mark.parametrize("combine", ["sum", "product", "max"])
-def test_output_and_gradients_are_those_of_torch(combine, missing, layout):
-    features = torch.randn(3, 5, 4, 6, dtype=torch.float64).to(memory_format=layout)
-    mc, ms = torch.randn(3, 5, 1, 1, dtype=torch.float64), torch.randn(3, 1, 4, 6, dtype=torch.float64)
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_output_and_gradients_are_those_of_torch(dtype, exact, combine, missing, layout):
+    features = torch.randn(3, 5, 4, 6, dtype=dtype).to(memory_format=layout)
+    mc, ms = torch.randn(3, 5, 1, 1, dtype=dtype), torch.randn(3, 1, 4, 6, dtype=dtype)
     mc[0, 0], ms[0, 0, 0, 0] = 0.5, 0.5  # a tie for "max"
-    inputs = [features, mc, ms, torch.tensor([0.7], dtype=torch.float64)]
+    inputs = [features, mc, ms, torch.tensor([0.7], dtype=dtype)]
     inputs = [None if k == missing else t.requires_grad_() for k, t in enumerate(inputs)]
     wanted, computed = (by(kernel, inputs, torch.ones_like(features), combine) for kernel in ("torch", "inductor"))
-    torch.testing.assert_close(computed, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(computed, wanted, rtol=exact, atol=exact)
     assert computed[0].is_contiguous(memory_format=layout)
 
 
@@ -59,16 +61,16 @@ def test_output_and_gradients_are_those_of_torch(combine, missing, layout):
 @pytest.mark.parametrize("gradient_layout", ["same", "other", "expanded"])
 def test_sizes_of_one_and_gradients_in_another_layout(size, gradient_layout):
     n, c, h, w = size
-    features = torch.randn(size, dtype=torch.float64).to(memory_format=torch.channels_last)
-    inputs = [features, *(torch.randn(s, dtype=torch.float64) for s in ((n, c, 1, 1), (n, 1, h, w))), None]
+    features = torch.randn(size).to(memory_format=torch.channels_last)
+    inputs = [features, *(torch.randn(s) for s in ((n, c, 1, 1), (n, 1, h, w))), None]
     inputs = [None if t is None else t.requires_grad_() for t in inputs]
     gradient = {
         "same": torch.randn_like(features),
-        "other": torch.randn(size, dtype=torch.float64),
-        "expanded": torch.randn(1, dtype=torch.float64).expand(size),
+        "other": torch.randn(size),
+        "expanded": torch.randn(1).expand(size),
     }[gradient_layout]
     wanted, computed = (by(kernel, inputs, gradient) for kernel in ("torch", "inductor"))
-    torch.testing.assert_close(computed, wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(computed, wanted, rtol=1e-5, atol=1e-5)
 
 
 @NEEDS_COMPILER
@@ -82,9 +84,32 @@ def test_low_precision_sizes_and_strides():
         for wanted, computed in zip(*(by(k, inputs, gradient) for k in ("torch", "inductor")), strict=True):
             assert computed.dtype == wanted.dtype
             torch.testing.assert_close(computed, wanted, rtol=0.03, atol=0.1)
-    for compiled in (formula.gate, inductor_gate._gradients):
+    for compiled in (inductor_gate._refine, inductor_gate._gradients_of_sum):
         assert len(torch._dynamo.eval_frame._debug_get_cache_entry_list(compiled.__code__)) == 1
     assert backend.implementation("inductor", [torch.randn(2, 3, 4, 10)[..., ::2], None, None, None]) == "torch"
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("logit", [-200.0, 200.0])
+def test_large_logits_saturate_or_cancel(logit):
+    x = torch.ones(1, 2, 1, 2, requires_grad=True)
+    mc = torch.tensor([logit, -logit]).view(1, 2, 1, 1).requires_grad_()
+    ms = torch.tensor([logit, -logit]).view(1, 1, 1, 2).requires_grad_()
+    wanted, computed = (by(kernel, [x, mc, ms, None], torch.ones_like(x)) for kernel in ("torch", "inductor"))
+    torch.testing.assert_close(computed, wanted)
+
+
+@NEEDS_COMPILER
+def test_what_a_small_map_compiles_also_runs_large_maps_on_all_threads(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inputs = torch.randn(2, 3, 4), torch.rand(2, 1, 4), torch.rand(2, 3, 1), None
+        _, codes = run_and_get_code(inductor_gate._compiled(inductor_gate._refine), *inputs)
+    finally:
+        torch.set_num_threads(threads)
+    assert "#pragma omp parallel" in codes[0]
 
 
 # torch's own forward mode scripts its decompositions when it is first used.

@@ -47,6 +47,14 @@ def _sigmoid_of_both(channel_logits: Tensor | None, spatial_logits: Tensor | Non
     return alone.sigmoid()
 
 
+def odds_against(logits: Tensor) -> Tensor:
+    """exp(-x), so that sigmoid(x + y) = 1 / (1 + odds_against(x) odds_against(y)).
+
+    Logits are limited to 80, so that no product is undefined. That changes the sigmoid only where larger ones cancel.
+    """
+    return logits.clamp(-80, 80).neg().exp()
+
+
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(F, AvgPool(F), f0(F)): features (N, C, H, W) -> (N, C, H, W), (N, C) and (N, c, H, W)."""
     return features, features.mean((2, 3)), F.conv2d(features, weight, bias)

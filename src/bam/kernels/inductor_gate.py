@@ -1,6 +1,8 @@
 """The gate compiled by torch.compile, within a network that is not: one kernel per pass over F.
 
-The map M(F) is not kept for the backward pass. The first call compiles for some seconds. Sizes are dynamic, but a size
+The map M(F) is not kept for the backward pass. For the sum of two logits, the exponentials are computed before, one per
+channel and place, so that the kernels run at the speed of memory: torch.compile would compute one per number. The first
+call compiles for some seconds. Sizes are dynamic, but a size
 of 1, another type of numbers, layout or option compiles again, up to torch's limit of eight times; what exceeds it runs
 as the formula.
 """
@@ -38,7 +40,10 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, combine: str, features: Tensor, *others: Tensor | None) -> Tensor:
         ctx.combine = combine
         ctx.save_for_backward(features, *others)
-        output = _run(formula.gate, *_flattened(features, others), combine)
+        if _is_separable(features, others, combine):
+            output = _run(_refine, *_with_odds(features, others))
+        else:
+            output = _run(formula.gate, *_flattened(features, others), combine)
         return unflat(output, features.shape, is_channels_last(features))
 
     @staticmethod
@@ -49,7 +54,10 @@ class _Gate(torch.autograd.Function):
             return None, *gradients_of_formula(partial(formula.gate, combine=ctx.combine), inputs, needed, [gradient])
         features, *others = inputs
         last = is_channels_last(features)
-        gradients = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
+        if _is_separable(features, others, ctx.combine):
+            gradients = iter(_run(_gradients_of_sum, flat(gradient, last), _with_odds(features, others), needed, last))
+        else:
+            gradients = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
         for_features = unflat(next(gradients), features.shape, last) if needed[0] else None
         for_others = (next(gradients).view_as(t) if need else None for t, need in zip(others, needed[1:], strict=True))
         return None, for_features, *for_others
@@ -60,6 +68,42 @@ def _flattened(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor
     last = is_channels_last(features)
     detached = [None if t is None else t.detach() for t in (features, *others)]
     return [None if t is None else flat(t, last) for t in detached[:3]] + detached[3:]
+
+
+def _is_separable(features: Tensor, others: Sequence[Tensor | None], combine: str) -> bool:
+    """Whether the sum of two logits is wanted, in less precision than float64, which keeps the formula."""
+    mc, ms, _ = others
+    both = mc is not None and ms is not None and len(mc) == len(ms)
+    return both and combine == "sum" and features.dtype != torch.float64
+
+
+def _with_odds(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """`_flattened`, with `odds_against` of the logits in float32 instead of the logits."""
+    odds = [None if t is None else formula.odds_against(t.float()) for t in others[:2]]
+    return _flattened(features, [*odds, *others[2:]])
+
+
+def _refine(features: Tensor, channel_odds: Tensor, spatial_odds: Tensor, scale: Tensor | None) -> Tensor:
+    """The formula for the sum of two logits."""
+    attention = 1 / (1 + channel_odds * spatial_odds)
+    weighted = attention if scale is None else attention * scale
+    return (features + features * weighted).to(features.dtype)
+
+
+def _gradients_of_sum(gradient: Tensor, inputs: Sequence[Any], needed: Sequence[bool], last: bool) -> list[Tensor]:
+    """The needed gradients of `_refine`, for the logits instead of the odds."""
+    features, channel_odds, spatial_odds, scale = inputs
+    attention = 1 / (1 + channel_odds * spatial_odds)
+    weighted = attention if scale is None else attention * scale
+    for_attention = gradient.float() * features
+    for_logits = for_attention * weighted * (1 - attention)
+    gradients = [
+        gradient + gradient * weighted,
+        for_logits.sum(1 if last else 2, keepdim=True),
+        for_logits.sum(2 if last else 1, keepdim=True),
+        (for_attention * attention).sum().view(1),
+    ]
+    return [t.to(features.dtype) for t, need in zip(gradients, needed, strict=True) if need]
 
 
 def _gradients(gradient: Tensor, inputs: Sequence[Tensor | None], combine: str, needed: Sequence[bool]) -> list[Tensor]:
@@ -77,7 +121,8 @@ def _gradients(gradient: Tensor, inputs: Sequence[Tensor | None], combine: str, 
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)
+    # By default, what a small map compiles runs on one thread, also for larger maps and in later processes.
+    return torch.compile(function, dynamic=True, options={"cpp.min_chunk_size": 1})
 
 
 def _run(function: Callable[..., Any], *inputs: Any) -> Any:

@@ -79,14 +79,13 @@ def _attention_map(features: Tensor, mc: Tensor | None, ms: Tensor | None, combi
     """`formula.attention_map`, two to four times as fast for the sum of bfloat16 logits on a CPU.
 
     sigmoid(mc + ms) = 1 / (1 + exp(-mc) exp(-ms)) takes one exponential per channel and place instead of one per
-    number, and a matrix product computes the denominators in one pass. M(F) is off by up to 0.006 instead of 0.003, and
-    wrong where logits beyond 80 cancel.
+    number, and a matrix product computes the denominators in one pass. M(F) is off by up to 0.006 instead of 0.003.
     """
     fast = combine == "sum" and features.dtype == torch.bfloat16 and features.device.type == "cpu"
     if mc is None or ms is None or not fast or len(mc) != len(ms) or not private.cpu_has_bf16():
         return formula.attention_map(features, mc, ms, combine)
     last = is_channels_last(features)
-    row, column = (flat(t.clamp(-80, 80).neg().exp(), last) for t in ((mc, ms) if last else (ms, mc)))
+    row, column = (flat(formula.odds_against(t), last) for t in ((mc, ms) if last else (ms, mc)))
     denominators = torch.cat([column, torch.ones_like(column)], 2) @ torch.cat([row, torch.ones_like(row)], 1)
     return unflat(denominators.reciprocal_(), features.shape, last)
 
