@@ -1,4 +1,7 @@
+import functools
+
 import pytest
+from torchvision import models
 
 from bam.attention import AttentionSpec
 from bam.coverage import CHECKS, SHORT, Candidate, Row, candidates, check, survey, write_page
@@ -45,6 +48,17 @@ def test_other_attention(attention, outcomes):
 def test_a_map_that_the_network_changes_in_place_is_compared_as_it_was():
     row = check("torchvision", "nets", "net", networks.InPlace)
     assert row.ways == "pass", row.reason
+
+
+def test_modules_that_torchvisions_extractor_does_not_look_into_are_compared_as_a_whole():
+    row = check("torchvision", "mobilenetv3", "small", models.mobilenet_v3_small, "deformable")
+    assert row.passed, row.reason
+
+
+def test_stochastic_depth_hides_no_gradients():
+    build = functools.partial(models.efficientnet_b0, stochastic_depth_prob=0.99)
+    row = check("torchvision", "efficientnet", "b0", build, "simam")
+    assert row.passed, row.reason
 
 
 def test_networks_without_down_sampling_do_not_count():

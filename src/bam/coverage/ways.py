@@ -48,10 +48,19 @@ _OTHER_WAYS: dict[str, Callable[[Any], Callable[[Tensor], Any]]] = {
 }
 
 
-def _extraction(model: nn.Module, images: Tensor) -> str:
-    from torchvision.models.feature_extraction import create_feature_extractor
+def _node(name: str, nodes: set[str]) -> str:
+    """The module `name`, or the one around it if torchvision does not look into that: Conv2dNormActivation."""
+    parts = name.split(".")
+    around = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((module for module in around if module in nodes), name)
 
-    outputs, names = {}, [name.removeprefix("before ") for name in attended(model)]
+
+def _extraction(model: nn.Module, images: Tensor) -> str:
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    nodes = set(get_graph_node_names(model)[1])
+    names = list(dict.fromkeys(_node(name.removeprefix("before "), nodes) for name in attended(model)))
+    outputs: dict[str, Tensor] = {}
     hooks = [
         model.get_submodule(name).register_forward_hook(
             lambda *values, name=name: outputs.update({name: values[-1].clone()})
