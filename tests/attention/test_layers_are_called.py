@@ -37,3 +37,22 @@ def test_a_forward_pass_that_somebody_has_replaced(module):
     original = reduce.forward
     reduce.forward = lambda features: 2 * original(features)
     assert not torch.allclose(module(X), expected)
+
+
+OTHERS = {
+    "spatial.context.0": [{"groups": 2}, {"padding_mode": "reflect"}, {"dilation": (4, 1), "padding": (4, 1)}],
+    "spatial.reduce": [{"groups": 2}, {"bias": False}, {"kernel_size": 3, "padding": 1}],
+}
+
+
+@pytest.mark.parametrize(("name", "options"), [(name, options) for name, all in OTHERS.items() for options in all])
+@pytest.mark.parametrize("size", [8, 48])
+def test_another_convolution_in_its_place(module, name, options, size):
+    old = module.get_submodule(name)
+    usual = {"kernel_size": old.kernel_size, "padding": old.padding, "dilation": old.dilation}
+    new = torch.nn.Conv2d(old.in_channels, old.out_channels, **usual | options)
+    module.set_submodule(name, new)
+    x = torch.randn(2, 16, size, size)
+    computed = module(x)
+    new.register_forward_hook(lambda *_: None)  # so that it is called
+    torch.testing.assert_close(computed, module(x))

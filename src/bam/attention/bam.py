@@ -82,9 +82,17 @@ class SpatialBranch(nn.Module):
 
 def _call(layer: nn.Module, features: Tensor) -> Tensor:
     """`layer(features)`; a convolution that nobody has changed is computed by `convolve`."""
-    if runs_as_written(layer, nn.Conv2d):
+    if runs_as_written(layer, nn.Conv2d) and _keeps_size(layer):
         return convolve(features, layer.weight, layer.bias, layer.dilation[0])
     return layer(features)
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether it is an ordinary 1x1 or dilated 3x3 convolution with the same padding."""
+    if layer.kernel_size not in ((1, 1), (3, 3)) or layer.groups != 1 or layer.padding_mode != "zeros":
+        return False
+    same = tuple(dilation * (side // 2) for dilation, side in zip(layer.dilation, layer.kernel_size, strict=True))
+    return layer.stride == (1, 1) and layer.padding == same and layer.dilation[0] == layer.dilation[1]
 
 
 class BAM(AttentionModule):
@@ -172,9 +180,9 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        if not runs_as_written(reduce, nn.Conv2d):  # it has hooks or its own forward: call it
+        ordinary = runs_as_written(reduce, nn.Conv2d) and _keeps_size(reduce) and reduce.kernel_size == (1, 1)
+        if not ordinary or reduce.bias is None:  # somebody has changed it: call it
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
-        assert reduce.bias is not None
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)
         return features, self.channel(averages), self.spatial(reduced)
 
