@@ -34,13 +34,13 @@ class Condition(NamedTuple):
     changes: dict[str, Any] = {}
 
 
-DEFAULT = "rate x 10 (default)"
+DEFAULT = "attention's rate x 10 (default)"
 CONDITIONS = {
     "none": Condition(attention="none"),
     DEFAULT: Condition(),
     "rate x 1": Condition(factor=0.1),
     "rate x 100": Condition(factor=10.0),
-    "rate x 10, own warm-up of 3 epochs": Condition(warmup=3),
+    "own warm-up of 3 epochs": Condition(warmup=3),
     "batch statistics": Condition(changes={"frozen_statistics": False}),
 }
 
@@ -48,26 +48,27 @@ CONDITIONS = {
 @contextmanager
 def trained(condition: Condition) -> Iterator[None]:
     """Give the attention parameter groups of its own, with the condition's learning rate."""
-    attention: list[dict[str, Any]] = []
     make_optimizer, usual_rate = session.optimizer, loop.learning_rate
+    made: list[torch.optim.Optimizer] = []
 
     def optimizer(model: nn.Module, recipe: Recipe, new_parts: Any) -> torch.optim.Optimizer:
-        made = make_optimizer(model, recipe, new_parts)
+        made.append(make_optimizer(model, recipe, new_parts))
         members = {p for module in attended(model).values() for p in module.parameters()}
-        for group in list(made.param_groups):
+        for group in list(made[-1].param_groups):
             own = [p for p in group["params"] if p in members]
             group["params"] = [p for p in group["params"] if p not in members]
             if own:
-                made.add_param_group({**group, "params": own, "lr_scale": condition.factor * group["lr_scale"]})
-                attention.append({"group": made.param_groups[-1], "scale": made.param_groups[-1]["lr_scale"]})
-        made.param_groups = [group for group in made.param_groups if group["params"]]
-        return made
+                scale = condition.factor * group["lr_scale"]
+                made[-1].add_param_group({**group, "params": own, "lr_scale": scale, "attention": scale})
+        made[-1].param_groups = [group for group in made[-1].param_groups if group["params"]]
+        return made[-1]
 
     def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-        if condition.warmup:
+        if condition.warmup and recipe.warmup_epochs:
             own, usual = (min(1, (step + 1) / (e * steps)) for e in (condition.warmup, recipe.warmup_epochs))
-            for entry in attention:
-                entry["group"]["lr_scale"] = entry["scale"] * own / usual
+            for group in made[-1].param_groups:  # looked up at each step, as resuming replaces them
+                if "attention" in group:
+                    group["lr_scale"] = group["attention"] * own / usual
         return usual_rate(recipe, step, steps)
 
     with patch.object(session, "optimizer", optimizer), patch.object(loop, "learning_rate", learning_rate):
@@ -89,8 +90,8 @@ def error(folder: Path, name: str, seed: int, args: argparse.Namespace) -> float
 
 def cell(errors: list[float], default: list[float] | None) -> str:
     """Mean and deviation, and the paired difference from the default."""
-    text = f"{mean(errors):.2f} ± {stdev(errors):.2f}"
-    if default is None:
+    text = f"{mean(errors):.2f} ± {stdev(errors):.2f}" if len(errors) > 1 else f"{errors[0]:.2f}"
+    if default is None or len(errors) == 1:
         return text
     difference = paired_difference(default, errors)
     low, high = difference.interval or (0.0, 0.0)

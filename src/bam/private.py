@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 
 # The base class of BatchNorm and InstanceNorm for every number of dimensions: torch has no public name for it.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
+from torch.nn.modules.module import _has_any_global_hook
 
 # torch has no public way to visit the tensors in nested lists and dictionaries.
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -86,7 +87,8 @@ def runs_as_written(module: nn.Module, cls: type[_Module]) -> TypeGuard[_Module]
     parameters set one. torch has no public way to list these.
     """
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
-    return type(module) is cls and not any(hooks) and "forward" not in module.__dict__
+    hooked = any(hooks) or _has_any_global_hook()
+    return type(module) is cls and not hooked and "forward" not in module.__dict__
 
 
 def without_hooks(module: nn.Module) -> nn.Module:

@@ -39,6 +39,20 @@ def test_a_forward_pass_that_somebody_has_replaced(module):
     assert not torch.allclose(module(X), expected)
 
 
+def test_hooks_for_all_modules_see_each_layer(module):
+    called = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda layer, *_: called.append(layer))
+    module(torch.randn(2, 16, 48, 48))
+    handle.remove()
+    assert {layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)} <= set(called)
+
+
+def test_torch_fx_finds_the_layers_to_quantise(module):
+    nodes = torch.fx.symbolic_trace(module).graph.nodes
+    called = {node.target for node in nodes if node.op == "call_module"}
+    assert {"spatial.context.0", "spatial.context.3", "spatial.project"} <= called
+
+
 OTHERS = {
     "spatial.context.0": [{"groups": 2}, {"padding_mode": "reflect"}, {"dilation": (4, 1), "padding": (4, 1)}],
     "spatial.reduce": [{"groups": 2}, {"bias": False}, {"kernel_size": 3, "padding": 1}],

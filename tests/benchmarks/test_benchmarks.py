@@ -70,7 +70,7 @@ def test_fine_tuning_is_compared_in_each_condition(tmp_path):
     command += ["--weights", str(tmp_path / "weights.safetensors"), "--model", "cifar/resnet8", "--seeds", "2"]
     printed = subprocess.run([*command, "--size", "32"], check=True, capture_output=True, text=True).stdout
     rows = [row.split("|")[1].strip() for row in printed.splitlines() if row.startswith("| ")]
-    assert rows == ["test error, %", "none", "rate x 10 (default)", *rows[3:]] and len(rows) == 7
+    assert rows == ["test error, %", "none", "attention's rate x 10 (default)", *rows[3:]] and len(rows) == 7
     scales = {
         name: json.loads((tmp_path / "runs" / "photos" / f"{name}-seed0" / "record.json").read_text())["final"]
         for name in ("rate_x_1", "rate_x_100")

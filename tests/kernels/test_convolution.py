@@ -3,7 +3,7 @@ from functools import partial
 import pytest
 import torch
 
-from bam.kernels import convolve, formula
+from bam.kernels import convolution, convolve, formula
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -42,9 +42,11 @@ def test_few_channels_are_stored_as_nchw_even_one(channels):
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # as in test_gate
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize(("channels", "out", "kernel"), [(1, 1, 3), (2, 3, 3), (2, 1, 1)])
-def test_derivatives_forward_backward_and_second(channels, out, kernel, memory_format):
-    inputs = [t.requires_grad_() for t in operands(channels, out, kernel, memory_format=memory_format, size=(2, 3, 4))]
-    function = partial(convolve, dilation=2)
+@pytest.mark.parametrize(("size", "dilation"), [((2, 3, 4), 2), ((1, 3, 2), 4)])
+def test_derivatives_forward_backward_and_second(channels, out, kernel, size, dilation, memory_format, monkeypatch):
+    monkeypatch.setattr(convolution, "_is_narrow", lambda *_: True)  # also such small maps
+    inputs = [t.requires_grad_() for t in operands(channels, out, kernel, memory_format=memory_format, size=size)]
+    function = partial(convolve, dilation=dilation)
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(function, inputs)
 
@@ -73,6 +75,22 @@ def test_autocast_computes_in_its_type(kernel):
     formula.convolve(*exact, 2).square().sum().backward()
     for mine, theirs in zip(inputs, exact, strict=True):
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=0.05, atol=0.05 * theirs.grad.abs().max())
+
+
+def test_an_expanded_gradient():
+    gradients = []
+    for function in (convolve, formula.convolve):
+        inputs = [t.requires_grad_() for t in operands(2, 2, 3)]
+        output = function(*inputs, 4)
+        gradients.append(torch.autograd.grad(output, inputs, torch.ones(1, dtype=torch.float64).expand_as(output)))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_operands_of_several_types_are_refused_as_by_torch(kernel):
+    features, weight, bias = operands(2, 2, kernel, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="type"):
+        convolve(features, weight, bias.float(), 2)
 
 
 def test_without_a_bias():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bam.kernels import GateOptions, gate
+from bam.kernels import GateOptions, gate, inductor_gate
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -36,6 +36,34 @@ def test_large_bfloat16_logits_cancel_or_saturate():
     low, half, high = 1.0, 1.5, 2.0
     expected = [[low, low, low, half], [low, low, half, high], [low, half, high, high], [half, high, high, high]]
     torch.testing.assert_close(y[0, :, 0].float(), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((1, 4, 1, 1), (1, 1, 3, 5)), ((2, 4, 1, 1), (1, 1, 1, 1)), ((1, 4, 1, 1), (2, 1, 3, 5))]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kernel", ["torch", "inductor"])
+def test_logits_are_broadcast(kernel, dtype, sizes, monkeypatch):
+    monkeypatch.setattr(inductor_gate, "_run", lambda function, *inputs: function(*inputs))  # compiling takes seconds
+    x = torch.randn(2, 4, 3, 5).to(dtype)
+    mc, ms = (torch.randn(size).to(dtype) for size in sizes)
+    expected = x.double() * (1 + torch.sigmoid(mc.double() + ms.double()))
+    rounding = {"rtol": torch.finfo(dtype).eps, "atol": 0}
+    options = GateOptions(kernel=kernel)
+    torch.testing.assert_close(gate(x, mc, ms, options=options).double(), expected, **rounding)
+    inputs = [t.clone().requires_grad_() for t in (x, mc, ms)]
+    output = gate(*inputs, options=options)
+    output.sum().backward()
+    torch.testing.assert_close(output.double(), expected, **rounding)
+    assert [t.grad.shape for t in inputs] == [t.shape for t in inputs]
+
+
+def test_autocast_to_another_type_changes_nothing():
+    x, mc, ms = torch.randn(2, 4, 3, 5).bfloat16(), torch.randn(2, 4, 1, 1), torch.randn(2, 1, 3, 5)
+    with torch.autocast("cpu", torch.float16):
+        y = gate(x, mc, ms)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, gate(x, mc, ms), rtol=0.01, atol=0.01)
 
 
 def test_logits_of_another_type_do_not_change_the_type():

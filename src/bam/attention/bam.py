@@ -17,12 +17,12 @@ from bam.attention.contract import (
     identity_scale,
 )
 from bam.attention.folding import fold
-from bam.kernels import COMBINE, GateOptions, convolve, gate, pool_and_reduce
+from bam.kernels import COMBINE, GateOptions, convolve, gate, pool_and_reduce, stored_for_convolve
 from bam.kernels.backend import named
 from bam.private import runs_as_written
 
 # These functions branch on the shape or layout of their input, so torch.fx must not trace into them.
-for _name in ("check_features", "convolve", "gate", "pool_and_reduce"):
+for _name in ("check_features", "gate", "pool_and_reduce"):
     torch.fx.wrap(_name)
 
 _BRANCHES = ("both", "channel", "spatial")
@@ -71,7 +71,7 @@ class SpatialBranch(nn.Module):
 
     def forward(self, reduced: Tensor) -> Tensor:
         """Reduced features (N, C/r, H, W) -> spatial logits (N, 1, H, W)."""
-        features = self.norm(reduced).relu()
+        features = self.norm(stored_for_convolve(reduced)).relu()
         if runs_as_written(self.context, nn.Sequential):
             for layer in self.context:
                 features = _call(layer, features)
@@ -81,13 +81,13 @@ class SpatialBranch(nn.Module):
 
 
 def _call(layer: nn.Module, features: Tensor) -> Tensor:
-    """`layer(features)`; a convolution that nobody has changed is computed by `convolve`."""
-    if runs_as_written(layer, nn.Conv2d) and _keeps_size(layer):
+    """`layer(features)`; `convolve` computes convolutions that nobody has changed, except in a torch.fx trace."""
+    if isinstance(features, Tensor) and runs_as_written(layer, nn.Conv2d) and _is_plain(layer):
         return convolve(features, layer.weight, layer.bias, layer.dilation[0])
     return layer(features)
 
 
-def _keeps_size(layer: nn.Conv2d) -> bool:
+def _is_plain(layer: nn.Conv2d) -> bool:
     """Whether it is an ordinary 1x1 or dilated 3x3 convolution with the same padding."""
     if layer.kernel_size not in ((1, 1), (3, 3)) or layer.groups != 1 or layer.padding_mode != "zeros":
         return False
@@ -180,7 +180,7 @@ class BAM(AttentionModule):
         if self.channel is None:
             return features, None, self.spatial(self.spatial.reduce(features))
         reduce = self.spatial.reduce
-        ordinary = runs_as_written(reduce, nn.Conv2d) and _keeps_size(reduce) and reduce.kernel_size == (1, 1)
+        ordinary = runs_as_written(reduce, nn.Conv2d) and _is_plain(reduce) and reduce.kernel_size == (1, 1)
         if not ordinary or reduce.bias is None:  # somebody has changed it: call it
             return features, self.channel(features.mean((2, 3))), self.spatial(reduce(features))
         features, averages, reduced = pool_and_reduce(features, reduce.weight, reduce.bias)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from bam.attention import AttentionSpec, attention_factory
 from bam.attention.contract import takes_place
@@ -173,8 +172,8 @@ def _gradients(model: nn.Module, spec: AttentionSpec, images: Tensor) -> str:
         if spec.identity:
             nn.init.ones_(module.get_parameter("scale"))  # at 0, the branches get no gradient
     for layer in model.modules():
-        if isinstance(layer, StochasticDepth):
-            layer.p = 0.0  # a block that is dropped for all images gets no gradient
+        if probability := {"StochasticDepth": "p", "DropPath": "drop_prob"}.get(type(layer).__name__):
+            setattr(layer, probability, 0.0)  # a block that is dropped for all images gets no gradient
     before = copy.deepcopy(model.state_dict())
     loss: Any = sum(value.square().mean() for value in _outputs(model.train(), images, grad=True))
     loss.backward()

@@ -16,9 +16,9 @@
 Each file imports only files above it.
 """
 
-from bam.kernels.convolution import convolve
+from bam.kernels.convolution import convolve, stored_for_convolve
 from bam.kernels.dispatch import GateOptions, gate
 from bam.kernels.formula import COMBINE
 from bam.kernels.reduce import pool_and_reduce
 
-__all__ = ["COMBINE", "GateOptions", "convolve", "gate", "pool_and_reduce"]
+__all__ = ["COMBINE", "GateOptions", "convolve", "gate", "pool_and_reduce", "stored_for_convolve"]

@@ -47,12 +47,21 @@ def _sigmoid_of_both(channel_logits: Tensor | None, spatial_logits: Tensor | Non
     return alone.sigmoid()
 
 
-def odds_against(logits: Tensor) -> Tensor:
-    """exp(-x), so that sigmoid(x + y) = 1 / (1 + odds_against(x) odds_against(y)).
+def is_separable(features: Tensor, channel_logits: Tensor | None, spatial_logits: Tensor | None, combine: str) -> bool:
+    """Whether the map is the sigmoid of the sum of (N, C, 1, 1) and (N, 1, H, W), so that `exp_neg` gives it."""
+    if channel_logits is None or spatial_logits is None or combine != "sum":
+        return False
+    n, c, h, w = features.shape
+    return channel_logits.shape == (n, c, 1, 1) and spatial_logits.shape == (n, 1, h, w)
 
-    Logits are limited to 80, so that no product is undefined. That changes the sigmoid only where larger ones cancel.
+
+def exp_neg(logits: Tensor) -> Tensor:
+    """exp(-x), as sigmoid(x + y) = 1 / (1 + exp(-x) exp(-y)) takes one exponential per channel and place.
+
+    Logits are limited to 87, so that neither exponential is 0 or infinite. This matters only where larger ones cancel:
+    100 and -90 give sigmoid(0), not sigmoid(10).
     """
-    return logits.clamp(-80, 80).neg().exp()
+    return logits.clamp(-87, 87).neg().exp()
 
 
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

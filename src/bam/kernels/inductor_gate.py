@@ -1,10 +1,9 @@
 """The gate compiled by torch.compile, within a network that is not: one kernel per pass over F.
 
-The map M(F) is not kept for the backward pass. For the sum of two logits, the exponentials are computed before, one per
-channel and place, so that the kernels run at the speed of memory: torch.compile would compute one per number. The first
-call compiles for some seconds. Sizes are dynamic, but a size
-of 1, another type of numbers, layout or option compiles again, up to torch's limit of eight times; what exceeds it runs
-as the formula.
+The map M(F) is not kept for the backward pass. For the sum of two logits, the exponentials are computed outside the
+compiled kernels, one per channel and place, and the kernels run at the speed of memory; torch.compile would compute
+one per element. The first call compiles for some seconds. Sizes are dynamic, but a size of 1, another dtype, layout or
+option compiles again, up to torch's limit of eight times; what exceeds it runs as the formula.
 """
 
 import functools
@@ -41,7 +40,7 @@ class _Gate(torch.autograd.Function):
         ctx.combine = combine
         ctx.save_for_backward(features, *others)
         if _is_separable(features, others, combine):
-            output = _run(_refine, *_with_odds(features, others))
+            output = _run(_refine, *_with_exponentials(features, others))
         else:
             output = _run(formula.gate, *_flattened(features, others), combine)
         return unflat(output, features.shape, is_channels_last(features))
@@ -55,7 +54,9 @@ class _Gate(torch.autograd.Function):
         features, *others = inputs
         last = is_channels_last(features)
         if _is_separable(features, others, ctx.combine):
-            gradients = iter(_run(_gradients_of_sum, flat(gradient, last), _with_odds(features, others), needed, last))
+            gradients = iter(
+                _run(_gradients_of_sum, flat(gradient, last), _with_exponentials(features, others), needed, last)
+            )
         else:
             gradients = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
         for_features = unflat(next(gradients), features.shape, last) if needed[0] else None
@@ -71,30 +72,33 @@ def _flattened(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor
 
 
 def _is_separable(features: Tensor, others: Sequence[Tensor | None], combine: str) -> bool:
-    """Whether the sum of two logits is wanted, in less precision than float64, which keeps the formula."""
+    """See `formula.is_separable`; float64 keeps the formula."""
     mc, ms, _ = others
-    both = mc is not None and ms is not None and len(mc) == len(ms)
-    return both and combine == "sum" and features.dtype != torch.float64
+    return features.dtype != torch.float64 and formula.is_separable(features, mc, ms, combine)
 
 
-def _with_odds(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """`_flattened`, with `odds_against` of the logits in float32 instead of the logits."""
-    odds = [None if t is None else formula.odds_against(t.float()) for t in others[:2]]
-    return _flattened(features, [*odds, *others[2:]])
+def _with_exponentials(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """`_flattened`, with `exp_neg` of the logits in float32 instead of the logits."""
+    exponentials = [None if t is None else formula.exp_neg(t.float()) for t in others[:2]]
+    return _flattened(features, [*exponentials, *others[2:]])
 
 
-def _refine(features: Tensor, channel_odds: Tensor, spatial_odds: Tensor, scale: Tensor | None) -> Tensor:
-    """The formula for the sum of two logits."""
-    attention = 1 / (1 + channel_odds * spatial_odds)
-    weighted = attention if scale is None else attention * scale
+def _maps(channel_exp: Tensor, spatial_exp: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """M(F), and s M(F)."""
+    attention = 1 / (1 + channel_exp * spatial_exp)
+    return attention, attention if scale is None else attention * scale
+
+
+def _refine(features: Tensor, channel_exp: Tensor, spatial_exp: Tensor, scale: Tensor | None) -> Tensor:
+    """The formula for the sum of two logits, from `exp_neg` of each."""
+    _, weighted = _maps(channel_exp, spatial_exp, scale)
     return (features + features * weighted).to(features.dtype)
 
 
 def _gradients_of_sum(gradient: Tensor, inputs: Sequence[Any], needed: Sequence[bool], last: bool) -> list[Tensor]:
-    """The needed gradients of `_refine`, for the logits instead of the odds."""
-    features, channel_odds, spatial_odds, scale = inputs
-    attention = 1 / (1 + channel_odds * spatial_odds)
-    weighted = attention if scale is None else attention * scale
+    """The needed gradients of `_refine`, for the logits."""
+    features, *others = inputs
+    attention, weighted = _maps(*others)
     for_attention = gradient.float() * features
     for_logits = for_attention * weighted * (1 - attention)
     gradients = [

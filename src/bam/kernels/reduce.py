@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bam.kernels import formula
 from bam.kernels.autograd import gradients_of_formula, is_ordinary, needs_gradient, wants_formula, without_autocast
-from bam.kernels.layout import as_nchw, flat, is_channels_last, prefers_nchw, unflat
+from bam.kernels.layout import flat, is_channels_last, unflat
 
 
 def pool_and_reduce(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +76,6 @@ def _products(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, T
     last = is_channels_last(features)
     if last:
         reduced = F.conv2d(features, weight, bias)
-        reduced = as_nchw(reduced) if prefers_nchw(reduced, len(weight)) else reduced
     else:
         kernels = weight.flatten(1).expand(len(features), -1, -1)
         reduced = torch.baddbmm(bias[:, None], kernels, features.flatten(2)).unflatten(2, features.shape[2:])
