@@ -45,10 +45,11 @@ WHY = """## What makes it fast, and what limits it
   images, one thread) the gate takes 7 ms instead of 13. `kernel="inductor"` compiles the rest into one pass over F: 3
   ms forward, where a copy of F takes 1.6, and 9 ms backward instead of 13; in fp32, 5 and 14 ms instead of 13 and 29.
   It keeps no map for the backward pass.
-- Fewer than 16 channels in the spatial branch, so C < 256 (`kernels/convolution.py`): oneDNN's convolutions and batch
-  normalisation are up to four times as fast in NCHW as in channels_last, and its backward passes take four times as
-  long as convolutions and products that compute the same. BAM's share of ResNet-20's training step fell from 16 to 10
-  % on one thread, and from 23 to 12 % on two, where more of the time is spent starting threads.
+- Fewer than 8 channels in the spatial branch, so C < 128 (`kernels/convolution.py`): on a CPU its maps are stored as
+  NCHW, its 1x1 convolution is a matrix product, and its 3x3 convolutions have a backward pass of their own. With 2 to
+  6 channels, all layers of the branch train 1.3 to 2.2 times as fast as with oneDNN in channels_last. BAM's share of
+  ResNet-20's training step fell from 16 to 10 % on one thread, and from 23 to 14 % on two, where more of the time is
+  spent starting threads.
 - What is left: of 19 ms forward at 256 x 56 x 56 (torch.profiler, one thread, kernel="torch"), the gate takes 7, the
   1x1 reduction 4.4, pooling 1.8, the two dilated convolutions 2.9 and batch normalisation 1.7. The reduction and the
   pooling alone take 2.2 floors, so 4 floors for the whole module are out of reach as long as oneDNN's convolution to
