@@ -21,10 +21,12 @@ def test_gate_is_the_equation(memory_format, combine):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, 40, 300])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_bfloat16_is_exact_up_to_rounding(memory_format, channels, batch):
+@pytest.mark.parametrize("channel_alone", [False, True])
+def test_bfloat16_is_exact_up_to_rounding(memory_format, channels, batch, channel_alone):
     x = torch.randn(2, channels, 3, 4).bfloat16().to(memory_format=memory_format)
     mc, ms = 4 * torch.randn(batch, channels, 1, 1).bfloat16(), 4 * torch.randn(2, 1, 3, 4).bfloat16()
-    expected = x.double() * (1 + torch.sigmoid(mc.double() + ms.double()))
+    ms = None if channel_alone else ms
+    expected = x.double() * (1 + torch.sigmoid(mc.double() + (0 if ms is None else ms.double())))
     for computed in (gate(x, mc, ms), gate(x.clone().requires_grad_(), mc, ms)):
         torch.testing.assert_close(computed.double(), expected, rtol=torch.finfo(torch.bfloat16).eps, atol=0)
         assert computed.is_contiguous(memory_format=memory_format)

@@ -56,8 +56,7 @@ class _Gate(torch.autograd.Function):
             return None, None, *gradients_of_formula(gate_formula, inputs, needed, [gradient])
         features, mc, ms, scale = inputs
         attention = _attention_map(features, mc, ms, ctx.combine) if attention is None else attention
-        weighted = attention if scale is None else attention * scale
-        for_features = torch.addcmul(gradient, gradient, weighted) if needed[0] else None
+        for_features = _refine(gradient, attention, scale) if needed[0] else None
         for_mc = for_ms = for_scale = None
         if any(needed[1:]):
             for_attention = _sum(gradient * features, attention.shape)
@@ -72,7 +71,11 @@ class _Gate(torch.autograd.Function):
 
 
 def _refine(features: Tensor, attention: Tensor, scale: Tensor | None) -> Tensor:
-    return torch.addcmul(features, features, attention if scale is None else attention * scale)
+    """F + s F M(F)."""
+    weighted = attention if scale is None else attention * scale
+    if weighted.shape[2:] == (1, 1) and features.dtype == torch.bfloat16 and features.device.type == "cpu":
+        return features * (1 + weighted)  # a CPU broadcasts addcmul number by number, for few channels
+    return torch.addcmul(features, features, weighted)
 
 
 def _attention_map(features: Tensor, mc: Tensor | None, ms: Tensor | None, combine: str) -> Tensor:
