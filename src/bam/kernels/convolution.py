@@ -20,7 +20,8 @@ def convolve(features: Tensor, weight: Tensor, bias: Tensor | None, dilation: in
     weight.
     """
     operands = features, weight, bias
-    if bias is None or not _is_narrow(features, max(weight.shape[:2])) or not is_ordinary(operands):
+    # is_ordinary comes first, because an exporter would make the size of the map a condition
+    if bias is None or not is_ordinary(operands) or not _is_narrow(features, max(weight.shape[:2])):
         return formula.convolve(features, weight, bias, dilation)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
