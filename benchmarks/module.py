@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bam import BAM
 from bam.costs import saved_bytes
-from bam.kernels import gate
+from bam.kernels import GateOptions, gate
 
 SITES = ((256, 56), (512, 28), (1024, 14))
 STRUCTURES: dict[str, Callable[[int], nn.Module]] = {
@@ -35,8 +35,9 @@ COPIES = {"forward": 1.5, "training": 4.0}  #: copies of F that move the necessa
 class Gate(nn.Module):
     """The gate alone, on random logits."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: str = "torch") -> None:
         super().__init__()
+        self.options = GateOptions(kernel=kernel)
         self.logits: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,10 +46,10 @@ class Gate(nn.Module):
             n, c, h, w = x.shape
             sizes = ((n, c, 1, 1), (n, 1, h, w))
             self.logits = tuple(torch.randn(s, device=x.device, dtype=x.dtype, requires_grad=True) for s in sizes)
-        return gate(x, *self.logits)
+        return gate(x, *self.logits, options=self.options)
 
 
-STRUCTURES["gate alone"] = Gate
+STRUCTURES |= {"gate alone": Gate, "gate alone, inductor": partial(Gate, kernel="inductor")}
 
 
 def maps(args: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:

@@ -41,19 +41,18 @@ WHY = """## What makes it fast, and what limits it
 - On a CPU, the average pooling and the sums of the backward pass are matrix products with ones: for bfloat16 these are
   two to six times faster than sums and means.
 - The gate: sigmoid(mc + ms) = 1 / (1 + exp(-mc) exp(-ms)), which takes N (C + H W) exponentials instead of N C H W.
-  In bfloat16 on a CPU, `kernel="torch"` computes the denominators as one matrix product, so that at 256 x 56 x 56 (16
-  images, one thread) the gate takes 7 ms instead of 13. `kernel="inductor"` compiles the rest into one pass over F: 3
-  ms forward, where a copy of F takes 1.6, and 9 ms backward instead of 13; in fp32, 5 and 14 ms instead of 13 and 29.
-  It keeps no map for the backward pass.
+  In bfloat16 on a CPU, `kernel="torch"` computes the denominators as one matrix product: *gate alone*, forward, fell
+  from 0.28 to 0.16 of *released*'s time (`benchmarks/module.py`, AMD EPYC with AVX-512, 2 threads).
+  `kernel="inductor"` compiles the rest into one pass over F, 0.08 of it, and keeps no map for the backward pass. With
+  it, the module reaches its goals in fp32 (`--dtype fp32`: 3.9 floors forward, 4.8 in training), and comes nearer in
+  bf16.
 - Fewer than 8 channels in the spatial branch, so C < 128 (`kernels/convolution.py`): on a CPU its maps are stored as
-  NCHW, its 1x1 convolution is a matrix product, and its 3x3 convolutions have a backward pass of their own. With 2 to
-  6 channels, all layers of the branch train 1.3 to 2.2 times as fast as with oneDNN in channels_last. BAM's share of
-  ResNet-20's training step fell from 16 to 10 % on one thread, and from 23 to 14 % on two, where more of the time is
-  spent starting threads.
-- What is left: of 19 ms forward at 256 x 56 x 56 (torch.profiler, one thread, kernel="torch"), the gate takes 7, the
-  1x1 reduction 4.4, pooling 1.8, the two dilated convolutions 2.9 and batch normalisation 1.7. The reduction and the
-  pooling alone take 2.2 floors, so 4 floors for the whole module are out of reach as long as oneDNN's convolution to
-  16 channels needs four times as long as reading F.
+  NCHW, its 1x1 convolution is a matrix product, and its 3x3 convolutions have a backward pass of their own. With the
+  faster gate, BAM's share of ResNet-20's training step fell from 16 to 10 % on one thread, and from 23 to 14 % on two
+  (`benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128`).
+- What is left: of 19 ms forward at 256 x 56 x 56 (16 images, bf16, one thread, torch.profiler), the gate takes 7, the
+  1x1 reduction 4.4, pooling 1.8, the two dilated convolutions 2.9 and batch normalisation 1.7. oneDNN's convolution
+  to 16 channels needs more than twice as long as the pooling, which reads the same F.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
 - Folders of JPEGs on a CPU: a decoding process competes with the network for its cores, and the network's threads then
   wait for each other. Two steps took 13.5 s with one worker and 4.5 s without (`benchmarks/loop.py --workers 1`). The
