@@ -38,7 +38,7 @@ class Steps:
         self.args = args
         self.model = model.to(args.device).to(memory_format=LAYOUTS[args.layout])
         self.run = torch.compile(self.model) if args.compile else self.model
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=args.device == "cuda")
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, fused=True)
         images = torch.randn(args.batch, 3, args.image, args.image, device=args.device)
         self.images = images.to(memory_format=LAYOUTS[args.layout])
         self.targets = torch.randint(100, (args.batch,), device=args.device)

@@ -12,7 +12,7 @@ from bam.recipes import Recipe
 
 
 def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -> torch.optim.Optimizer:
-    """SGD or AdamW for the parameters that are not frozen; on a GPU, as one fused kernel.
+    """SGD or AdamW for the parameters that are not frozen, as one fused kernel where torch has one.
 
     With `decay_weights_only`, only parameters with two or more axes get weight decay. Each group has "lr_scale", its
     factor on the learning rate.
@@ -27,7 +27,7 @@ def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = _groups(parameters, _scales(model, recipe, new_parts), recipe)
-    fused = all(p.is_cuda for p in parameters) or None  # None: torch chooses
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters) or None  # None: torch chooses
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
     nesterov = recipe.nesterov and recipe.momentum > 0
