@@ -5,16 +5,20 @@
 
 Both read the same generated JPEGs of three sizes in this process, crop them at random, resize the crops, mirror half of
 them, and serve normalised batches. bam decodes a JPEG at 1/2, 1/4 or 1/8 of its size if the crop keeps enough pixels.
+"Pillow alone" only decodes the files at their full size: where all pixels are needed, nothing that decodes with it can
+be faster.
 """
 
 import argparse
 import itertools
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from loop import write_jpegs
+from PIL import Image
 from timing import flags, interleave, report
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -34,7 +38,8 @@ def main() -> None:
     for size in SIDES:
         with tempfile.TemporaryDirectory() as folder:
             write_jpegs(Path(folder), args.files, size)
-            paths = {"ImageFolder": image_folder(folder, args), "bam": ours(folder, args)}
+            alone = partial(decode, sorted(Path(folder).glob("train/*/*.jpg")))
+            paths = {"ImageFolder": image_folder(folder, args), "bam": ours(folder, args), "Pillow alone": alone}
             times = interleave(paths, args.rounds, warmup=1)
         shape = f"{args.files} JPEGs of {size[0]} x {size[1]} to {args.size}"
         report("decoding", args, "training images", shape, "decoding", times, "ImageFolder")
@@ -54,6 +59,13 @@ def ours(folder: str, args: argparse.Namespace) -> Callable[[], object]:
     batches = train.batches(args.files, train.normalization(), augmentation=Augmentation(flip=True))
     epochs = itertools.count()
     return lambda: list(batches.train(0, next(epochs)))
+
+
+def decode(paths: list[Path]) -> None:
+    """Decode all files at their full size."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.convert("RGB")
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish():
+    gc.freeze()  # the million objects of the imported libraries: collections while the tests run need not look at them
 
 
 @pytest.fixture(autouse=True)

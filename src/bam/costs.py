@@ -43,18 +43,19 @@ def cost(model: nn.Module, image: Image | None = None) -> Cost:
     """
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton, which would slow down `import bam`
 
+    counter = FlopCounterMode(display=False)
     uncounted: list[int] = []
 
     def count(module: Any, inputs: Any, options: dict[str, Any], output: torch.Tensor) -> None:
         uncounted.append(module.uncounted_macs(output, weight=options.get("weight")))
 
-    def watch() -> None:
+    def watch() -> FlopCounterMode:
         uncounted.clear()
         for _, module in attention_modules(model):
             module.register_forward_hook(count, with_kwargs=True)
+        return counter
 
-    with FlopCounterMode(display=False) as counter:
-        dry_run(model, image, watch=watch)
+    dry_run(model, image, watch=watch)
     flops = counter.get_flop_counts().get("Global", {})
     counted = sum(number for op, number in flops.items() if str(op).split(".")[-1] in _COUNTED)
     batch = image_shape(model, image)[0]

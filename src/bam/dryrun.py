@@ -18,8 +18,12 @@ from bam.snapshot import Snapshot, need_module
 Image = Tensor | int | Sequence[int]
 
 
+#: What `rehearse` calls before each pass, to register hooks; it returns the context in which the pass runs.
+Watch = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
 def dry_run(
-    model: nn.Module, image: Image | None = None, *, method: str = "__call__", watch: Callable[[], None] | None = None
+    model: nn.Module, image: Image | None = None, *, method: str = "__call__", watch: Watch = contextlib.nullcontext
 ) -> Any:
     """Return the output of `model` for one image, see `rehearse`; the model is left unchanged.
 
@@ -50,7 +54,7 @@ def rehearse(
     x: Tensor | Sequence[int],
     *,
     method: str = "__call__",
-    watch: Callable[[], None] | None = None,
+    watch: Watch = contextlib.nullcontext,
 ) -> Any:
     """Return the output of `module` for `x` in eval mode, without gradients and without its own hooks.
 
@@ -62,7 +66,7 @@ def rehearse(
         module: any module that takes one tensor.
         x: the tensor, or a shape for zeros.
         method: the method to call instead of the forward pass.
-        watch: called before each pass to register hooks, which are removed after it.
+        watch: see `Watch`; the hooks are removed after the pass.
     """
     dtype = _floating_dtype(module)
     shape = tuple(x.shape) if isinstance(x, Tensor) else tuple(x)
@@ -70,9 +74,8 @@ def rehearse(
     def run(values: Tensor) -> Any:
         for part in module.modules():
             remove_forward_hooks(part)
-        if watch is not None:
-            watch()
-        return getattr(module, method)(values)
+        with watch():
+            return getattr(module, method)(values)
 
     try:
         with left_as_it_was(module):
@@ -91,8 +94,13 @@ class _QuickBatchNorm(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is batch_norm and _is_quick(_BATCH_NORM.bind(*args, **(kwargs or {})).arguments):
-            return torch.empty_like(args[0])
+            return _empty(args[0])
         return func(*args, **(kwargs or {}))
+
+
+def _empty(like: Tensor) -> Tensor:
+    """A contiguous meta tensor; torch.empty_like would run slow Python to find its strides."""
+    return torch.empty(like.shape, dtype=like.dtype, device="meta")
 
 
 _BATCH_NORM = inspect.signature(batch_norm)
@@ -103,7 +111,7 @@ def _is_quick(arguments: Mapping[str, Any]) -> bool:
     x, parts = arguments["input"], [arguments.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
     sizes = {tuple(part.shape) for part in parts if part is not None}
     fits = parts[0] is not None and x.dim() > 1 and sizes == {(x.shape[1],)}
-    return fits and not arguments.get("training") and x.is_meta and x.is_floating_point()
+    return fits and not arguments.get("training") and x.is_meta and x.is_floating_point() and x.is_contiguous()
 
 
 @contextlib.contextmanager
@@ -140,8 +148,9 @@ def _to_meta(model: nn.Module) -> None:
         for tensors in containers:  # a plain tensor is enough for one pass
             for name, value in tensors.items():
                 if value is not None:
-                    meta = meta_tensors.setdefault(id(value), torch.empty_like(value, device="meta").contiguous())
-                    tensors[name] = meta
+                    if id(value) not in meta_tensors:
+                        meta_tensors[id(value)] = _empty(value)
+                    tensors[name] = meta_tensors[id(value)]
 
 
 def image_shape(model: nn.Module, image: Image | None = None) -> tuple[int, int, int, int]:

@@ -1,7 +1,6 @@
 """Snapshots of a network's modules, so that a change to a network happens completely or not at all."""
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -29,7 +28,8 @@ class Snapshot:
             if isinstance(module, torch.jit.ScriptModule):
                 self._scripted.append((module, module.training))
                 continue
-            contents = {name: copy.copy(v) for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
+            containers = {name: v for name, v in module.__dict__.items() if isinstance(v, dict | list | set)}
+            contents = {name: v.copy() if v else () for name, v in containers.items()}
             self._modules.append((module, type(module), dict(module.__dict__), contents))
         self._gradients = [(p, p.requires_grad) for p in model.parameters()]
         self._values = [(value, value.detach().clone()) for value in values]
@@ -45,7 +45,7 @@ class Snapshot:
             for name, content in contents.items():  # including parameters, buffers and submodules
                 container = attributes[name]
                 container.clear()
-                container.extend(content) if isinstance(content, list) else container.update(content)
+                container.extend(content) if isinstance(container, list) else container.update(content)
         for parameter, needs_gradient in self._gradients:
             parameter.requires_grad_(needs_gradient)
         with torch.no_grad():

@@ -18,7 +18,7 @@ from bam.models import MODELS
 from bam.recipes import ClassificationRecipe, Recipe, RunOptions
 from bam.tasks.classification.network import build_model
 from bam.training import Interrupted, compare, run
-from bam.training.optimization import learning_rate, optimizer
+from bam.training.optimization import learning_rate, load_optimizer, optimizer
 from bam.training.states import load_state, save_state
 
 TINY = ClassificationRecipe(
@@ -244,6 +244,20 @@ def test_weight_decay_on_weights_only():
     assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert len(optimizer(model, TINY).param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_optimizer_is_one_kernel_but_an_earlier_run_keeps_its_own(name):
+    model = torch.nn.Linear(3, 2)
+    fused = optimizer(model, TINY.replace(optimizer=name))
+    model(torch.randn(4, 3)).sum().backward()
+    fused.step()
+    assert fused.param_groups[0]["fused"] is True
+    saved = fused.state_dict()
+    saved["param_groups"][0]["fused"] = None  # as on a CPU before 0.2
+    load_optimizer(fused, saved)
+    assert fused.param_groups[0]["fused"] is None  # so that its weights stay the same, bit for bit
+    fused.step()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

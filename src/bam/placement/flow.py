@@ -1,5 +1,6 @@
 """The flow of tensors from the image through a network, recorded in one forward pass."""
 
+import contextlib
 import copy
 import math
 from collections import Counter
@@ -82,7 +83,7 @@ class Flow(TorchFunctionMode):
         self._alive: list[Tensor] = []  # keeps the ids unique while the trace runs
         self._starts: list[int] = []  # start times of the running modules
 
-        def watch() -> None:  # a second attempt starts from scratch
+        def watch() -> Flow:  # a second attempt starts from scratch
             for record in (self.nodes, self.calls, self._current, self._starts):
                 record.clear()
             for name, module in model.named_modules():
@@ -90,9 +91,9 @@ class Flow(TorchFunctionMode):
                     enter, leave = (hook(prefix + name, module is model) for hook in (self._enter, self._leave))
                     module.register_forward_pre_hook(enter, with_kwargs=True)
                     module.register_forward_hook(leave, with_kwargs=True)
+            return self
 
-        with self:
-            dry_run(model, image, watch=watch)
+        dry_run(model, image, watch=watch)
         self._alive.clear()
 
     def _enter(self, name: str, is_root: bool) -> Callable[..., None]:
@@ -125,12 +126,12 @@ class Flow(TorchFunctionMode):
         return hook
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operation = Operation(func, args, kwargs or {})
-        sources = self._sources((args, operation.kwargs))
-        output = func(*args, **operation.kwargs)
-        results = _tensors(args[0] if operation.name == "__setitem__" else output)
-        if not (sources and results):
+        output = func(*args, **(kwargs or {}))
+        results = _tensors(args[0] if getattr(func, "__name__", "") == "__setitem__" else output)
+        sources = self._sources((args, kwargs)) if results else []
+        if not sources:
             return output
+        operation = Operation(func, args, kwargs or {})
         op = f"{operation.name}()"
         for source in sources:
             source.consumers.append(op)
@@ -208,11 +209,12 @@ def run_by_intermediates(model: nn.Module, image: Image | None) -> set[str]:
         return set()
     ran: set[str] = set()
 
-    def watch() -> None:
+    def watch() -> contextlib.AbstractContextManager[None]:
         ran.clear()
         for name, module in model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 module.register_forward_pre_hook(lambda *_, name=name: ran.add(name))
+        return contextlib.nullcontext()
 
     dry_run(model, image, method="forward_intermediates", watch=watch)
     return ran
@@ -238,4 +240,14 @@ def _stride(before: Node, height: int) -> int:
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+    if isinstance(values, Tensor):
+        return [values]
+    if type(values) in _ATOMS:
+        return []
+    if type(values) in (tuple, list, dict):  # faster than torch's pytree, which knows all containers
+        parts = values.values() if isinstance(values, dict) else values
+        return [tensor for part in parts for tensor in _tensors(part)]
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+_ATOMS = {int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device}

@@ -71,7 +71,9 @@ def side_by_side(jobs: Sequence[Job], count: int) -> None:
             raise
         finally:
             for worker in workers:
-                worker.close()
+                worker.dismiss()
+            for worker in workers:
+                worker.process.join()
     errors = [outcome for outcome in outcomes if not isinstance(outcome, Interrupted)]
     if errors:
         raise errors[0]
@@ -92,6 +94,7 @@ def _call_all(jobs: deque[Job], workers: Sequence["_Worker"], stop: list[int]) -
             if jobs and not outcomes and not stop:
                 worker.begin(jobs.popleft())
             else:
+                worker.dismiss()
                 busy.remove(worker)
         if (outcomes or stop) and not stopped:
             stopped = True
@@ -132,10 +135,10 @@ class _Worker:
             )
         return outcome
 
-    def close(self) -> None:
+    def dismiss(self) -> None:
+        """Let the process end after its job, which takes it a second or more; a second time has no effect."""
         with contextlib.suppress(ConnectionError):
             self.connection.send(None)
-        self.process.join()
 
 
 @contextlib.contextmanager
