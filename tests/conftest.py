@@ -20,6 +20,10 @@ def pytest_collection_finish():
     gc.freeze()  # the million objects of the imported libraries: collections while the tests run need not look at them
 
 
+def pytest_unconfigure():
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
