@@ -91,6 +91,17 @@ def test_derivatives_forward_backward_and_second(combine, scaled, memory_format)
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("size", [(2, 3, 1, 1), (2, 1, 2, 3), (2, 1, 1, 1)])
+@pytest.mark.parametrize("combine", ["sum", "product"])
+def test_gradients_if_the_map_has_one_place_or_channel(combine, size):
+    n, c, h, w = size
+    shapes = [size, (n, c, 1, 1), (n, 1, h, w), (1,)]
+    x, mc, ms, scale = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    assert torch.autograd.gradcheck(
+        lambda *t: gate(*t[:3], scale=t[3], options=GateOptions(combine)), (x, mc, ms, scale)
+    )
+
+
 def test_only_wanted_gradients_are_computed():
     x, mc, ms = torch.randn(2, 3, 2, 3), torch.randn(2, 3, 1, 1), torch.randn(2, 1, 2, 3, requires_grad=True)
     gate(x, mc, ms).sum().backward()

@@ -27,7 +27,9 @@ def gate(
     if not is_ordinary(operands):
         return formula.gate(features, mc, ms, scale, combine)
     if not needs_gradient(operands):
-        return _refine(features, _attention_map(features, mc, ms, combine), scale)
+        attention = _attention_map(features, mc, ms, combine)
+        fits = attention.shape == features.shape and attention.stride() == features.stride()
+        return _refine(features, attention, scale, out=attention if fits else None)
     if combine != "max" and all(len(t) == len(features) for t in (mc, ms) if t is not None):
         return _Gate.apply(combine, recompute, features, mc, ms, scale)
     if recompute:
@@ -56,26 +58,29 @@ class _Gate(torch.autograd.Function):
             return None, None, *gradients_of_formula(gate_formula, inputs, needed, [gradient])
         features, mc, ms, scale = inputs
         attention = _attention_map(features, mc, ms, ctx.combine) if attention is None else attention
-        for_features = _refine(gradient, attention, scale) if needed[0] else None
-        for_mc = for_ms = for_scale = None
+        for_features = for_mc = for_ms = for_scale = products = None
         if any(needed[1:]):
-            for_attention = _sum(gradient * features, attention.shape)
+            products = gradient * features
+            for_attention = _sum(products, attention.shape)
             if needed[3]:
                 for_scale = (for_attention * attention).sum().view_as(scale)
             if scale is not None:
-                for_attention = for_attention * scale
-            for_logits = torch.ops.aten.sigmoid_backward(for_attention, attention)
+                for_attention.mul_(scale)
+            for_logits = torch.ops.aten.sigmoid_backward.grad_input(for_attention, attention, grad_input=for_attention)
             for_mc = _for_branch(for_logits, mc, ms, ctx.combine) if needed[1] else None
             for_ms = _for_branch(for_logits, ms, mc, ctx.combine) if needed[2] else None
+        if needed[0]:
+            is_free = all(t is None or t.shape != features.shape for t in (mc, ms))  # else it is that logit's gradient
+            for_features = _refine(gradient, attention, scale, out=products if is_free else None)
         return None, None, for_features, for_mc, for_ms, for_scale
 
 
-def _refine(features: Tensor, attention: Tensor, scale: Tensor | None) -> Tensor:
-    """F + s F M(F)."""
+def _refine(features: Tensor, attention: Tensor, scale: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """F + s F M(F), written to `out` if given: memory that is in the cache already, and has no page faults."""
     weighted = attention if scale is None else attention * scale
     if weighted.shape[2:] == (1, 1) and features.dtype == torch.bfloat16 and features.device.type == "cpu":
-        return features * (1 + weighted)  # a CPU broadcasts addcmul number by number, for few channels
-    return torch.addcmul(features, features, weighted)
+        return torch.mul(features, 1 + weighted, out=out)  # a CPU broadcasts addcmul number by number
+    return torch.addcmul(features, features, weighted, out=out)
 
 
 def _attention_map(features: Tensor, mc: Tensor | None, ms: Tensor | None, combine: str) -> Tensor:
