@@ -62,6 +62,7 @@ bench: setup ## the benchmarks (minutes; on an otherwise idle machine)
 	$(BIN)/python benchmarks/module.py --threads 1
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/network.py --model cifar/resnet20 --image 32 --batch 128
+	$(BIN)/python benchmarks/network.py --model cifar/resnet8 --image 24 --batch 32 --dtype fp32 --threads 1
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/inference.py --threads 1
 	$(BIN)/python benchmarks/inference.py --threads 2

@@ -32,7 +32,7 @@ SIDES = ((500, 375), (1600, 1200), (4000, 3000))
 
 
 def main() -> None:
-    """Time both on JPEGs of each size."""
+    """Time all three on JPEGs of each size."""
     args = flags(__doc__, size=224, files=32)
     args.dtype = "fp32"  # of the pixels; nothing else is computed
     for size in SIDES:

@@ -48,7 +48,7 @@ WHY = """## What makes it fast, and what limits it
   bf16. `bam train` and `bam compare` do not choose it by themselves. They promise that a resumed run ends in the same
   weights, bit for bit, and the code that torch.compile writes depends on the first map it saw: compiled for 128 x 16 x
   32 x 32 instead of 16 x 256 x 56 x 56, it sums the gradient of the spatial logits in another order. What it would save
-  is 1 to 2 % of a step. `--attention 'bam(kernel=inductor)'` asks for it.
+  is at most 2 % of a step. `--attention 'bam(kernel=inductor)'` asks for it.
 - Fewer than 8 channels in the spatial branch, so C < 128 (`kernels/convolution.py`): on a CPU its maps are stored as
   NCHW, its 1x1 convolution is a matrix product, and its 3x3 convolutions have a backward pass of their own. With the
   faster gate, BAM's share of ResNet-20's training step fell from 16 to 10 % on one thread, and from 23 to 14 % on two

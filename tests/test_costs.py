@@ -37,6 +37,16 @@ def test_layers_by_hand():
     assert bam.cost(network, (16, 20)) == bam.Cost(params=(27 * 8 + 8) + (9 * 8 + 8) + 45, macs=80 * (216 + 72) + 40)
 
 
+def test_a_network_that_needs_values_is_counted_once():
+    class NeedsValues(torch.nn.Sequential):
+        def forward(self, image):
+            features = super().forward(image)  # this part runs on the meta device, too
+            return features * float(features.sum())
+
+    convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert bam.cost(NeedsValues(convolution), 16).macs == bam.cost(convolution, 16).macs == 256 * 27 * 8
+
+
 def test_what_torch_does_not_count():
     convolution = torch.nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False)
     network = bam.attach(torch.nn.Sequential(convolution), "deformable", sites="before 0", image=(8, 6, 10))

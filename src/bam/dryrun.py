@@ -99,7 +99,7 @@ class _QuickBatchNorm(TorchFunctionMode):
 
 
 def _empty(like: Tensor) -> Tensor:
-    """A contiguous meta tensor; torch.empty_like would run slow Python to find its strides."""
+    """A contiguous meta tensor of the same shape and type; torch.empty_like would run slow Python for the strides."""
     return torch.empty(like.shape, dtype=like.dtype, device="meta")
 
 

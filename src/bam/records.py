@@ -170,7 +170,7 @@ def environment(device: str, precision: str, processes: int = 1) -> dict[str, An
         "threads": torch.get_num_threads(),
         "processes": processes,
         "precision": precision,
-        "kernel": os.environ.get("BAM_KERNEL") or "auto",
+        "BAM_KERNEL": os.environ.get("BAM_KERNEL") or "auto",
     }
 
 

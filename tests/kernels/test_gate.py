@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from bam.kernels import GateOptions, gate, inductor_gate
 
@@ -100,6 +101,26 @@ def test_gradients_if_the_map_has_one_place_or_channel(combine, size):
     assert torch.autograd.gradcheck(
         lambda *t: gate(*t[:3], scale=t[3], options=GateOptions(combine)), (x, mc, ms, scale)
     )
+
+
+@pytest.mark.parametrize("sizes", [((2, 1, 2, 3), (2, 3, 2, 3)), ((2, 3, 1, 1), (2, 3, 1, 1))])
+def test_gradients_if_features_are_broadcast(sizes):
+    x, mc, ms = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (*sizes, (2, 1, 2, 3)))
+    y = gate(x, mc, ms)
+    gradients = torch.autograd.grad(y, (x, mc, ms), g := torch.randn_like(y))
+    expected = torch.autograd.grad(x + x * torch.sigmoid(mc + ms), (x, mc, ms), g)
+    torch.testing.assert_close(gradients, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_a_gradient_may_carry_a_tangent():
+    x, mc, ms = torch.randn(2, 3, 2, 3, requires_grad=True), torch.randn(2, 3, 1, 1), torch.randn(2, 1, 2, 3)
+    mc.requires_grad_()
+    g, t = torch.randn(2, 2, 3, 2, 3)
+    with forward_ad.dual_level():
+        gradients = torch.autograd.grad(gate(x, mc, ms), (x, mc), forward_ad.make_dual(g, t))
+        tangents = [forward_ad.unpack_dual(gradient).tangent for gradient in gradients]
+    torch.testing.assert_close(tangents, list(torch.autograd.grad(gate(x, mc, ms), (x, mc), t)))
 
 
 def test_only_wanted_gradients_are_computed():

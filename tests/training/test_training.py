@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -258,6 +259,33 @@ def test_the_optimizer_is_one_kernel_but_an_earlier_run_keeps_its_own(name):
     load_optimizer(fused, saved)
     assert fused.param_groups[0]["fused"] is None  # so that its weights stay the same, bit for bit
     fused.step()
+
+
+def test_parameters_may_get_their_first_gradients_at_any_step():
+    always, later = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    model = torch.nn.Sequential(always, later)
+    stepper, plain = optimizer(model, TINY), torch.optim.SGD(copy.deepcopy(model).parameters())
+    plain.param_groups[0] |= {k: v for k, v in stepper.param_groups[0].items() if k not in ("params", "fused")}
+    for layers in (model[:1], model, model[:1]):  # the second layer is skipped now and then
+        gradients = torch.autograd.grad(layers(torch.ones(2, 3)).square().sum(), list(layers.parameters()))
+        for group in (stepper, plain):
+            group.zero_grad()
+            for parameter, gradient in zip(group.param_groups[0]["params"], gradients, strict=False):
+                parameter.grad = gradient.clone()
+            group.step()
+    torch.testing.assert_close(stepper.param_groups[0]["params"], plain.param_groups[0]["params"])
+    state = plain.state_dict()
+    state["param_groups"][0]["fused"], state["state"][2] = True, {"momentum_buffer": None}
+    load_optimizer(stepper, state)
+    stepper.step()
+
+
+def test_fused_kernels_are_not_used_where_they_fail():
+    for tensor in (torch.zeros(2, dtype=torch.complex64), torch.zeros(4, 4)[:, :2]):
+        model = torch.nn.Module()
+        model.weight = torch.nn.Parameter(tensor)
+        assert optimizer(model, TINY).param_groups[0]["fused"] is None
+    assert optimizer(torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), TINY).param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -40,10 +40,9 @@ def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
 
 def wants_formula(*gradients: Tensor | None) -> bool:
     """Whether this backward pass will itself be differentiated, or runs on a batch of gradients."""
-    batched = private.functorch_is_active() or any(
-        private.is_batched_by_autograd(g) for g in gradients if g is not None
-    )
-    return torch.is_grad_enabled() or batched
+    present = [g for g in gradients if g is not None]
+    batched = private.functorch_is_active() or any(map(private.is_batched_by_autograd, present))
+    return torch.is_grad_enabled() or batched or any(map(has_tangent, present))
 
 
 def gradients_of_formula(

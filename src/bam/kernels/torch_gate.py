@@ -70,13 +70,13 @@ class _Gate(torch.autograd.Function):
             for_mc = _for_branch(for_logits, mc, ms, ctx.combine) if needed[1] else None
             for_ms = _for_branch(for_logits, ms, mc, ctx.combine) if needed[2] else None
         if needed[0]:
-            is_free = all(t is None or t.shape != features.shape for t in (mc, ms))  # else it is that logit's gradient
+            is_free = all(t is None or t.shape != gradient.shape for t in (mc, ms))  # else it is that logit's gradient
             for_features = _refine(gradient, attention, scale, out=products if is_free else None)
         return None, None, for_features, for_mc, for_ms, for_scale
 
 
 def _refine(features: Tensor, attention: Tensor, scale: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """F + s F M(F), written to `out` if given: memory that is in the cache already, and has no page faults."""
+    """F + s F M(F), written to `out` if given: memory that is in the cache already, and causes no page faults."""
     weighted = attention if scale is None else attention * scale
     if weighted.shape[2:] == (1, 1) and features.dtype == torch.bfloat16 and features.device.type == "cpu":
         return torch.mul(features, 1 + weighted, out=out)  # a CPU broadcasts addcmul number by number

@@ -12,7 +12,7 @@ from bam.recipes import Recipe
 
 
 def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -> torch.optim.Optimizer:
-    """SGD or AdamW for the parameters that are not frozen, as one fused kernel where torch has one.
+    """SGD or AdamW for the parameters that are not frozen, as one fused kernel on CPUs and NVIDIA GPUs.
 
     With `decay_weights_only`, only parameters with two or more axes get weight decay. Each group has "lr_scale", its
     factor on the learning rate.
@@ -27,11 +27,29 @@ def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = _groups(parameters, _scales(model, recipe, new_parts), recipe)
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters) or None  # None: torch chooses
+    fused = all(map(_can_be_fused, parameters)) or None  # None: torch chooses
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
+    _begin_momentum(sgd)
+    return sgd
+
+
+def _can_be_fused(parameter: nn.Parameter) -> bool:
+    """Whether torch's fused kernels update it: they refuse complex numbers, and ignore strides."""
+    channels_last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
+    is_dense = parameter.is_contiguous() or channels_last
+    return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() and is_dense
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start at zero what fused SGD has no momentum for: it fails if parameters get their first gradients at different
+    steps, as randomly skipped layers do."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group.get("momentum") else []:
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -41,6 +59,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         ValueError: if it belongs to other parameters.
     """
     optimizer.load_state_dict(state)
+    _begin_momentum(optimizer)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:

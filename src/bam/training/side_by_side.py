@@ -136,7 +136,7 @@ class _Worker:
         return outcome
 
     def dismiss(self) -> None:
-        """Let the process end after its job, which takes it a second or more; a second time has no effect."""
+        """Tell the process to end after its job; ending takes a second or more. Calling this again has no effect."""
         with contextlib.suppress(ConnectionError):
             self.connection.send(None)
 
