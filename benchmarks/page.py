@@ -60,9 +60,10 @@ WHY = """## What makes it fast, and what limits it
 - Folders of JPEGs on a CPU: a decoding process competes with the network for its cores, and the network's threads then
   wait for each other. Two steps took 13.5 s with one worker and 4.5 s without (`benchmarks/loop.py --workers 1`). The
   default on a CPU is no workers; on a GPU it is one worker per free core.
-- Large JPEGs are decoded at a half, a quarter or an eighth of their size if the training crop keeps enough pixels: 1.8
-  times faster than torchvision's ImageFolder for 1600 x 1200 pixels, 2.5 times for 4000 x 3000. Crops of 500 x 375 to
-  224 x 224 need all pixels, and gain 4 % (`benchmarks/decoding.py`): both decode and resize with Pillow.
+- Large JPEGs are decoded at a half, a quarter or an eighth of their size if the training crop keeps enough pixels.
+  Crops of 500 x 375 to 224 x 224 need all of them: decoding alone takes more than a third of ImageFolder's time. torch
+  resizes uint8 pixels three times as fast as Pillow, and normalising is fast if mean and deviation are repeated over a
+  row, since CPUs are slow at broadcasting three numbers (`benchmarks/decoding.py`).
 - By default, tensors of the size of F come in fresh pages, and each costs a page fault: on the virtual machine measured
   here, up to a third of the module's own time. `bam train`, `bam compare` and these benchmarks therefore keep freed
   memory (`training/memory.py`). This saves 4 to 6 % of a whole training step of ResNet-50 and ResNet-20, measured in

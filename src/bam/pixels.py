@@ -12,4 +12,7 @@ def normalized(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
 
     `mean` and `deviation` are float32 (3,), on the scale 0 to 255.
     """
-    return ((pixels - mean) / deviation).permute(0, 3, 1, 2)  # the NHWC storage is channels_last
+    width = pixels.shape[2]
+    rows = pixels.flatten(2).to(mean.dtype, copy=True)  # CPUs are three times slower at broadcasting three numbers
+    rows = rows.sub_(mean.repeat(width)).div_(deviation.repeat(width))
+    return rows.view(pixels.shape).permute(0, 3, 1, 2)  # the NHWC storage is channels_last

@@ -6,10 +6,11 @@ from math import ceil
 from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from bam.data.augmentation import Augmentation
 from bam.data.files.decoding import opened, read_rgb, seeded_by, to_rgb
@@ -50,7 +51,7 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
         flip = [v2.RandomHorizontalFlip()] if augmentation.flip else []
         after = augmentation.after_cropping(mean)
         self.centre = v2.Compose([*centre, v2.PILToTensor()])
-        self.augment = v2.Compose([v2.Resize(square), *flip, v2.PILToTensor(), *([after] if after else [])])
+        self.augment = [*flip, *([after] if after else [])]
 
     def __getitem__(self, request: FolderRequest) -> FolderDecoded:
         """Decode and crop the images of a request; leave out those that cannot be read."""
@@ -64,16 +65,18 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
                 except ValueError as error:
                     unreadable.append((path, f"cannot be read as an image: {error}"))
                     continue
-                cropped = self.augment(image) if request.seed else self.centre(image)
+                cropped = image if request.seed else self.centre(image)
+                for transform in self.augment if request.seed else []:
+                    cropped = transform(cropped)
             pixels[len(numbers)] = cropped.permute(1, 2, 0)
             numbers.append(number)
         return FolderDecoded(pixels[: len(numbers)], torch.tensor(numbers, dtype=torch.int64), unreadable)
 
-    def _random_part(self, path: str) -> Image.Image:
-        """A random part of the image at `path`; all of it if the options ask for whole images.
+    def _random_part(self, path: str) -> Tensor:
+        """A random part of the image at `path`, uint8 (3, size, size); all of it if the options ask for whole images.
 
         A JPEG whose part has about twice the pixels needed on both sides, or more, is decoded at 1/2, 1/4 or 1/8 of its
-        size, which is several times faster.
+        size, which is several times faster. torch resizes three times as fast as Pillow.
         """
         with opened(path) as image:
             width, height = image.size
@@ -84,4 +87,5 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
             across, down = (drafted[1][2] / width, drafted[1][3] / height) if drafted else (1.0, 1.0)
             left, right = round(left * across), round((left + columns) * across)
             top, bottom = round(top * down), round((top + rows) * down)
-            return to_rgb(image).crop((left, top, right, bottom))
+            part = to_rgb(image).crop((left, top, right, bottom))
+        return functional.resize(torch.from_numpy(np.array(part)).permute(2, 0, 1), [self.size, self.size])
