@@ -22,12 +22,13 @@ def test_gate_is_the_equation(memory_format, combine):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, 40, 300])
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("channel_alone", [False, True])
-def test_bfloat16_is_exact_up_to_rounding(memory_format, channels, batch, channel_alone):
+@pytest.mark.parametrize("alone", ["", "channel", "spatial"])
+def test_bfloat16_is_exact_up_to_rounding(memory_format, channels, batch, alone):
     x = torch.randn(2, channels, 3, 4).bfloat16().to(memory_format=memory_format)
     mc, ms = 4 * torch.randn(batch, channels, 1, 1).bfloat16(), 4 * torch.randn(2, 1, 3, 4).bfloat16()
-    ms = None if channel_alone else ms
-    expected = x.double() * (1 + torch.sigmoid(mc.double() + (0 if ms is None else ms.double())))
+    mc, ms = None if alone == "spatial" else mc, None if alone == "channel" else ms
+    logits = sum(t.double() for t in (mc, ms) if t is not None)
+    expected = x.double() * (1 + torch.sigmoid(logits))
     for computed in (gate(x, mc, ms), gate(x.clone().requires_grad_(), mc, ms)):
         torch.testing.assert_close(computed.double(), expected, rtol=torch.finfo(torch.bfloat16).eps, atol=0)
         assert computed.is_contiguous(memory_format=memory_format)

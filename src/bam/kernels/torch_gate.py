@@ -78,7 +78,7 @@ class _Gate(torch.autograd.Function):
 def _refine(features: Tensor, attention: Tensor, scale: Tensor | None, out: Tensor | None = None) -> Tensor:
     """F + s F M(F), written to `out` if given: memory that is in the cache already, and causes no page faults."""
     weighted = attention if scale is None else attention * scale
-    if weighted.shape[2:] == (1, 1) and features.dtype == torch.bfloat16 and features.device.type == "cpu":
+    if weighted.shape != features.shape and features.dtype == torch.bfloat16 and features.device.type == "cpu":
         return torch.mul(features, 1 + weighted, out=out)  # a CPU broadcasts addcmul number by number
     return torch.addcmul(features, features, weighted, out=out)
 
