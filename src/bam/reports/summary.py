@@ -129,9 +129,10 @@ def _finite(value: float) -> float | None:
 def _others(first: Mapping[str, Any], environments: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Environment entries that differ from the first run's: name -> the other values. Old records lack some."""
     differing: dict[str, list[Any]] = {}
+    known = dict(first)
     for environment in environments:
         for name, value in environment.items():
-            if value != first.get(name, value) and value not in differing.setdefault(name, []):
+            if value != known.setdefault(name, value) and value not in differing.setdefault(name, []):
                 differing[name].append(value)
     return {name: values for name, values in differing.items() if values}
 

@@ -12,7 +12,7 @@ from bam.recipes import Recipe
 
 
 def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -> torch.optim.Optimizer:
-    """SGD or AdamW for the parameters that are not frozen, as one fused kernel on CPUs and NVIDIA GPUs.
+    """SGD or AdamW for the parameters that are not frozen, as one fused kernel if torch's can update all of them.
 
     With `decay_weights_only`, only parameters with two or more axes get weight decay. Each group has "lr_scale", its
     factor on the learning rate.
@@ -37,15 +37,15 @@ def optimizer(model: nn.Module, recipe: Recipe, new_parts: Sequence[str] = ()) -
 
 
 def _can_be_fused(parameter: nn.Parameter) -> bool:
-    """Whether torch's fused kernels update it: they refuse complex numbers, and ignore strides."""
+    """Whether torch's fused kernels update it correctly: they refuse complex numbers, and ignore strides."""
     channels_last = parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last)
     is_dense = parameter.is_contiguous() or channels_last
     return parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() and is_dense
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Start at zero what fused SGD has no momentum for: it fails if parameters get their first gradients at different
-    steps, as randomly skipped layers do."""
+    """Set missing momentum to zero: torch's fused SGD fails if parameters get their first gradients at different steps,
+    as those of randomly skipped layers do."""
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["fused"] and group.get("momentum") else []:
             if optimizer.state[parameter].get("momentum_buffer") is None:

@@ -87,5 +87,5 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
             across, down = (drafted[1][2] / width, drafted[1][3] / height) if drafted else (1.0, 1.0)
             left, right = round(left * across), round((left + columns) * across)
             top, bottom = round(top * down), round((top + rows) * down)
-            part = to_rgb(image).crop((left, top, right, bottom))
+            part = to_rgb(image).crop((left, top, max(right, left + 1), max(bottom, top + 1)))
         return functional.resize(torch.from_numpy(np.array(part)).permute(2, 0, 1), [self.size, self.size])
