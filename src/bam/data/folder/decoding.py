@@ -61,11 +61,10 @@ class FolderDecoder(torch.utils.data.Dataset[FolderDecoded]):
         for number, path in zip(request.numbers, request.paths, strict=True):
             with seeded_by(*request.seed, number) if request.seed else contextlib.nullcontext():
                 try:
-                    image = self._random_part(path) if request.seed else read_rgb(path)
+                    cropped = self._random_part(path) if request.seed else self.centre(read_rgb(path))
                 except ValueError as error:
                     unreadable.append((path, f"cannot be read as an image: {error}"))
                     continue
-                cropped = image if request.seed else self.centre(image)
                 for transform in self.augment if request.seed else []:
                     cropped = transform(cropped)
             pixels[len(numbers)] = cropped.permute(1, 2, 0)
