@@ -21,8 +21,9 @@ Published systems, each where its own paper puts it, on the same network, images
 attention. Differences from it are paired by seed, in percentage points, with 95 % intervals: alone, and corrected for
 the number of variants (Holm), on which the verdicts rest. These are small networks and short schedules: they say what a
 module does here, not what it does on ImageNet. Runs trained side by side on a machine with other work, so that training
-rates are rough; `deformable` and `spatial_transformer` trained later, with less beside them, and their rates do not
-compare with the others. Latencies of one image were measured in turns, when all runs had ended.
+rates are rough. Some trained later, with more or less beside them, and neither their rates nor their results "when the
+fastest had ended" compare with the others: `deformable` and `spatial_transformer` on the small digits, `se` and `cbam`
+on CIFAR-100. Latencies of one image were measured in turns, when all runs had ended.
 
 `python docs/comparison.py FOLDER...` adds or replaces the sections of comparisons.
 """
