@@ -10,6 +10,7 @@ from torchvision.models import get_model
 
 import bam
 from bam.placement.axes import NCHW, NHWC, FeatureMap, follow
+from bam.placement.flow import trace
 from bam.placement.operation import Operation
 
 
@@ -346,3 +347,8 @@ def test_the_error_for_two_inputs_says_what_to_do():
         ValueError, match="missing 1 required positional argument.*wrap a network that takes more than one"
     ):
         bam.find_bottlenecks(Two(), 32)
+
+
+def test_the_trace_names_the_networks_operations_not_those_of_its_shortcuts():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    assert [node.op for node in trace(network, 8).nodes] == ["the image", "conv2d()", "batch_norm()", "relu()"]

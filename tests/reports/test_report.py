@@ -10,8 +10,9 @@ import pytest
 
 from bam.cli.grid import grid
 from bam.recipes import ClassificationRecipe, VqaRecipe
-from bam.records import TEST_ERROR, TEST_ERROR_TOP5, ClassResult, Measure, Record
+from bam.records import TEST_ERROR, TEST_ERROR_TOP5, ClassResult, Measure, Record, environment
 from bam.reports import summarize, summarize_classes, write_report
+from bam.reports.summary import _others
 from bam.reports.wording import warnings
 
 
@@ -364,3 +365,13 @@ def test_pictures_stand_inside_the_page(records, tmp_path):
     encoded = re.search(r'src="data:image/png;base64,([^"]+)" alt="7: &lt;site&gt;"', page)[1]
     assert base64.b64decode(encoded) == b"no real picture"
     assert "![7: &lt;site&gt;](pictures/7.png)" in (tmp_path / "report.md").read_text()
+
+
+def test_the_gates_kernel_is_recorded_and_compared_also_after_an_old_record(monkeypatch):
+    monkeypatch.delenv("BAM_KERNEL", raising=False)
+    usual = environment("cpu", "fp32")
+    monkeypatch.setenv("BAM_KERNEL", "inductor")
+    other = environment("cpu", "fp32")
+    old = {name: value for name, value in usual.items() if name != "BAM_KERNEL"}
+    assert _others(usual, [usual, other]) == _others(old, [old, usual, other]) == {"BAM_KERNEL": ["inductor"]}
+    assert _others(old, [old, usual]) == {}
