@@ -69,7 +69,9 @@ def test_compare_end_to_end(tmp_path, capsys):
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated = parse_flags(compare, shlex.split(command)[2:])
     original = parse_flags(compare, words[1:])
-    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"} and repeated["seeds"] == "2"
+    assert (
+        set(repeated["recipe"].differences(original["recipe"])) <= {"precision", "kernel"} and repeated["seeds"] == "2"
+    )
     before = (tmp_path / "report.html").read_text()
     assert cli.main(["report", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == before
@@ -89,7 +91,7 @@ def test_variants_with_options_are_compared(tmp_path, capsys):
     command = (tmp_path / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated, original = (parse_flags(compare, w) for w in (shlex.split(command)[2:], words[1:]))
     assert repeated["attention"] == original["attention"]
-    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision"}
+    assert set(repeated["recipe"].differences(original["recipe"])) <= {"precision", "kernel"}
 
 
 def test_sites_by_hand_with_latency(capsys):
@@ -300,7 +302,7 @@ def test_the_command_to_repeat_is_understood(tmp_path, capsys):
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
     command = (tmp_path / "out" / "report.md").read_text().rsplit("```", 2)[1].strip()
     repeated, original = (parse_flags(compare, w)["recipe"] for w in (shlex.split(command)[2:], words[1:]))
-    assert set(repeated.differences(original)) <= {"precision"}
+    assert set(repeated.differences(original)) <= {"precision", "kernel"}
     changed = ClassificationRecipe(name="digits/small").replace(sites=["-2", "-1"])
     known = _compare_command(tmp_path, {"recipe": changed.as_dict(),
                                         "variants": [{"name": "bam", "seeds": [0]}]})  # fmt: skip

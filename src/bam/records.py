@@ -45,6 +45,8 @@ class Record:
     normalization: dict[str, list[float]] = field(default_factory=dict)  #: per-channel mean and std, from 0 to 1
     #: Precision -> milliseconds of a training step, where the precision was chosen by measurement.
     step_ms: dict[str, float] = field(default_factory=dict)
+    #: Kernel -> milliseconds of BAM's modules in a training step, likewise.
+    kernel_ms: dict[str, float] = field(default_factory=dict)
     data: str = ""  #: fingerprint of the training and test images
     #: One entry per epoch; "unreadable" is the number of training and test images left out, if any.
     history: list[dict[str, float]] = field(default_factory=list)

@@ -47,15 +47,6 @@ def interpreted(monkeypatch):
     monkeypatch.setattr("bam.kernels.triton_gate.INTERPRETED", True)
 
 
-@pytest.mark.usefixtures("interpreted")
-def test_auto_is_triton_only_where_a_measurement_says_so(monkeypatch):
-    assert backend.implementation("auto", CPU) == "torch"
-    monkeypatch.setattr(backend, "measured_faster", lambda features: True)
-    assert backend.implementation("auto", CPU) == "triton"
-    assert backend.implementation("auto", [t if t is None else t.to(torch.complex64) for t in CPU]) == "torch"
-    torch.func.vmap(lambda *tensors: gate(*tensors, options=GateOptions(kernel="auto")))(*(t[:, None] for t in CPU[:3]))
-
-
 def refused(match, function, *inputs):
     with pytest.raises(RuntimeError, match=f"kernel='triton' or BAM_KERNEL=triton: .*{match}.*kernel='torch'"):
         function(*inputs)

@@ -22,14 +22,20 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 def fresh_compiler():
     """Each test compiles anew, and reaches no limit of recompilations."""
     torch.compiler.reset()
+    inductor_gate._compiled_for.clear()
     yield
     torch.compiler.reset()
+    inductor_gate._compiled_for.clear()
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Traces and differentiates what would be compiled, which takes seconds each time, and runs it as it is."""
-    quickly = functools.cache(functools.partial(torch.compile, dynamic=True, backend="aot_eager"))
+
+    @functools.cache
+    def quickly(function, threads):
+        return torch.compile(function, dynamic=True, backend="aot_eager")
+
     monkeypatch.setattr(inductor_gate, "_compiled", quickly)
 
 
@@ -89,6 +95,45 @@ def test_low_precision_sizes_and_strides():
     assert backend.implementation("inductor", [torch.randn(2, 3, 4, 10)[..., ::2], None, None, None]) == "torch"
 
 
+def test_code_is_written_for_fixed_sizes(monkeypatch):
+    """It would sum in another order for others, and a run that resumes has to end in the same weights."""
+    sizes = []
+
+    def backend(module, inputs):
+        sizes.append({size for t in inputs if isinstance(t, torch.Tensor) for size in t.shape})
+        return module
+
+    @functools.cache
+    def compiled(function, threads):
+        return torch.compile(function, dynamic=True, backend=backend)
+
+    monkeypatch.setattr(inductor_gate, "_compiled", compiled)
+    for n, c, h, w in ((8, 8, 8, 8), (128, 16, 32, 32), (3, 20, 7, 9), (2, 4, 90, 80)):
+        features = torch.randn(n, c, h, w).to(memory_format=torch.channels_last)
+        inputs = [features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), None]
+        inputs = [None if t is None else t.requires_grad_() for t in inputs]
+        by("inductor", inputs, torch.randn_like(features))
+    assert sizes == 2 * [{1, 8, 256, 3136}]  # the forward and the backward pass
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_results_do_not_depend_on_what_was_compiled_before(monkeypatch, tmp_path):
+    results = []
+    for first in ((8, 8, 8, 8), (128, 16, 32, 32), (2, 4, 90, 80)):
+        torch.compiler.reset()
+        inductor_gate._compiled_for.clear()
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / str(first[0])))
+        for n, c, h, w in (first, (16, 256, 56, 56)):
+            torch.manual_seed(0)
+            features = torch.randn(n, c, h, w, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+            inputs = [features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), None]
+            inputs = [None if t is None else t.requires_grad_() for t in inputs]
+            computed = by("inductor", inputs, torch.randn_like(features))
+        results.append(computed)
+    assert all(torch.equal(one, other) for result in results for one, other in zip(result, results[0], strict=True))
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("logit", [-200.0, 200.0])
 def test_large_logits_saturate_or_cancel(logit):
@@ -106,7 +151,7 @@ def test_what_a_small_map_compiles_also_runs_large_maps_on_all_threads(monkeypat
     torch.set_num_threads(2)
     try:
         inputs = torch.randn(2, 3, 4), torch.rand(2, 1, 4), torch.rand(2, 3, 1), None
-        _, codes = run_and_get_code(inductor_gate._compiled(inductor_gate._refine), *inputs)
+        _, codes = run_and_get_code(inductor_gate._compiled(inductor_gate._refine, 2), *inputs)
     finally:
         torch.set_num_threads(threads)
     assert "#pragma omp parallel" in codes[0]

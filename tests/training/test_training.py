@@ -86,7 +86,7 @@ def test_a_run_leaves_everything_needed(tmp_path):
     assert torch.are_deterministic_algorithms_enabled() == before
     names = {path.name.split("-0")[0] for path in tmp_path.iterdir()}
     assert names == {"recipe.yaml", "record.json", "steps.csv", "classes.csv", "model.safetensors", "state"}
-    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == TINY.replace(attention="bam")
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml") == TINY.replace(attention="bam", kernel="torch")
     assert records.Record.read(tmp_path) == record and record.complete
     assert record.sites == ["layer1", "layer2"] and len(record.history) == 2
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 2 * 10

@@ -111,10 +111,9 @@ class BAM(AttentionModule):
         recompute: recompute the map M(F) in the backward pass instead of keeping it, which saves memory of the size of
             F and costs a tenth of the module's time; under torch.compile the compiler decides.
         kernel: implementation of the gate: "torch"; "inductor", which compiles the gate of an eager network at its
-            first call (some seconds), keeps no map, and is faster on a CPU (the last bits of its results depend on
-            the size of that first map); "triton" (GPU only: raises elsewhere); or "auto", currently torch everywhere.
-            Exported programs use torch. None reads BAM_KERNEL from the environment at construction, or else uses
-            "auto".
+            first call (some seconds), keeps no map, and is faster on a CPU; "triton" (GPU only: raises elsewhere);
+            or "auto", which is torch, except that `bam train` and `bam compare` choose by measurement. Exported
+            programs use torch. None reads BAM_KERNEL from the environment at construction, or else uses "auto".
         identity: scale the map by a learned scalar that starts at 0, F' = F + s * F * M(F): at construction the output
             is the (finite) input bit for bit, and s gets a gradient from the first step on.
         device: device of the parameters.

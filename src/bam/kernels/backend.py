@@ -28,14 +28,6 @@ def named(kernel: str | None) -> str:
     return name
 
 
-def measured_faster(features: Tensor) -> bool:
-    """Whether Triton has been measured to be faster than torch on such features. There are no measurements yet.
-
-    "auto" uses Triton where this is true.
-    """
-    return False
-
-
 def compiler() -> str:
     """The C++ compiler that Inductor uses on a CPU."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
@@ -44,9 +36,9 @@ def compiler() -> str:
 def implementation(kernel: str | None, tensors: Sequence[Tensor | None]) -> str:
     """The implementation that computes the gate of `tensors`: "torch", "inductor" or "triton".
 
-    The first tensor is the features. Whatever the kernel, exported programs contain torch operations only, and the meta
-    device computes nothing. Inductor is for plain eager mode: a network that is compiled as a whole compiles its gates,
-    too.
+    The first tensor is the features. "auto" is torch; long runs of `bam train` measure instead. Whatever the kernel,
+    exported programs contain torch operations only, and the meta device computes nothing. Inductor is for plain eager
+    mode: a network that is compiled as a whole compiles its gates, too.
 
     Raises:
         ValueError: for an unknown `kernel`.
@@ -54,18 +46,17 @@ def implementation(kernel: str | None, tensors: Sequence[Tensor | None]) -> str:
     """
     name, features = named(kernel), tensors[0]
     assert features is not None
-    if name == "torch" or torch.compiler.is_exporting() or features.device.type == "meta":
+    if name in ("auto", "torch") or torch.compiler.is_exporting() or features.device.type == "meta":
         return "torch"
     if name == "inductor":
         stored_as_usual = features.is_contiguous() or is_channels_last(features)
         return "inductor" if is_ordinary(tensors) and stored_as_usual else "torch"
-    if name == "auto":
-        return "triton" if measured_faster(features) and _obstacle(tensors) is None else "torch"
     obstacle = _obstacle(tensors)
     if obstacle is not None:
         raise RuntimeError(
             f"kernel='triton' or BAM_KERNEL=triton: Triton cannot compute the gate here: {obstacle}; "
-            "use kernel='torch', which works everywhere (for an existing module: module.kernel = 'torch')"
+            "use kernel='torch', which works everywhere (bam train --kernel torch; for an existing module: "
+            "module.kernel = 'torch')"
         )
     return "triton"
 

@@ -2,8 +2,8 @@
 
 The map M(F) is not kept for the backward pass. For the sum of two logits, the exponentials are computed outside the
 compiled kernels, one per channel and place, and the kernels run at the speed of memory; torch.compile would compute
-one per element. The first call compiles for some seconds. Sizes are dynamic, but a size of 1, another dtype, layout or
-option compiles again, up to torch's limit of eight times; what exceeds it runs as the formula.
+one per element. The first call compiles for some seconds. Sizes are dynamic, but a size of 1 or above 4096, another
+dtype, layout or option compiles again, up to torch's limit of eight times; what exceeds it runs as the formula.
 """
 
 import functools
@@ -55,10 +55,12 @@ class _Gate(torch.autograd.Function):
         last = is_channels_last(features)
         if _is_separable(features, others, ctx.combine):
             gradients = iter(
-                _run(_gradients_of_sum, flat(gradient, last), _with_exponentials(features, others), needed, last)
+                _run(_gradients_of_sum, _stored(gradient, last), _with_exponentials(features, others), needed, last)
             )
         else:
-            gradients = iter(_run(_gradients, flat(gradient, last), _flattened(features, others), ctx.combine, needed))
+            gradients = iter(
+                _run(_gradients, _stored(gradient, last), _flattened(features, others), ctx.combine, needed)
+            )
         for_features = unflat(next(gradients), features.shape, last) if needed[0] else None
         for_others = (next(gradients).view_as(t) if need else None for t, need in zip(others, needed[1:], strict=True))
         return None, for_features, *for_others
@@ -67,8 +69,14 @@ class _Gate(torch.autograd.Function):
 def _flattened(features: Tensor, others: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Features and both logits as they are stored, flattened; and the scale. Autograd does not follow them."""
     last = is_channels_last(features)
-    detached = [None if t is None else t.detach() for t in (features, *others)]
-    return [None if t is None else flat(t, last) for t in detached[:3]] + detached[3:]
+    *maps, scale = features, *others
+    return [*(None if t is None else _stored(t, last) for t in maps), None if scale is None else scale.detach()]
+
+
+def _stored(maps: Tensor, last: bool) -> Tensor:
+    """`flat`, without what torch.compile tells apart: any strides, even of sizes of 1, and that this is a view."""
+    maps = flat(maps, last)
+    return maps.reshape(-1).view(maps.shape).detach()
 
 
 def _is_separable(features: Tensor, others: Sequence[Tensor | None], combine: str) -> bool:
@@ -124,18 +132,44 @@ def _gradients(gradient: Tensor, inputs: Sequence[Tensor | None], combine: str, 
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    # By default, what a small map compiles runs on one thread, also for larger maps and in later processes.
-    return torch.compile(function, dynamic=True, options={"cpp.min_chunk_size": 1})
+def _compiled(function: Callable[..., Any], threads: int) -> Callable[..., Any]:
+    # By default, what a small map or a process with one thread compiles runs on one thread, also for larger maps and in
+    # later processes.
+    return torch.compile(function, dynamic=True, options={"cpp.min_chunk_size": 1, "cpp.threads": threads})
+
+
+#: Sizes of the maps that are compiled first, (N, H W, C) or (N, C, H W); the second are for sizes above 4096, whose
+#: sums torch.compile writes in another way. All differ: it takes equal sizes for one that is always the same.
+_USUAL, _LARGE = (8, 3136, 256), (8, 4160, 4112)
+_compiled_for: set[tuple[Any, ...]] = set()
 
 
 def _run(function: Callable[..., Any], *inputs: Any) -> Any:
+    """`function`, compiled at the first inputs of a kind, from maps of fixed sizes.
+
+    The code depends on the sizes it is compiled for: sums are in another order. From fixed sizes, it is the same in
+    every process, and a run that resumes ends in the same weights.
+    """
+    threads, leaves = torch.get_num_threads(), private.tree_leaves(inputs)
+    device = next(t.device for t in leaves if isinstance(t, Tensor))
+    state = torch.is_autocast_enabled(device.type), torch.are_deterministic_algorithms_enabled(), threads
+    kinds = ((t.dtype, *_sizes(t)) if isinstance(t, Tensor) else t for t in leaves)
+    kind = function, device, *state, *kinds
+    compiled = _compiled(function, threads)
     try:
-        return _compiled(function)(*inputs)
+        if kind not in _compiled_for:
+            compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes(t)), inputs))
+            _compiled_for.add(kind)
+        return compiled(*inputs)
     except private.failure_to_compile() as error:
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeError(
             f"kernel='inductor' or BAM_KERNEL=inductor: the gate cannot be compiled here: {reason}; it needs a C++ "
-            "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (for an existing module: "
-            "module.kernel = 'torch')"
+            "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (bam train --kernel torch; for "
+            "an existing module: module.kernel = 'torch')"
         ) from error
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    sizes = zip(tensor.shape, _USUAL, _LARGE, strict=False)
+    return [1 if size == 1 else large if size > 4096 else usual for size, usual, large in sizes]

@@ -57,6 +57,8 @@ class Recipe:
         evaluate_every: epochs between evaluations on the test images; the last epoch is always evaluated.
         precision: "auto" is bf16 if a few timed steps are clearly faster with it, else fp32 (full float32, on GPUs
             too); "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
+        kernel: implementation of BAM's gate, unless the attention's own options name one (see `bam.BAM`). In runs of
+            at least 1,000 steps, "auto" times BAM's modules, and tries the others if they take 3 minutes of the run.
         deterministic: bit-identical results on the same machine; a little slower on a GPU.
 
     Raises:
@@ -105,6 +107,7 @@ class Recipe:
     clip_norm: float = 0.0
     evaluate_every: int = 1
     precision: Literal["auto", "bf16", "fp16", "fp32", "tf32"] = "auto"
+    kernel: Literal["auto", "torch", "inductor", "triton"] = "auto"
     deterministic: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:

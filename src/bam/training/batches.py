@@ -1,8 +1,11 @@
 """The batches of a run, and whether their size fits the data and the processes."""
 
+import contextlib
+from typing import Any
+
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bam.data import BatchSource
 from bam.data.interface import Images
@@ -41,6 +44,14 @@ def evaluation_batches(
     size = task.recipe.batch_size // task.recipe.accumulation
     size = size if max(images.image_size) > _SMALL else max(size, 256)
     return task.batches(images, size, normalization, _place(accelerator))
+
+
+def sample(task: Task, network: nn.Module, images: Images, size: int, device: torch.device) -> tuple[Any, Any]:
+    """The first batch of at most `size` training images, for measurements."""
+    place = device, (0, 1)
+    batches = task.batches(images, min(size, len(images)), task.normalization(network, images), place)
+    with contextlib.closing(batches.train(task.recipe.seed, 0)) as stream:  # ends the decoding processes
+        return next(stream)
 
 
 def _place(accelerator: Accelerator) -> tuple[torch.device, tuple[int, int]]:

@@ -19,7 +19,7 @@ from bam.tasks import task_of
 from bam.training.identity import check_data, check_sites
 from bam.training.lock import locked
 from bam.training.looks import write_looks
-from bam.training.run import accelerate_afresh, check_folder, choose_precision, run, settings
+from bam.training.run import accelerate_afresh, check_folder, choose_kernel, choose_precision, run, settings
 from bam.training.session import WEIGHTS
 from bam.training.side_by_side import Job, check_jobs, side_by_side
 from bam.training.stopping import Diverged
@@ -35,8 +35,9 @@ _PLAN_TYPES = {
     "pictures": list[dict[str, Any]],
     "probe": dict[str, float] | None,
     "step_ms": dict[str, float],
+    "kernel_ms": dict[str, float],
 }
-_OPTIONAL = {"recipe", "pictures", "probe", "step_ms"}  #: missing in old plans
+_OPTIONAL = {"recipe", "pictures", "probe", "step_ms", "kernel_ms"}  #: missing in old plans
 PICTURES = "pictures"  #: folder for the output of `Task.illustrate`
 
 
@@ -53,7 +54,7 @@ def compare(
     Attentions are variants for `bam.recipes.variant`: "none", "bam", "bam(reduction=8)". Runs are paired: for the same
     seed, all variants start from the same backbone weights and see the same images in the same order. Complete runs are
     skipped and unfinished ones continue, so repeating the call resumes the comparison. Seeds are the outer loop: an
-    early stop leaves whole pairs. All runs share one precision. Latency is measured at the end.
+    early stop leaves whole pairs. All runs share one precision and kernel. Latency is measured at the end.
 
     Args:
         recipe: what to train.
@@ -74,14 +75,16 @@ def compare(
     old_plan = read_comparison(out)[1] if (out / PLAN).exists() else {}
     numbers = planned_seeds(recipe, seeds, out)
     _check_variants(recipe, attentions)
-    recipe, timings = _with_precision(recipe, out, attentions, options)
+    source = _settings_of(recipe, out, attentions)
+    recipe, step_ms = choose_precision(recipe, source, options)
+    recipe, kernel_ms = choose_kernel(recipe, [variant(recipe, text) for text in attentions], source, options)
     runs = _runs(recipe, attentions, numbers, out)
     with accelerate_afresh(options.device):
         probe = _check(recipe, runs, options, old_plan.get("probe"))
         is_main = PartialState().is_main_process
-    results = {name: old_plan.get(name, empty) for name, empty in (("latency_ms", {}), ("pictures", []))}
-    results |= {"step_ms": timings or old_plan.get("step_ms", {}), "probe": probe}
-    plan = {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, **results}
+    plan = {"latency_ms": {}, "pictures": [], "step_ms": {}, "kernel_ms": {}} | old_plan
+    plan |= {name: timings for name, timings in (("step_ms", step_ms), ("kernel_ms", kernel_ms)) if timings}
+    plan |= {"recipe": recipe.as_dict(), "attention": list(attentions), "seeds": numbers, "probe": probe}
     with locked(out, is_main):
         write_atomically(out / PLAN, strict_json(plan))
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
@@ -179,7 +182,7 @@ def earlier_comparisons(recipe: Recipe, out: Path) -> list[dict[str, list[Record
             other = Recipe.from_dict(plan["recipe"])
         except (KeyError, TypeError, OSError, ValueError):  # damaged, or from a version that wrote no recipe
             continue
-        ignored = {"seed": recipe.seed, "precision": recipe.precision, "attention": recipe.attention}
+        ignored = {name: getattr(recipe, name) for name in ("seed", "precision", "kernel", "attention")}
         if not recipe.differences(other.replace(**ignored)):
             comparisons.append(records)
     return comparisons
@@ -201,15 +204,10 @@ def planned_seeds(recipe: Recipe, seeds: int | range, out: Path) -> list[int]:
     return list(range(recipe.seed, recipe.seed + seeds))
 
 
-def _with_precision(
-    recipe: Recipe, out: Path, attentions: Sequence[str], options: RunOptions
-) -> tuple[Recipe, dict[str, float]]:
-    """The recipe with the precision that all runs share, and the timings if they were just made to choose it."""
-    first_run = _folder(out, attentions[0], recipe.seed)  # old comparisons chose it run by run
-    source = out if (out / "recipe.yaml").exists() else first_run
-    if source is out and Recipe.from_yaml(out / "recipe.yaml").precision == "auto":
-        source = first_run
-    return choose_precision(recipe, source, options)
+def _settings_of(recipe: Recipe, out: Path, attentions: Sequence[str]) -> Path:
+    """The folder whose recipe says which precision and kernel all runs share; in old comparisons, the first run's."""
+    chosen = (out / "recipe.yaml").exists() and Recipe.from_yaml(out / "recipe.yaml").precision != "auto"
+    return out if chosen else _folder(out, attentions[0], recipe.seed)
 
 
 def _check_variants(recipe: Recipe, attentions: Sequence[str]) -> None:

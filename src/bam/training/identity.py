@@ -58,7 +58,7 @@ def check_state(state: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
         return
     differences = recipe.differences(Recipe.from_dict(_parsed(state, "recipe", dict[str, Any], out)))
     listed = [f"{name} is {there!r} there, not {here!r}" for name, (here, there) in differences.items()]
-    if set(differences) - {"data_options"}:  # `run` compares these, and lets some of them change
+    if set(differences) - {"data_options", "kernel"}:  # `run` compares these, and lets some of them change
         raise ValueError(f"{out} holds a training state of another run ({'; '.join(listed)}): remove it")
 
 

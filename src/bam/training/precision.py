@@ -1,6 +1,5 @@
 """The precision of a run: the recipe's, or for "auto" the one that is fastest for its network on this device."""
 
-import contextlib
 import time
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ from torch import nn
 from bam.private import cpu_has_bf16
 from bam.recipes import Recipe
 from bam.tasks import Task, task_of
+from bam.training.batches import sample
 
 _ROUNDS = 3
 _BATCH = 32  #: maximum number of images in a timed step
@@ -61,10 +61,8 @@ def fastest(recipe: Recipe, train: Any, device: torch.device) -> tuple[str, dict
     plain = recipe.replace(attention="none")
     task = task_of(plain)
     network = task.network(train).to(device).to(memory_format=torch.channels_last).train()
-    size = min(_BATCH, max(1, recipe.batch_size // recipe.accumulation), len(train))
-    batches = task.batches(train, size, task.normalization(network, train), (device, (0, 1)))
-    with contextlib.closing(batches.train(recipe.seed, 0)) as stream:  # ends the decoding processes
-        batch = next(stream)
+    size = min(_BATCH, max(1, recipe.batch_size // recipe.accumulation))
+    batch = sample(task, network, train, size, device)
     times: dict[str, list[float]] = {name: [] for name in candidates(device)}
     for number in range(_ROUNDS + 1):
         for name in times:
@@ -76,13 +74,18 @@ def fastest(recipe: Recipe, train: Any, device: torch.device) -> tuple[str, dict
     return best, medians
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """torch's autocast for a run in `precision`."""
+    return torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST)
+
+
 def _timed_step(task: Task, network: nn.Module, batch: tuple[Any, Any], precision: str) -> float:
     """Seconds of a forward and backward pass."""
     device = next(network.parameters()).device
     wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     wait()
     start = time.perf_counter()
-    with torch.autocast(device.type, _AUTOCAST.get(precision), enabled=precision in _AUTOCAST):
+    with autocast(device, precision):
         loss, _ = task.loss(network, *batch)
     loss.backward()
     wait()

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bam.private import accelerate_without_state
 from bam.recipes import Recipe, RunOptions
 from bam.records import Record
 from bam.tasks import task_of
+from bam.training import kernel
 from bam.training.identity import check_data, check_sites
 from bam.training.lock import locked
 from bam.training.precision import fastest, resolved
@@ -51,7 +52,8 @@ def run(
     """
     options = options or RunOptions()
     trackers = trackers_of(options.log)
-    recipe, timings = choose_precision(recipe, out, options)
+    recipe, step_ms = choose_precision(recipe, out, options)
+    recipe, kernel_ms = choose_kernel(recipe, [recipe], out, options)
     with settings(recipe, options.device) as accelerator:
         record = _earlier(recipe, out, resume)
         accelerator.wait_for_everyone()  # every process reads the folder before one writes into it
@@ -62,7 +64,8 @@ def run(
             if record and record.complete:
                 return record
             session = _session(recipe, out, accelerator, options, record)
-            session.title, session.record.step_ms = title or out.name, timings
+            session.title = title or out.name
+            session.record.step_ms, session.record.kernel_ms = step_ms, kernel_ms
             if resume:
                 session.restore(allow_mixed=options.allow_mixed)
             with tracking(accelerator, trackers, out, recipe):
@@ -104,6 +107,24 @@ def choose_precision(recipe: Recipe, out: Path, options: RunOptions) -> tuple[Re
         precision, timings = fastest(recipe, train, device)
         (precision,) = broadcast_object_list([precision])  # all processes use the choice of the first
         return recipe.replace(precision=precision), timings
+
+
+def choose_kernel(
+    recipe: Recipe, variants: Sequence[Recipe], out: Path, options: RunOptions
+) -> tuple[Recipe, dict[str, float]]:
+    """The recipe with its kernel; for "auto", that of the run in `out`, or else the fastest here for all `variants`.
+
+    Also returns the milliseconds of the BAM modules with each kernel that was timed.
+    """
+    recipe = kernel.resolved(recipe, out)
+    if recipe.kernel != "auto":
+        return recipe, {}
+    with accelerate_afresh(options.device) as device:
+        with PartialState().main_process_first():  # it may download
+            train, _ = task_of(recipe).load(options.data_root)
+        choice, timings = kernel.fastest(variants, train, device, PartialState().num_processes)
+        (choice,) = broadcast_object_list([choice])  # all processes use the choice of the first
+    return recipe.replace(kernel=choice), timings
 
 
 @contextlib.contextmanager
@@ -190,6 +211,6 @@ def _earlier(recipe: Recipe, out: Path, resume: bool) -> Record | None:
 
 
 def _without_reading(recipe: Recipe) -> Recipe:
-    return recipe.replace(
-        data_options={key: recipe.data_options[key] for key in recipe.data_options if key not in READING}
-    )
+    """The recipe without what may change when a run resumes."""
+    data_options = {key: value for key, value in recipe.data_options.items() if key not in READING}
+    return recipe.replace(data_options=data_options, kernel="auto")

@@ -21,6 +21,7 @@ from bam.files import check_types, strict_json, write_atomically
 from bam.records import Record, environment
 from bam.surgery import attended
 from bam.tasks import Evaluation, Task
+from bam.training import kernel
 from bam.training.batches import evaluation_batches, training_batches
 from bam.training.best import HELD_OUT, Best, renamed
 from bam.training.display import Display
@@ -45,6 +46,7 @@ class Session:
         (train, held_out), self.test = task.hold_out(data[0]), data[1]
         with accelerator.main_process_first():  # it may download pretrained weights
             network = task.network(train)
+        kernel.use(self.recipe.kernel, network)
         normalization = task.normalization(network, train)
         self.notes = list(dict.fromkeys([*task.notes(train), *self.test.notes]))
         self.train_batches = training_batches(task, train, normalization, accelerator)

@@ -1,0 +1,141 @@
+"""The kernel of BAM's gates: measured once in long runs, shared by a comparison, kept when a run resumes."""
+
+import pytest
+import torch
+import yaml
+
+from bam.recipes import ClassificationRecipe, Recipe
+from bam.records import Record
+from bam.surgery import attended
+from bam.tasks import task_of
+from bam.training import compare, kernel, run
+from bam.training.comparison import read_comparison
+
+TINY = ClassificationRecipe(
+    data_options={"num_train": 64, "num_test": 20, "canvas": 16},
+    batch_size=16, epochs=1, precision="fp32", attention="bam",
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Every run is long, and a pass of a module takes these seconds with each kernel; lists the kernels timed."""
+    seconds, asked = {"torch": 0.1, "inductor": 0.05}, []
+
+    def measure(call, name, precision):
+        asked.append(name)
+        if isinstance(seconds[name], Exception):
+            raise seconds[name]
+        return seconds[name]
+
+    monkeypatch.setattr(kernel, "_STEPS", 1)
+    monkeypatch.setattr(kernel, "_SECONDS", 0)
+    monkeypatch.setattr(kernel, "_seconds", measure)
+    return seconds, asked
+
+
+def fastest(*recipes):
+    train, _ = task_of(TINY).load(None)
+    return kernel.fastest(recipes or [TINY], train, CPU, 1)
+
+
+def test_the_choice_is_the_fastest_by_a_margin_that_runs_here(timed):
+    seconds, _ = timed
+    assert fastest() == ("inductor", {"torch": 200.0, "inductor": 100.0})  # two modules
+    seconds["inductor"] = 0.097  # not clearly faster
+    assert fastest()[0] == "torch"
+    seconds["inductor"] = RuntimeError("no compiler")
+    assert fastest() == ("torch", {"torch": 200.0})
+    seconds["torch"] = RuntimeError("a fault of the network")
+    with pytest.raises(RuntimeError, match="a fault of the network"):
+        fastest()
+
+
+def test_where_nothing_is_to_choose_nothing_is_measured(timed, monkeypatch):
+    _, asked = timed
+    assert fastest(TINY.replace(attention="se")) == ("torch", {})
+    assert fastest(TINY.replace(attention="bam(kernel=inductor)")) == ("torch", {})
+    assert fastest(TINY.replace(compile=True)) == ("torch", {}) and not asked
+    monkeypatch.setattr(kernel, "_SECONDS", 1)  # four steps of 0.2 s are less
+    assert fastest() == ("torch", {"torch": 200.0}) and set(asked) == {"torch"}
+    monkeypatch.setattr(kernel, "_STEPS", 5)
+    assert fastest() == ("torch", {})
+
+
+def test_a_gpu_also_tries_triton():
+    assert kernel.candidates(torch.device("cuda")) == ["torch", "triton", "inductor"]
+
+
+def test_modules_are_timed_for_real(monkeypatch):
+    monkeypatch.setattr(kernel, "_STEPS", 1)
+    name, timings = fastest(TINY, TINY.replace(attention="bam(reduction=4)"))  # too short to try the others
+    assert name == "torch" and timings.keys() == {"torch"} and timings["torch"] > 0
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The kernel that measurements choose, in a list; and what they were asked for."""
+    answers, asked = ["inductor"], []
+
+    def measure(recipes, train, device, processes):
+        asked.append([str(recipe.attention) for recipe in recipes])
+        return answers[0], {"torch": 2.0, "inductor": 1.0}
+
+    monkeypatch.setattr(kernel, "fastest", measure)
+    monkeypatch.delenv("BAM_KERNEL", raising=False)
+    return answers, asked
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The kernels of the modules of all networks that were trained; here they train with torch."""
+    kernels, use = [], kernel.use
+
+    def noted(name, network):
+        use(name, network)
+        kernels.append([module.kernel for module in attended(network).values()])
+        for module in attended(network).values():
+            module.kernel = "torch"
+
+    monkeypatch.setattr(kernel, "use", noted)
+    return kernels
+
+
+def test_a_run_keeps_what_was_measured_first(chosen, used, tmp_path):
+    answers, asked = chosen
+    record = run(TINY, tmp_path)
+    assert record.recipe["kernel"] == "inductor" and used == [["inductor", "inductor"]]
+    assert Record.read(tmp_path).kernel_ms == {"torch": 2.0, "inductor": 1.0}
+    answers[0] = "torch"
+    assert run(TINY, tmp_path, resume=True).recipe["kernel"] == "inductor" and len(asked) == 1
+    assert run(TINY.replace(kernel="torch"), tmp_path, resume=True).complete  # it may change
+
+
+def test_a_comparison_measures_once_for_all_its_variants(chosen, used, tmp_path):
+    answers, asked = chosen
+    compare(TINY, ["none", "bam", "bam(kernel=torch)"], 1, tmp_path)
+    answers[0] = "torch"
+    compare(TINY, ["none", "bam", "bam(kernel=torch)"], 2, tmp_path)
+    assert asked == [["none", "bam", "bam(kernel=torch)"]]
+    assert used == 2 * [[], ["inductor", "inductor"], ["torch", "torch"]]
+    records, plan = read_comparison(tmp_path)
+    assert {r.recipe["kernel"] for runs in records.values() for r in runs} == {"inductor"}
+    assert plan["kernel_ms"] == {"torch": 2.0, "inductor": 1.0} and plan["recipe"]["kernel"] == "inductor"
+
+
+def test_a_run_of_before_keeps_torch(chosen, tmp_path):
+    run(TINY.replace(kernel="torch"), tmp_path)
+    path = tmp_path / "recipe.yaml"
+    content = yaml.safe_load(path.read_text())
+    del content["kernel"]  # as version 0.2 wrote it
+    path.write_text(yaml.safe_dump(content))
+    assert run(TINY, tmp_path, resume=True).complete and Recipe.from_yaml(path).kernel == "auto"
+    assert kernel.resolved(TINY, tmp_path).kernel == "torch" and not chosen[1]
+
+
+def test_bam_kernel_decides(chosen, used, monkeypatch, tmp_path):
+    monkeypatch.setenv("BAM_KERNEL", "inductor")
+    run(TINY, tmp_path)
+    assert Recipe.from_yaml(tmp_path / "recipe.yaml").kernel == "inductor" and used == [["inductor", "inductor"]]
+    assert not chosen[1]
