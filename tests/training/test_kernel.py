@@ -37,7 +37,7 @@ def timed(monkeypatch):
 
 def fastest(*recipes):
     train, _ = task_of(TINY).load(None)
-    return kernel.fastest(recipes or [TINY], train, CPU, 1)
+    return kernel.fastest(recipes or [TINY], train, CPU)
 
 
 def test_the_choice_is_the_fastest_by_a_margin_that_runs_here(timed):
@@ -78,7 +78,7 @@ def chosen(monkeypatch):
     """The kernel that measurements choose, in a list; and what they were asked for."""
     answers, asked = ["inductor"], []
 
-    def measure(recipes, train, device, processes):
+    def measure(recipes, train, device, processes, say):
         asked.append([str(recipe.attention) for recipe in recipes])
         return answers[0], {"torch": 2.0, "inductor": 1.0}
 

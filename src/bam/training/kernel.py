@@ -1,7 +1,7 @@
 """The kernel of BAM's gates in a run: the recipe's, or for "auto" the one that is fastest on this device."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ def candidates(device: torch.device) -> list[str]:
 
 
 def fastest(
-    recipes: Sequence[Recipe], train: Any, device: torch.device, processes: int
+    recipes: Sequence[Recipe], train: Any, device: torch.device, processes: int = 1, say: Callable[[str], Any] = print
 ) -> tuple[str, dict[str, float]]:
     """The fastest kernel for a training step of the BAM modules of the recipes' networks; measuring takes seconds.
 
@@ -64,6 +64,7 @@ def fastest(
         train: the training images.
         device: the device of the run.
         processes: how many processes share a batch.
+        say: is told what is timed if that takes seconds.
 
     Returns: the kernel, and the median milliseconds of the modules of all networks, forward and backward, with each
         kernel that was timed.
@@ -78,6 +79,7 @@ def fastest(
         return "torch", timings
     timings = _timed(calls, ["torch"], recipe.precision)
     if timings["torch"] / 1000 * steps >= _SECONDS:
+        say(f"timing the kernels of BAM's gate: {', '.join(candidates(device))}")
         timings = _timed(calls, candidates(device), recipe.precision)
     best = min(timings, key=lambda name: timings[name] * (_MARGIN if name == "torch" else 1))
     return best, timings

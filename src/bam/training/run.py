@@ -122,7 +122,8 @@ def choose_kernel(
     with accelerate_afresh(options.device) as device:
         with PartialState().main_process_first():  # it may download
             train, _ = task_of(recipe).load(options.data_root)
-        choice, timings = kernel.fastest(variants, train, device, PartialState().num_processes)
+        state = PartialState()
+        choice, timings = kernel.fastest(variants, train, device, state.num_processes, state.print)
         (choice,) = broadcast_object_list([choice])  # all processes use the choice of the first
     return recipe.replace(kernel=choice), timings
 
