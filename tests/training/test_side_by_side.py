@@ -1,6 +1,7 @@
 """Runs of a comparison side by side, each in a process of its own."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -49,7 +50,9 @@ def test_results_are_those_of_one_run_after_another(tmp_path, threads, capfd, mo
     assert weights(tmp_path / "both") == weights(tmp_path / "each") and len(weights(tmp_path / "each")) == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGKILL]
+)
 def test_a_stop_saves_every_run(tmp_path, number):
     words = ["--recipe", "digits/small", "--out", str(tmp_path), "--jobs", "2", "--epochs", "500", "--device", "cpu"]
     words += ["--data-options", '{"num_train": 128, "num_test": 50, "canvas": 16}']
@@ -96,6 +99,28 @@ def test_the_first_error_stops_the_others(tmp_path):
     with pytest.raises(OSError, match=r"b: its process has died \(exit code 3\); if memory ran out, use fewer --jobs"):
         side_by_side([Job("a", partial(time.sleep, 600)), Job("b", partial(os._exit, 3))], 2)
     assert time.monotonic() - start < 300
+
+
+def hold(path, held=[]):  # noqa: B006  # until the process ends
+    held.append(open(path.with_suffix(".new"), "w"))
+    fcntl.flock(held[0], fcntl.LOCK_EX)
+    path.with_suffix(".new").rename(path)
+
+
+def take(path):
+    end = time.monotonic() + 60
+    while not path.exists():
+        time.sleep(0.1)
+    with open(path) as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert time.monotonic() < end, "the process of the other job is still there"
+            time.sleep(0.1)
+
+
+def test_a_process_without_further_jobs_ends_at_once(tmp_path):
+    side_by_side([Job("a", partial(hold, tmp_path / "lock")), Job("b", partial(take, tmp_path / "lock"))], 2)
 
 
 def test_gpus_are_taken_in_turn(monkeypatch):
