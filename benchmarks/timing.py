@@ -53,13 +53,18 @@ def autocast(args: argparse.Namespace) -> torch.autocast:
 
 
 def interleave(
-    paths: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 2
+    paths: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 2, before: int = 0
 ) -> dict[str, list[float]]:
-    """Milliseconds per call while the paths take turns; the first `warmup` rounds do not count."""
+    """Milliseconds per call while the paths take turns.
+
+    The first `warmup` rounds do not count, nor do `before` calls at the beginning of each turn.
+    """
     wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     times: dict[str, list[float]] = {name: [] for name in paths}
     for number in range(rounds + warmup):
         for name, call in paths.items():
+            for _ in range(before):
+                call()
             wait()
             start = time.perf_counter()
             call()
@@ -85,7 +90,7 @@ def report(
     `ratio` is to the path `over`; `floors` to the times `floor`, in which the same bytes are moved; `saved` is what is
     kept for the backward pass, in units of F.
     """
-    known = environment(args.device, "")
+    known = environment(args.device, "", "")
     hardware = known["processor"] + f" ({torch.backends.cpu.get_cpu_capability()})" * (args.device == "cpu")
     versions = f"bam {importlib.metadata.version('bottleneck-attention')}, torch {torch.__version__}"
     rows = []

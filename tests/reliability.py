@@ -178,7 +178,7 @@ def state_of_another_run() -> str:
 )
 def other_processes() -> str:
     stopped()
-    with patch.object(session, "environment", lambda device, precision, _: environment(device, precision, 2)):
+    with patch.object(session, "environment", lambda *arguments: environment(*arguments[:3], 2)):
         return said(f"{TRAIN} --resume")
 
 
@@ -210,7 +210,7 @@ def comparison(**changes: object) -> None:
 
 @row(
     "Runs",
-    "The runs of a comparison differ in device, precision, processes or versions",
+    "The runs of a comparison differ in device, precision, kernel, processes or versions",
     "The report says so below the verdict",
     "All runs",
 )

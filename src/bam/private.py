@@ -24,10 +24,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "NormBase", "accelerate_without_state", "changes_resolution", "cpu_has_bf16", "failure_to_compile",
-    "feature_extractor", "forward_hooks", "forward_mode_is_active", "functorch_is_active", "is_batched_by_autograd",
-    "is_dispatched", "option_strings", "own_buffers", "own_modules", "own_parameters",
-    "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments", "stages_getter",
-    "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
+    "feature_extractor", "forward_hooks", "forward_mode_is_active", "functorch_is_active", "has_compiled_code",
+    "is_batched_by_autograd", "is_dispatched", "most_recompilations", "option_strings", "own_buffers", "own_modules",
+    "own_parameters", "remove_forward_hooks", "remove_forward_pre_hook", "runs_as_written", "set_arguments",
+    "stages_getter", "tree_leaves", "tree_map_only", "uncompiled", "without_hooks",
 ]  # fmt: skip
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -53,6 +53,20 @@ def failure_to_compile() -> type[Exception]:
     from torch._dynamo.exc import TorchDynamoException  # importing the compiler takes seconds
 
     return TorchDynamoException
+
+
+def has_compiled_code(function: Callable[..., Any]) -> bool:
+    """Whether torch.compile has compiled `function`, and not been reset since; torch has no public function for it."""
+    from torch._dynamo.eval_frame import _debug_get_cache_entry_list
+
+    return bool(_debug_get_cache_entry_list(function.__code__))
+
+
+def most_recompilations(number: int) -> contextlib.AbstractContextManager[None]:
+    """Allow so many versions of a compiled function; torch has no public option for one function."""
+    from torch._dynamo import config
+
+    return config.patch(recompile_limit=number)
 
 
 def cpu_has_bf16() -> bool:

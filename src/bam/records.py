@@ -149,7 +149,7 @@ def read_classes(folder: Path) -> list[ClassResult]:
         raise ValueError(f"{path} is damaged ({error}); remove it to report without it") from None
 
 
-def environment(device: str, precision: str, processes: int = 1) -> dict[str, Any]:
+def environment(device: str, precision: str, kernel: str, processes: int = 1) -> dict[str, Any]:
     """The software and hardware of a run."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -172,7 +172,7 @@ def environment(device: str, precision: str, processes: int = 1) -> dict[str, An
         "threads": torch.get_num_threads(),
         "processes": processes,
         "precision": precision,
-        "BAM_KERNEL": os.environ.get("BAM_KERNEL") or "auto",
+        "kernel": kernel,
     }
 
 

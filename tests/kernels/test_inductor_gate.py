@@ -22,10 +22,8 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 def fresh_compiler():
     """Each test compiles anew, and reaches no limit of recompilations."""
     torch.compiler.reset()
-    inductor_gate._compiled_for.clear()
     yield
     torch.compiler.reset()
-    inductor_gate._compiled_for.clear()
 
 
 @pytest.fixture
@@ -97,6 +95,12 @@ def test_low_precision_sizes_and_strides():
     assert backend.implementation("inductor", [torch.randn(2, 3, 4, 10)[..., ::2], None, None, None]) == "torch"
 
 
+def some_inputs(n, c, h, w, dtype=torch.float32):
+    features = torch.randn(n, c, h, w, dtype=dtype).to(memory_format=torch.channels_last)
+    inputs = features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), torch.randn(1)
+    return [t.requires_grad_() for t in inputs]
+
+
 def test_code_is_written_for_fixed_sizes(monkeypatch):
     """It would sum in another order for others, and a run that resumes has to end in the same weights."""
     sizes = []
@@ -109,31 +113,35 @@ def test_code_is_written_for_fixed_sizes(monkeypatch):
     def compiled(function, threads):
         return torch.compile(function, dynamic=True, backend=backend)
 
+    def compiled_for(*shape):
+        sizes.clear()
+        inputs = some_inputs(*shape)
+        by("inductor", inputs, torch.randn_like(inputs[0]))
+        return sizes
+
     monkeypatch.setattr(inductor_gate, "_compiled", compiled)
-    for n, c, h, w in ((8, 8, 8, 8), (128, 16, 32, 32), (3, 20, 7, 9), (2, 4, 90, 80)):
-        features = torch.randn(n, c, h, w).to(memory_format=torch.channels_last)
-        inputs = [features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), None]
-        inputs = [None if t is None else t.requires_grad_() for t in inputs]
-        by("inductor", inputs, torch.randn_like(features))
-    assert sizes == 2 * [{1, 8, 256, 3136}]  # the forward and the backward pass
+    usual = {1, 3, 784, 192}
+    assert compiled_for(128, 16, 32, 32) == 2 * [usual]  # the forward and the backward pass
+    assert compiled_for(16, 20, 10, 20) == []
+    torch.compiler.reset()
+    assert compiled_for(16, 20, 10, 20) == 2 * [usual]
 
 
 @NEEDS_COMPILER
 @pytest.mark.slow
-def test_results_do_not_depend_on_what_was_compiled_before(monkeypatch, tmp_path):
+@pytest.mark.parametrize("with_scale", [False, True])
+def test_results_do_not_depend_on_what_was_compiled_before(monkeypatch, tmp_path, with_scale):
     results = []
     for first in ((8, 8, 8, 8), (128, 16, 32, 32), (2, 4, 90, 80)):
         torch.compiler.reset()
-        inductor_gate._compiled_for.clear()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / str(first[0])))
-        for n, c, h, w in (first, (16, 256, 56, 56)):
+        for shape in (first, (16, 256, 56, 56), (2, 16, 6, 6)):
             torch.manual_seed(0)
-            features = torch.randn(n, c, h, w, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-            inputs = [features, torch.randn(n, c, 1, 1), torch.randn(n, 1, h, w), None]
-            inputs = [None if t is None else t.requires_grad_() for t in inputs]
-            computed = by("inductor", inputs, torch.randn_like(features))
-        results.append(computed)
-    assert all(torch.equal(one, other) for result in results for one, other in zip(result, results[0], strict=True))
+            *inputs, scale = some_inputs(*shape, dtype=torch.bfloat16)
+            inputs.append(scale if with_scale else None)
+            results.append(by("inductor", inputs, torch.randn_like(inputs[0])))
+    for number in (4, 5, 7, 8):
+        assert all(torch.equal(*pair) for pair in zip(results[number], results[number - 3], strict=True))
 
 
 @pytest.mark.usefixtures("quick")

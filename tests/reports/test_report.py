@@ -367,11 +367,8 @@ def test_pictures_stand_inside_the_page(records, tmp_path):
     assert "![7: &lt;site&gt;](pictures/7.png)" in (tmp_path / "report.md").read_text()
 
 
-def test_the_gates_kernel_is_recorded_and_compared_also_after_an_old_record(monkeypatch):
-    monkeypatch.delenv("BAM_KERNEL", raising=False)
-    usual = environment("cpu", "fp32")
-    monkeypatch.setenv("BAM_KERNEL", "inductor")
-    other = environment("cpu", "fp32")
-    old = {name: value for name, value in usual.items() if name != "BAM_KERNEL"}
-    assert _others(usual, [usual, other]) == _others(old, [old, usual, other]) == {"BAM_KERNEL": ["inductor"]}
+def test_the_gates_kernel_is_recorded_and_compared_also_after_an_old_record():
+    usual, other = (environment("cpu", "fp32", kernel) for kernel in ("torch", "inductor"))
+    old = {name: value for name, value in usual.items() if name != "kernel"}
+    assert _others(usual, [usual, other]) == _others(old, [old, usual, other]) == {"kernel": ["inductor"]}
     assert _others(old, [old, usual]) == {}

@@ -214,7 +214,7 @@ def test_a_resume_with_another_number_of_processes_is_refused(tmp_path, monkeypa
         patch.setattr(session.Session, "_all_stop", stopped)
         with pytest.raises(Interrupted):
             run(TINY, tmp_path)
-    monkeypatch.setattr(session, "environment", lambda device, precision, _: environment(device, precision, 2))
+    monkeypatch.setattr(session, "environment", lambda *arguments: environment(*arguments[:3], 2))
     with pytest.raises(ValueError, match="another number of processes .1 there, 2 here.*--allow-mixed"):
         run(TINY, tmp_path, resume=True)
     record = run(TINY, tmp_path, RunOptions(allow_mixed=True), resume=True)

@@ -170,8 +170,6 @@ def _compare_command(out: Path, summary: dict[str, Any], seeds: str | None = Non
         words += ["--task", recipe.task]
     changes.pop("attention", None)  # the variants already name it
     changes |= _parts(named.attention, recipe.attention)
-    if recipe.kernel == "torch":  # where nothing is faster
-        changes.pop("kernel", None)
     for key, (_, value) in changes.items():
         flag = f"--{key.replace('_', '-')}"
         if isinstance(value, bool):

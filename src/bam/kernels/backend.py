@@ -55,8 +55,8 @@ def implementation(kernel: str | None, tensors: Sequence[Tensor | None]) -> str:
     if obstacle is not None:
         raise RuntimeError(
             f"kernel='triton' or BAM_KERNEL=triton: Triton cannot compute the gate here: {obstacle}; "
-            "use kernel='torch', which works everywhere (bam train --kernel torch; for an existing module: "
-            "module.kernel = 'torch')"
+            "use kernel='torch', which works everywhere (for an existing module: module.kernel = 'torch'; in bam "
+            "train: --kernel torch)"
         )
     return "triton"
 

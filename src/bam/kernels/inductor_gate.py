@@ -2,8 +2,8 @@
 
 The map M(F) is not kept for the backward pass. For the sum of two logits, the exponentials are computed outside the
 compiled kernels, one per channel and place, and the kernels run at the speed of memory; torch.compile would compute
-one per element. The first call compiles for some seconds. Sizes are dynamic, but a size of 1 or above 4096, another
-dtype, layout or option compiles again, up to torch's limit of eight times; what exceeds it runs as the formula.
+one per element. The first call compiles for some seconds. Sizes are dynamic, but sizes of 1 or above 4096, very small
+maps, another dtype, layout or option compile again.
 """
 
 import functools
@@ -138,10 +138,13 @@ def _compiled(function: Callable[..., Any], threads: int) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True, options={"cpp.min_chunk_size": 1, "cpp.threads": threads})
 
 
-#: Sizes of the maps that are compiled first, (N, H W, C) or (N, C, H W); the second are for sizes above 4096, whose
-#: sums torch.compile writes in another way. All differ: it takes equal sizes for one that is always the same.
-_USUAL, _LARGE = (8, 3136, 256), (8, 4160, 4112)
-_compiled_for: set[tuple[Any, ...]] = set()
+#: Sizes of the maps that are compiled first, (N, H W, C) or (N, C, H W). torch.compile writes sums of more than 4096
+#: numbers in another way, so small maps and large sizes have their own. All differ: it takes equal sizes for one. N is
+#: small, or each map would be computed by one thread.
+_SMALL, _USUAL, _LARGE = (3, 36, 20), (3, 784, 192), (3, 4160, 4112)
+_MANY = 4096
+_MOST_KINDS = 64
+_compiled_kinds: dict[Callable[..., Any], set[tuple[Any, ...]]] = {}
 
 
 def _run(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -151,25 +154,38 @@ def _run(function: Callable[..., Any], *inputs: Any) -> Any:
     every process, and a run that resumes ends in the same weights.
     """
     threads, leaves = torch.get_num_threads(), private.tree_leaves(inputs)
-    device = next(t.device for t in leaves if isinstance(t, Tensor))
+    maps = next(t for t in leaves if isinstance(t, Tensor))
+    is_small, device = maps.numel() <= _MANY, maps.device
     state = torch.is_autocast_enabled(device.type), torch.are_deterministic_algorithms_enabled(), threads
-    kinds = ((t.dtype, *_sizes(t)) if isinstance(t, Tensor) else t for t in leaves)
-    kind = function, device, *state, *kinds
+    kinds = ((t.dtype, *_sizes_like(t, is_small)) if isinstance(t, Tensor) else t for t in leaves)
+    kind = device, is_small, *state, *kinds
     compiled = _compiled(function, threads)
     try:
-        if kind not in _compiled_for:
-            compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes(t)), inputs))
-            _compiled_for.add(kind)
+        known = _compiled_kinds.setdefault(function, set())
+        if not private.has_compiled_code(function):  # e.g. torch.compiler.reset() has dropped it
+            known.clear()
+        if kind not in known:
+            with private.most_recompilations(_MOST_KINDS):
+                compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes(t)), inputs))
+                # Where the code for usual sizes also serves these, this compiles nothing.
+                compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes_like(t, is_small)), inputs))
+            known.add(kind)
         return compiled(*inputs)
     except private.failure_to_compile() as error:
         reason = str(error).strip().partition("\n")[0]
         raise RuntimeError(
             f"kernel='inductor' or BAM_KERNEL=inductor: the gate cannot be compiled here: {reason}; it needs a C++ "
-            "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (bam train --kernel torch; for "
-            "an existing module: module.kernel = 'torch')"
+            "compiler such as g++ (on a GPU, Triton). kernel='torch' works everywhere (for an existing module: "
+            "module.kernel = 'torch'; in bam train: --kernel torch)"
         ) from error
 
 
 def _sizes(tensor: Tensor) -> list[int]:
-    sizes = zip(tensor.shape, _USUAL, _LARGE, strict=False)
-    return [1 if size == 1 else large if size > 4096 else usual for size, usual, large in sizes]
+    return [1 if size == 1 else usual for size, usual in zip(tensor.shape, _USUAL, strict=False)]
+
+
+def _sizes_like(tensor: Tensor, is_small: bool) -> list[int]:
+    """The fixed sizes on the same side of `_MANY`."""
+    usual = _SMALL if is_small else _USUAL
+    sizes = zip(tensor.shape, usual, _LARGE, strict=False)
+    return [1 if size == 1 else large if size > _MANY else usual for size, usual, large in sizes]

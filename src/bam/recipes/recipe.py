@@ -57,8 +57,9 @@ class Recipe:
         evaluate_every: epochs between evaluations on the test images; the last epoch is always evaluated.
         precision: "auto" is bf16 if a few timed steps are clearly faster with it, else fp32 (full float32, on GPUs
             too); "tf32" is fp32 with faster, less precise products on NVIDIA GPUs.
-        kernel: implementation of BAM's gate, unless the attention's own options name one (see `bam.BAM`). In runs of
-            at least 1,000 steps, "auto" times BAM's modules, and tries the others if they take 3 minutes of the run.
+        kernel: implementation of BAM's gate, unless the attention's own options name one (see `bam.BAM`). "auto" is
+            BAM_KERNEL of the environment; or else the fastest, measured if the run has at least 1,000 steps and BAM's
+            modules take three minutes of it; or else torch.
         deterministic: bit-identical results on the same machine; a little slower on a GPU.
 
     Raises:

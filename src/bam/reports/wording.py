@@ -4,7 +4,7 @@ from typing import Any
 
 from bam.costs import format_count
 
-_DECISIVE = ("device", "precision", "processes", "versions", "BAM_KERNEL")  #: environment entries that change results
+_DECISIVE = ("device", "precision", "processes", "versions", "kernel")  #: environment entries that change results
 
 
 def heading(summary: dict[str, Any]) -> str:

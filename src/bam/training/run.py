@@ -64,8 +64,8 @@ def run(
             if record and record.complete:
                 return record
             session = _session(recipe, out, accelerator, options, record)
-            session.title = title or out.name
-            session.record.step_ms, session.record.kernel_ms = step_ms, kernel_ms
+            session.title, kept = title or out.name, session.record
+            kept.step_ms, kept.kernel_ms = step_ms or kept.step_ms, kernel_ms or kept.kernel_ms
             if resume:
                 session.restore(allow_mixed=options.allow_mixed)
             with tracking(accelerator, trackers, out, recipe):
@@ -90,6 +90,7 @@ def _session(
     session = Session(task, (train, test), out, accelerator)
     if record is not None:
         check_sites(record, session.record.sites, out)
+        session.record.step_ms, session.record.kernel_ms = record.step_ms, record.kernel_ms
     return session
 
 
@@ -119,13 +120,13 @@ def choose_kernel(
     recipe = kernel.resolved(recipe, out)
     if recipe.kernel != "auto":
         return recipe, {}
-    with accelerate_afresh(options.device) as device:
-        with PartialState().main_process_first():  # it may download
+    with settings(recipe, options.device) as accelerator:
+        choice = None
+        if accelerator.is_main_process:
             train, _ = task_of(recipe).load(options.data_root)
-        state = PartialState()
-        choice, timings = kernel.fastest(variants, train, device, state.num_processes, state.print)
-        (choice,) = broadcast_object_list([choice])  # all processes use the choice of the first
-    return recipe.replace(kernel=choice), timings
+            choice = kernel.fastest(variants, train, accelerator.device, accelerator.num_processes)
+        ((name, timings),) = broadcast_object_list([choice])
+    return recipe.replace(kernel=name), timings
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ class Session:
         (train, held_out), self.test = task.hold_out(data[0]), data[1]
         with accelerator.main_process_first():  # it may download pretrained weights
             network = task.network(train)
-        kernel.use(self.recipe.kernel, network)
+        kernel.use(self.recipe, network)
         normalization = task.normalization(network, train)
         self.notes = list(dict.fromkeys([*task.notes(train), *self.test.notes]))
         self.train_batches = training_batches(task, train, normalization, accelerator)
@@ -58,7 +58,7 @@ class Session:
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
             self.recipe.as_dict(),
-            environment(str(accelerator.device), self.recipe.precision, accelerator.num_processes),
+            environment(str(accelerator.device), self.recipe.precision, self.recipe.kernel, accelerator.num_processes),
             cost=dataclasses.asdict(task.cost(network, train.image_size)),
             sites=list(attended(network)),
             num_classes=len(train.classes),
