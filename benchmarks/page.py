@@ -55,9 +55,11 @@ WHY = """## What makes it fast, and what limits it
 - Smaller maps: a module starts some 95 kernels in a training step, which take 3 to 4 ms on one thread for 32 images of
   16 x 24 x 24 or 32 x 12 x 12, whatever they compute: in ResNet-8, *bam* costs as much as *plain*
   (`benchmarks/network.py --model cifar/resnet8 --image 24 --batch 32 --dtype fp32 --threads 1`).
-- What is left: of 19 ms forward at 256 x 56 x 56 (16 images, bf16, one thread, torch.profiler), the gate takes 7, the
-  1x1 reduction 4.4, pooling 1.8, the two dilated convolutions 2.9 and batch normalisation 1.7. oneDNN's convolution
-  to 16 channels needs more than twice as long as the pooling, which reads the same F.
+- What is left: with `kernel="inductor"`, the module's forward pass takes 5.7 floors on two threads in bf16. The 1x1
+  reductions take 1.3 of them, the gate 1.2, the dilated convolutions 1.1, batch normalisation 0.55 and pooling 0.35
+  (torch.profiler, and each alone): 4.5, more than the goal. The reductions are bound by oneDNN's arithmetic, not by
+  memory: at 256 x 56 x 56, reading F takes 1.0 ms on one thread, and the product with 16 outputs 4.6 to 5.0 ms as a
+  convolution, a linear layer, or a plain, batched or transposed product.
 - Processing image by image, so that the map stays in cache, gained 5 % on one thread and lost 15 % on two.
 - Folders of JPEGs on a CPU: a decoding process competes with the network for its cores, and the network's threads then
   wait for each other. Two steps took 13.5 s with one worker and 4.5 s without (`benchmarks/loop.py --workers 1`). The
@@ -74,7 +76,9 @@ WHY = """## What makes it fast, and what limits it
 
 
 LATENCY = """Networks as people ship them, in fp32 unless int8, without and with BAM (`benchmarks/inference.py`).
-*fused* is `bam.fuse`; the ways after it run the fused network; int8 is what `bam export --precision int8` writes."""
+*fused* is `bam.fuse`; the ways after it run the fused network; int8 is what `bam export --precision int8` writes. Each
+way is measured while no other one runs: the threads of ONNX Runtime go on spinning after a run, and with two threads
+they doubled the times of what ran next."""
 
 
 class Target(NamedTuple):
