@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bam.attention.contract import Branch, identity_scale
 from bam.attention.reweighting import Reweighting, Weights
+from bam.kernels import maxima
 
 _OPEN = 1e4  #: a logit whose sigmoid is 1 in every type
 
@@ -21,7 +22,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> channel logits (N, C, 1, 1)."""
-        pooled = torch.stack([features.mean((2, 3)), features.amax((2, 3))])
+        pooled = torch.stack([features.mean((2, 3)), maxima.over_places(features)])
         return self.expand(self.reduce(pooled).relu()).sum(0)[:, :, None, None]
 
 
@@ -34,7 +35,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> spatial logits (N, 1, H, W)."""
-        return self.mix(torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1))
+        return self.mix(torch.cat([features.mean(1, keepdim=True), maxima.over_channels(features)], dim=1))
 
 
 class CBAM(Reweighting):

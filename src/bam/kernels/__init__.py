@@ -6,6 +6,7 @@
 | `formula.py` | the specification: `gate`, `pool_and_reduce` and `convolve` in plain operations |
 | `autograd.py` | shared code for hand-written backward passes, and when to use the formula instead |
 | `reduce.py` | `pool_and_reduce`, with a hand-written backward pass |
+| `maxima.py` | maxima over places or channels, for CBAM |
 | `convolution.py` | `convolve`, for few channels on a CPU |
 | `torch_gate.py` | the gate in torch operations, with a hand-written backward pass |
 | `inductor_gate.py` | the gate compiled by torch.compile, in eager networks |
