@@ -120,11 +120,27 @@ def test_code_is_written_for_fixed_sizes(monkeypatch):
         return sizes
 
     monkeypatch.setattr(inductor_gate, "_compiled", compiled)
-    usual = {1, 3, 784, 192}
+    usual = {1, 3, 1400, 1376}
     assert compiled_for(128, 16, 32, 32) == 2 * [usual]  # the forward and the backward pass
     assert compiled_for(16, 20, 10, 20) == []
     torch.compiler.reset()
     assert compiled_for(16, 20, 10, 20) == 2 * [usual]
+
+
+@pytest.mark.usefixtures("quick")
+def test_where_torch_compile_is_switched_off_nothing_is_tried_again(monkeypatch):
+    calls = []
+
+    def refine(*inputs):
+        calls.append(inputs[0].shape)
+        return inputs[0]
+
+    monkeypatch.setattr(inductor_gate, "_refine", refine)
+    inputs = some_inputs(16, 20, 10, 20)
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        for _ in range(3):
+            gate(*inputs[:3], options=GateOptions(kernel="inductor"))
+    assert len(calls) == 2 + 3  # two of the fixed sizes, once
 
 
 @NEEDS_COMPILER
@@ -135,13 +151,13 @@ def test_results_do_not_depend_on_what_was_compiled_before(monkeypatch, tmp_path
     for first in ((8, 8, 8, 8), (128, 16, 32, 32), (2, 4, 90, 80)):
         torch.compiler.reset()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / str(first[0])))
-        for shape in (first, (16, 256, 56, 56), (2, 16, 6, 6)):
+        for shape in (first, (16, 256, 56, 56), (2, 16, 6, 6), (128, 512, 1, 1)):
             torch.manual_seed(0)
             *inputs, scale = some_inputs(*shape, dtype=torch.bfloat16)
             inputs.append(scale if with_scale else None)
             results.append(by("inductor", inputs, torch.randn_like(inputs[0])))
-    for number in (4, 5, 7, 8):
-        assert all(torch.equal(*pair) for pair in zip(results[number], results[number - 3], strict=True))
+    for number in (5, 6, 7, 9, 10, 11):
+        assert all(torch.equal(*pair) for pair in zip(results[number], results[number - 4], strict=True))
 
 
 @pytest.mark.usefixtures("quick")

@@ -66,10 +66,10 @@ def test_the_choice_is_the_fastest_by_a_margin_that_runs_here(timed, capsys):
 
 def test_where_nothing_is_to_choose_nothing_is_measured(timed, monkeypatch):
     _, asked = timed
-    assert fastest(TINY.replace(attention="se")) == ("torch", {})
-    assert fastest(TINY.replace(attention="bam(kernel=inductor)")) == ("torch", {})
+    fixed = TINY.replace(attention="none"), TINY.replace(attention="bam(kernel=inductor)"), TINY.replace(compile=True)
+    assert not any(map(kernel.is_open, fixed))
+    assert fastest(*fixed, TINY.replace(attention="se")) == ("torch", {})
     asked.clear()
-    assert fastest(TINY.replace(compile=True)) == ("torch", {}) and not asked
     monkeypatch.setattr(kernel, "_SECONDS", 1)  # four steps of 0.2 s are less
     assert fastest() == ("torch", {"torch": 200.0}) and set(asked) == {"torch"}
     assert fastest(TINY.replace(accumulation=2))[1].keys() == {"torch", "inductor"}  # eight parts are not
@@ -84,7 +84,9 @@ def test_a_gpu_also_tries_triton_and_other_devices_nothing():
 
 @pytest.mark.parametrize("right", [True, False])
 def test_modules_are_timed_for_real(monkeypatch, capsys, right):
-    """Also those with synchronised statistics, in one process of several; wrong results are not chosen."""
+    """Wrong results are not chosen; the first of several processes measures, so it synchronises no statistics."""
+    tasks = []
+    monkeypatch.setattr(kernel, "task_of", lambda recipe: tasks.append(task_of(recipe)) or tasks[-1])
     refine = inductor_gate._refine
     monkeypatch.setattr(inductor_gate, "_refine", refine if right else lambda *inputs: 2 * refine(*inputs))
     monkeypatch.setattr(inductor_gate, "_compiled", lambda function, threads: function)
@@ -94,6 +96,7 @@ def test_modules_are_timed_for_real(monkeypatch, capsys, right):
     name, timings = fastest(TINY.replace(batchnorm="sync"), TINY.replace(attention="bam(reduction=4)"))
     assert name in timings and min(timings.values()) > 0
     assert timings.keys() == ({"torch", "inductor"} if right else {"torch"})
+    assert {task.recipe.batchnorm for task in tasks} == {"batch"}
     assert ("its results differ from those of torch by 1 of their norm" in capsys.readouterr().out) != right
 
 
@@ -142,10 +145,12 @@ def test_a_comparison_measures_once_for_all_its_variants(chosen, used, tmp_path)
     compare(TINY, ["none", "bam", "bam(kernel=torch)"], 1, tmp_path)
     answers[0] = "torch"
     compare(TINY, ["none", "bam", "bam(kernel=torch)"], 2, tmp_path)
-    assert asked == [["none", "bam", "bam(kernel=torch)"]]
+    assert asked == [["bam"]]
     assert used == 2 * [[], ["inductor", "inductor"], ["torch", "torch"]]
     records, plan = read_comparison(tmp_path)
     assert {r.recipe["kernel"] for runs in records.values() for r in runs} == {"inductor"}
+    used_by = {name: {r.environment["kernel"] for r in runs} for name, runs in records.items()}
+    assert used_by == {"none": {"inductor"}, "bam": {"inductor"}, "bam(kernel=torch)": {"torch"}}
     assert plan["kernel_ms"] == {"torch": 2.0, "inductor": 1.0} and plan["recipe"]["kernel"] == "inductor"
 
 
@@ -160,7 +165,7 @@ def test_an_interrupted_run_keeps_its_timings(chosen, used, monkeypatch, tmp_pat
     assert run(TINY, tmp_path, resume=True).kernel_ms == {"torch": 2.0, "inductor": 1.0} and len(chosen[1]) == 1
 
 
-def test_a_run_of_before_keeps_torch(chosen, tmp_path):
+def test_a_run_of_before_keeps_torch(chosen, monkeypatch, tmp_path):
     run(TINY.replace(kernel="torch"), tmp_path)
     path = tmp_path / "recipe.yaml"
     content = yaml.safe_load(path.read_text())
@@ -168,6 +173,17 @@ def test_a_run_of_before_keeps_torch(chosen, tmp_path):
     path.write_text(yaml.safe_dump(content))
     assert run(TINY, tmp_path, resume=True).complete and Recipe.from_yaml(path).kernel == "auto"
     assert kernel.resolved(TINY, tmp_path).kernel == "torch" and not chosen[1]
+    monkeypatch.setenv("BAM_KERNEL", "inductor")  # as it may have been then
+    assert kernel.resolved(TINY, tmp_path).kernel == "inductor"
+
+
+def test_what_stops_the_measurement_stops_the_run(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise ValueError("no such folder")
+
+    monkeypatch.setattr(kernel, "fastest", fail)
+    with pytest.raises(ValueError, match="no such folder"):
+        run(TINY, tmp_path)
 
 
 def test_bam_kernel_decides(chosen, used, monkeypatch, tmp_path):

@@ -58,7 +58,7 @@ def _kernel() -> str:
     state = "needs a GPU" if triton else "is not installed"
     usable = "is available" if triton and torch.cuda.is_available() else state
     compiled = "is available" if shutil.which(compiler()) else f"needs a C++ compiler; there is no {compiler()}"
-    name = "torch" if chosen == "auto" else chosen
+    name = "torch; long training runs measure" if chosen == "auto" else chosen
     return f"kernel: {name} (BAM_KERNEL chooses; inductor {compiled}; triton {usable})"
 
 

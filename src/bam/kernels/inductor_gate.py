@@ -140,10 +140,11 @@ def _compiled(function: Callable[..., Any], threads: int) -> Callable[..., Any]:
 
 #: Sizes of the maps that are compiled first, (N, H W, C) or (N, C, H W). torch.compile writes sums of more than 4096
 #: numbers in another way, so small maps and large sizes have their own. All differ: it takes equal sizes for one. N is
-#: small, or each map would be computed by one thread.
-_SMALL, _USUAL, _LARGE = (3, 36, 20), (3, 784, 192), (3, 4160, 4112)
+#: small, or each map would be computed by one thread; the others are large enough if one of them is 1.
+_SMALL, _USUAL, _LARGE = (3, 36, 20), (3, 1400, 1376), (3, 4160, 4112)
 _MANY = 4096
 _MOST_KINDS = 64
+_EAGER = ("torch.compile is switched off",)
 _compiled_kinds: dict[Callable[..., Any], set[tuple[Any, ...]]] = {}
 
 
@@ -156,20 +157,20 @@ def _run(function: Callable[..., Any], *inputs: Any) -> Any:
     threads, leaves = torch.get_num_threads(), private.tree_leaves(inputs)
     maps = next(t for t in leaves if isinstance(t, Tensor))
     is_small, device = maps.numel() <= _MANY, maps.device
-    state = torch.is_autocast_enabled(device.type), torch.are_deterministic_algorithms_enabled(), threads
+    modes = torch.is_autocast_enabled(device.type), torch.are_deterministic_algorithms_enabled(), maps.is_inference()
     kinds = ((t.dtype, *_sizes_like(t, is_small)) if isinstance(t, Tensor) else t for t in leaves)
-    kind = device, is_small, *state, *kinds
+    kind = device, is_small, threads, *modes, *kinds
     compiled = _compiled(function, threads)
     try:
         known = _compiled_kinds.setdefault(function, set())
-        if not private.has_compiled_code(function):  # e.g. torch.compiler.reset() has dropped it
+        if _EAGER not in known and not private.has_compiled_code(function):  # torch.compiler.reset() has dropped it
             known.clear()
         if kind not in known:
             with private.most_recompilations(_MOST_KINDS):
                 compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes(t)), inputs))
                 # Where the code for usual sizes also serves these, this compiles nothing.
                 compiled(*private.tree_map_only(Tensor, lambda t: t.new_ones(_sizes_like(t, is_small)), inputs))
-            known.add(kind)
+            known |= {kind} if private.has_compiled_code(function) else {kind, _EAGER}
         return compiled(*inputs)
     except private.failure_to_compile() as error:
         reason = str(error).strip().partition("\n")[0]

@@ -33,8 +33,21 @@ def resolved(recipe: Recipe, out: Path) -> Recipe:
         return recipe
     if (out / "recipe.yaml").exists():
         earlier = Recipe.from_yaml(out / "recipe.yaml").kernel
-        return recipe.replace(kernel="torch" if earlier == "auto" else earlier)  # it was torch before this field was
+        if earlier != "auto":
+            return recipe.replace(kernel=earlier)
+        return recipe.replace(kernel="torch" if named(None) == "auto" else named(None))  # it was before this field was
     return recipe.replace(kernel=named(None))
+
+
+def is_open(recipe: Recipe) -> bool:
+    """Whether the recipe leaves the kernel of its attention open; a compiled network compiles its gates, too."""
+    attention = recipe.attention
+    return attention.name != "none" and "kernel" not in attention.options and not getattr(recipe, "compile", False)
+
+
+def of(recipe: Recipe) -> str:
+    """The kernel that trains the recipe's attention."""
+    return str(recipe.attention.options.get("kernel") or recipe.kernel)
 
 
 def use(recipe: Recipe, network: nn.Module) -> None:
@@ -44,7 +57,7 @@ def use(recipe: Recipe, network: nn.Module) -> None:
 
 
 def _undecided(recipe: Recipe, network: nn.Module) -> list[Any]:
-    if "kernel" in recipe.attention.options:
+    if not is_open(recipe):
         return []
     modules = (module for module in network.modules() if isinstance(module, AttentionModule))
     modules = (module for module in modules if "kernel" in module.runtime_options)
@@ -61,7 +74,7 @@ def fastest(
 ) -> tuple[str, dict[str, float]]:
     """The fastest kernel for a training step of the BAM modules of the recipes' networks; measuring takes seconds.
 
-    A short run keeps "torch" without measuring, as does a compiled network, which compiles its gates anyway.
+    A short run keeps "torch" without measuring.
 
     Args:
         recipes: what to train: the variants of a comparison.
@@ -74,7 +87,7 @@ def fastest(
     """
     recipe = recipes[0]
     steps = recipe.epochs * (len(train) // recipe.batch_size)
-    if steps < _STEPS or getattr(recipe, "compile", False):
+    if steps < _STEPS:
         return "torch", {}
     size = max(1, recipe.batch_size // recipe.accumulation // processes)
     timings = _total(recipes, ["torch"], train, size, device)
@@ -104,8 +117,9 @@ class _Call(NamedTuple):
 
 
 def _calls(recipe: Recipe, train: Any, size: int, device: torch.device) -> list[_Call]:
-    alone = recipe.replace(batchnorm="batch") if hasattr(recipe, "batchnorm") else recipe  # the other processes wait
-    task, calls = task_of(alone), list[_Call]()
+    if getattr(recipe, "batchnorm", None) == "sync":
+        recipe = recipe.replace(batchnorm="batch")  # the other processes wait
+    task, calls = task_of(recipe), list[_Call]()
     network = task.network(train).to(device).to(memory_format=torch.channels_last).train()
     handles = [
         module.register_forward_pre_hook(lambda module, inputs: calls.append(_Call(module, inputs[0].detach())))

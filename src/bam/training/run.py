@@ -117,15 +117,21 @@ def choose_kernel(
 
     Also returns the milliseconds of the BAM modules with each kernel that was timed.
     """
-    recipe = kernel.resolved(recipe, out)
-    if recipe.kernel != "auto":
-        return recipe, {}
+    recipe, variants = kernel.resolved(recipe, out), list(filter(kernel.is_open, variants))
+    if recipe.kernel != "auto" or not variants:
+        return recipe.replace(kernel=recipe.kernel if recipe.kernel != "auto" else "torch"), {}
+    choice: Any = None
     with settings(recipe, options.device) as accelerator:
-        choice = None
         if accelerator.is_main_process:
-            train, _ = task_of(recipe).load(options.data_root)
-            choice = kernel.fastest(variants, train, accelerator.device, accelerator.num_processes)
-        ((name, timings),) = broadcast_object_list([choice])
+            try:
+                train, _ = task_of(recipe).load(options.data_root)
+                choice = kernel.fastest(variants, train, accelerator.device, accelerator.num_processes)
+            except Exception as error:  # whatever it is, all processes raise it: the others wait for the choice
+                choice = error
+        (choice,) = broadcast_object_list([choice])
+    if isinstance(choice, Exception):
+        raise choice
+    name, timings = choice
     return recipe.replace(kernel=name), timings
 
 

@@ -58,7 +58,9 @@ class Session:
         mean, std = ([float(f"{value / 255:.7g}") for value in values.tolist()] for values in normalization)
         self.record = Record(
             self.recipe.as_dict(),
-            environment(str(accelerator.device), self.recipe.precision, self.recipe.kernel, accelerator.num_processes),
+            environment(
+                str(accelerator.device), self.recipe.precision, kernel.of(self.recipe), accelerator.num_processes
+            ),
             cost=dataclasses.asdict(task.cost(network, train.image_size)),
             sites=list(attended(network)),
             num_classes=len(train.classes),
