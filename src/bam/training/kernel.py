@@ -31,12 +31,12 @@ def resolved(recipe: Recipe, out: Path) -> Recipe:
     """
     if recipe.kernel != "auto":
         return recipe
-    if (out / "recipe.yaml").exists():
-        earlier = Recipe.from_yaml(out / "recipe.yaml").kernel
-        if earlier != "auto":
-            return recipe.replace(kernel=earlier)
-        return recipe.replace(kernel="torch" if named(None) == "auto" else named(None))  # it was before this field was
-    return recipe.replace(kernel=named(None))
+    path = out / "recipe.yaml"
+    name: Any = Recipe.from_yaml(path).kernel if path.exists() else "auto"
+    name = named(None) if name == "auto" else name
+    if name == "auto" and path.exists():  # of a version without this field, where it was torch
+        name = "torch"
+    return recipe.replace(kernel=name)
 
 
 def is_open(recipe: Recipe) -> bool:

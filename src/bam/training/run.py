@@ -118,8 +118,10 @@ def choose_kernel(
     Also returns the milliseconds of the BAM modules with each kernel that was timed.
     """
     recipe, variants = kernel.resolved(recipe, out), list(filter(kernel.is_open, variants))
-    if recipe.kernel != "auto" or not variants:
-        return recipe.replace(kernel=recipe.kernel if recipe.kernel != "auto" else "torch"), {}
+    if recipe.kernel == "auto" and not variants:
+        recipe = recipe.replace(kernel="torch")
+    if recipe.kernel != "auto":
+        return recipe, {}
     choice: Any = None
     with settings(recipe, options.device) as accelerator:
         if accelerator.is_main_process:
