@@ -46,8 +46,9 @@ WHY = """## What makes it fast, and what limits it
   compiles the rest into one pass over F, 0.08 of it, and keeps no map for the backward pass. With it, the module
   reaches its forward goal in fp32 (`--dtype fp32`: 3.9 and 4.0 floors on two days), and comes nearer in bf16. In
   training, the same 110 and 106 ms were 4.8 and 6.0 floors: the copy is what varied. Long runs of `bam train` and
-  `bam compare` time BAM's modules with both and take the faster one. For ResNet-20 in fp32 with batches of 128, that
-  is inductor: 21.0 instead of 24.2 ms (2 threads).
+  `bam compare` time BAM's modules with both and take the faster one. For ResNet-20 in fp32, that is inductor: 21.0
+  instead of 24.2 ms (2 threads, `kernel_ms` in the record.json of `bam train --recipe cifar100/resnet20 --attention bam
+  --epochs 100 --precision fp32`).
 - Fewer than 8 channels in the spatial branch, so C < 128 (`kernels/convolution.py`): on a CPU its maps are stored as
   NCHW, its 1x1 convolution is a matrix product, and its 3x3 convolutions have a backward pass of their own. With the
   faster gate, BAM's share of ResNet-20's training step fell from 16 to 10 % on one thread, and from 23 to 14 % on two

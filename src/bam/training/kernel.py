@@ -148,10 +148,10 @@ def _timed(calls: Sequence[_Call], kernels: Sequence[str], precision: str) -> di
                     expected = results
                 else:  # it has just compiled
                     _check(results, expected)
-            except Exception as error:  # a compiler may raise anything
+            except Exception as error:  # a compiler may raise anything; a kernel that fails is left out and named
                 if name == "torch":
                     raise
-                print(f"kernel {name} is left out: {str(error).partition(chr(10))[0]}")
+                print(f"kernel {name} is left out: {str(error).partition(chr(10))[0] or type(error).__name__}")
                 del times[name]
     return {name: round(median(values), 3) for name, values in times.items()}
 
